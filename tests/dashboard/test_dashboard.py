@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 import urllib.request
@@ -278,16 +277,16 @@ def test_failed_is_a_study_with_a_failed_trial_and_nothing_left(studies, tmp_pat
     assert list_runs(tmp_path)["S"].state == "running"
 
 
-def test_the_command_binds_to_localhost_only_and_ctrl_c_ends_it_quietly(studies, tmp_path):
+def test_the_command_binds_to_localhost_only_and_ctrl_c_ends_it_quietly(studies, tmp_path, fork_python):
     studies.write_run(tmp_path / "r", 0)
-    board = subprocess.Popen(
-        [sys.executable, "-m", "limbeck", "dashboard", str(tmp_path), "--port", "0"], text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )  # fmt: skip
+    board = fork_python("dashboard", tmp_path, "--port", "0")
     try:
-        address = board.stdout.readline().split()[0]
+        while not (line := board.read_output()[0]).endswith("\n"):
+            assert board.poll() is None, board.read_output()
+            time.sleep(0.01)
+        address = line.split()[0]
         assert address.startswith("http://127.0.0.1:")
-        with urllib.request.urlopen(address, timeout=20) as got:
+        with urllib.request.urlopen(address, timeout=600) as got:
             assert "Runs and studies" in got.read().decode()
             assert got.headers["server"] is None
         if sys.platform == "linux":
@@ -296,10 +295,10 @@ def test_the_command_binds_to_localhost_only_and_ctrl_c_ends_it_quietly(studies,
             assert f"0100007F:{port:04X}" in doors
             assert f"00000000:{port:04X}" not in doors
         board.send_signal(signal.SIGINT)
-        out, err = board.communicate(timeout=20)
+        out, err = board.communicate()
     finally:
         board.kill()
-    assert (board.returncode, out, err) == (0, "", "")
+    assert (board.returncode, out, err) == (0, line, "")
 
 
 def test_mistakes_are_one_sentence(tmp_path, capsys, monkeypatch):

@@ -103,12 +103,12 @@ def test_own_networks_and_images_in_python(tmp_path):
 def test_own_networks_and_images_by_recipe(tmp_path, image_dir):
     done = python(
         "-m", "limbeck", "distill", EXAMPLES / "own_model.yaml", "--data-root", image_dir,
-        "--out", tmp_path / "run", "teacher_training.steps=60", "stages.0.steps=60", PYTHONPATH=str(EXAMPLES),
+        "--out", tmp_path / "run", "teacher_training.steps=10", "stages.0.steps=20", PYTHONPATH=str(EXAMPLES),
     )  # fmt: skip
     check_output(done)
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     assert record["models"]["teacher"]["title"] == "Teacher teacher: own_networks:Teacher(width=32)"
-    assert [model["steps"] for model in record["models"].values()] == [60, 60, 60]
+    assert [model["steps"] for model in record["models"].values()] == [10, 20, 20]
     assert record["data"]["classes"] == list("0123456789")
     assert record["export"]["onnx"]["label_agreement"] == 1.0
 

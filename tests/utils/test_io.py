@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import subprocess
 import sys
 
 import pytest
@@ -94,10 +93,10 @@ def test_full_disk_raises_and_leaves_the_old_file(tmp_path, error):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of a file")
 @pytest.mark.parametrize("what", ["text", "weights"])
-def test_file_size_limit_raises_and_leaves_the_old_file(tmp_path, what):
+def test_file_size_limit_raises_and_leaves_the_old_file(tmp_path, what, run_python):
     path = tmp_path / "out"
     path.write_text("old")
-    process = subprocess.run([sys.executable, "-c", FULL, path, what], capture_output=True, text=True, timeout=600)
+    process = run_python("-c", FULL, path, what)
     assert process.returncode == 0, process.stderr
     assert "could not be written" in process.stdout
     assert len(process.stdout.splitlines()) == 1

@@ -1,7 +1,6 @@
 """A chain of assistants: who learns from whom, what survives a kill, what the record and the page say of it."""
 
 import json
-import subprocess
 import sys
 from functools import partial
 
@@ -123,9 +122,9 @@ def test_dense_learns_from_all_before_it(recipe, tmp_path, monkeypatch):
     assert "loss/fitnet-small" in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0].split(",")
 
 
-def test_killed_in_the_middle_of_the_chain_it_ends_with_the_same_bits(run, recipe, tmp_path):
+def test_killed_in_the_middle_of_the_chain_it_ends_with_the_same_bits(run, recipe, tmp_path, run_python):
     out = tmp_path / "chain"
-    done = subprocess.run([sys.executable, "-c", KILLED, str(recipe), str(out)], capture_output=True, text=True)
+    done = run_python("-c", KILLED, recipe, out)
     assert done.returncode == -9, done.stderr
     half = torch.load(out / "checkpoint" / "mid.second.pt", weights_only=True)
     assert half["step"] == 3

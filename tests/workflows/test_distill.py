@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -51,12 +49,6 @@ def run(recipe, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "tiny"
     distill(recipe, run_dir=out, callbacks=[])
     return out
-
-
-def command(*words, **options):
-    return subprocess.run(
-        [sys.executable, "-m", "limbeck", *map(str, words)], capture_output=True, text=True, **options
-    )
 
 
 def test_the_run_folder_is_whole(run):
@@ -186,7 +178,7 @@ def test_nothing_is_left_behind_by_a_bad_recipe(recipe, tmp_path, monkeypatch, w
     assert not list(tmp_path.iterdir())
 
 
-def test_killed_and_resumed_the_whole_job_ends_with_the_same_bits(run, recipe, tmp_path):
+def test_killed_and_resumed_the_whole_job_ends_with_the_same_bits(run, recipe, tmp_path, fork_python, run_python):
     """Kills it in the teacher, in the baseline and in the distilled student."""
     out = tmp_path / "tiny"
     slow = (
@@ -194,14 +186,10 @@ def test_killed_and_resumed_the_whole_job_ends_with_the_same_bits(run, recipe, t
         "step = f.TrainState.step_optimizer\n"
         "def step_optimizer(self): time.sleep(0.05); step(self)\n"
         "f.TrainState.step_optimizer = step_optimizer\n"
-        "from limbeck.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     for phase in ("big.teacher_training", "baseline.second", "distilled.second"):
         resume = ["--resume"] if (out / "recipe.yaml").exists() else []
-        process = subprocess.Popen(
-            [sys.executable, "-c", slow, "distill", str(recipe), "--out", str(out), *resume],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        process = fork_python("distill", recipe, "--out", out, *resume, first=slow)
         limit = time.monotonic() + 600
         before = {
             "big.teacher_training": None,
@@ -216,7 +204,7 @@ def test_killed_and_resumed_the_whole_job_ends_with_the_same_bits(run, recipe, t
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert process.returncode == -signal.SIGKILL
-    done = command("distill", recipe, "--out", out, "--resume")
+    done = run_python("distill", recipe, "--out", out, "--resume")
     assert done.returncode == 0, done.stderr
     ours, theirs = (load_weights(small_cnn(width=4), folder).state_dict() for folder in (out, run))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -232,17 +220,14 @@ def test_two_processes_do_not_share_a_folder(tmp_path):
         pass
 
 
-def test_a_full_disk_leaves_nothing_half_written(recipe, tmp_path):
+def test_a_full_disk_leaves_nothing_half_written(recipe, tmp_path, run_python):
     """Files may not grow beyond 4 kB: the first checkpoint fails, in one sentence."""
     limited = (
-        "import resource, signal, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "import resource, signal; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "from limbeck.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     out = tmp_path / "full"
-    done = subprocess.run(
-        [sys.executable, "-c", limited, "distill", str(recipe), "--out", str(out)], capture_output=True, text=True
-    )
+    done = run_python("distill", recipe, "--out", out, first=limited)
     assert done.returncode == 2, done.stderr
     assert "could not be written" in done.stderr.splitlines()[-1]
     assert not [path for path in out.rglob("*") if "partial" in path.name or path.suffix == ".pt"]

@@ -1,9 +1,6 @@
 """Two processes and one cache: each asks about its share, and a later run of one process asks nothing."""
 
 import json
-import os
-import subprocess
-import sys
 
 from limbeck.cli import main
 
@@ -22,14 +19,12 @@ cache: {dtype: float32}
 """
 
 
-def test_both_processes_fill_one_cache_and_a_later_run_asks_nothing(tmp_path, monkeypatch):
+def test_both_processes_fill_one_cache_and_a_later_run_asks_nothing(tmp_path, monkeypatch, ranks):
     monkeypatch.setenv("LIMBECK_CACHE", str(tmp_path / "outputs"))
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(RECIPE)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "limbeck"]
-    command = [*launch, "distill", str(recipe), "--out", str(tmp_path / "two")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ})
-    assert done.returncode == 0, done.stderr
+    run = ranks("distill", recipe, "--out", tmp_path / "two")
+    assert run.wait() == [0, 0], run.output()
     two = json.loads((tmp_path / "two" / "record.json").read_text())["cache"]["big"]
     assert (two["misses"], two["hits"], two["is_complete"]) == (128 * 2, 128 * 2, True)
 

@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -162,13 +160,11 @@ def test_a_run_resumes_from_its_own_recipe(run, tmp_path):
     assert overall_match(compare_records(old, record, tolerance=0.0)) == "exact"
 
 
-def test_the_code_of_the_model_card_runs_in_its_folder(run):
+def test_the_code_of_the_model_card_runs_in_its_folder(run, run_python):
     text = (run / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert len(blocks) == 2
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(blocks)], capture_output=True, text=True, cwd=run, check=False
-    )
+    done = run_python("-c", "\n".join(blocks), cwd=run)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0].startswith("tensor([[")
     assert done.stdout.splitlines()[-1] in list("0123456789")

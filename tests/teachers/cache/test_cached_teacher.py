@@ -2,8 +2,7 @@
 
 import json
 import signal
-import subprocess
-import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -291,17 +290,21 @@ print("misses", cached.misses)
 """
 
 
-def filler(root, *, pause=0.0, rank=0, world=1):
-    words = [sys.executable, "-c", FILLER, str(root), str(Path(__file__).parent), str(pause), str(rank), str(world)]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def filler(fork_python):
+    def start(root, *, pause=0.0, rank=0, world=1):
+        return fork_python("-c", FILLER, root, Path(__file__).parent, pause, rank, world)
+
+    return start
 
 
-def test_filling_goes_on_after_a_kill(tmp_path):
+def test_filling_goes_on_after_a_kill(tmp_path, filler):
     process = filler(tmp_path, pause=0.03)
-    for _ in range(6):
-        process.stdout.readline()
+    while process.read_output()[0].count("\n") < 6 and process.poll() is None:
+        time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, process.read_output()
     data, messages = digits(num_views=4), []
     cached = CachedTeacher(network(2), data, root=tmp_path, config=FULL, log=messages.append)
     for _ in cached.populate(TASK, batch_size=8):
@@ -312,9 +315,9 @@ def test_filling_goes_on_after_a_kill(tmp_path):
     assert np.allclose(train(cached, data)[0], online, rtol=0, atol=1e-5)
 
 
-def test_two_processes_fill_one_cache_together(tmp_path):
+def test_two_processes_fill_one_cache_together(tmp_path, filler):
     processes = [filler(tmp_path, pause=0.005, rank=rank, world=2) for rank in (0, 1)]
-    printed = [process.communicate(timeout=600) for process in processes]
+    printed = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], printed
     num_computed = [int(out.split("misses")[1]) for out, _ in printed]
     assert sum(num_computed) == 96 * 4
@@ -326,10 +329,10 @@ def test_two_processes_fill_one_cache_together(tmp_path):
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_two_processes_without_shares_do_not_harm_each_other(tmp_path):
+def test_two_processes_without_shares_do_not_harm_each_other(tmp_path, filler):
     processes = [filler(tmp_path, pause=0.005) for _ in (0, 1)]
     for process in processes:
-        _, errors = process.communicate(timeout=600)
+        _, errors = process.communicate()
         assert process.returncode == 0, errors
         assert "damaged" not in errors
     cached = CachedTeacher(network(2), digits(num_views=4), root=tmp_path, config=FULL)

@@ -234,9 +234,9 @@ study(sys.argv[1], seeds=1, output_dir=__import__("pathlib").Path(sys.argv[2]), 
 """
 
 
-def test_a_killed_study_resumes_at_once_with_the_same_metrics(done, file, tmp_path):
+def test_a_killed_study_resumes_at_once_with_the_same_metrics(done, file, tmp_path, run_python):
     out = tmp_path / "killed"
-    ended = subprocess.run([sys.executable, "-c", KILLED, str(file), str(out)], capture_output=True, text=True)
+    ended = run_python("-c", KILLED, file, out)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert json.loads((out / "study.json").read_text())["trials"][-2]["state"] in ("running", "waiting")
     study(file, output_dir=out, seeds=1, resume=True, callbacks=[])
@@ -291,7 +291,7 @@ def test_the_command_is_resolved_by_name():
     assert limbeck.workflows.study is study
 
 
-def test_workers_of_two_commands_share_the_trials_of_one_folder(file, tmp_path):
+def test_workers_of_two_commands_share_the_trials_of_one_folder(file, tmp_path, fork_python):
     """As on two machines with a shared folder."""
     out = tmp_path / "both"
     code = (
@@ -300,9 +300,8 @@ def test_workers_of_two_commands_share_the_trials_of_one_folder(file, tmp_path):
     )
     out.mkdir()
     (out / "recipe.yaml").write_text(file.read_text())
-    command = [sys.executable, "-c", code, str(file), str(out)]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    outputs = [process.communicate(timeout=600) for process in processes]
+    processes = [fork_python("-c", code, file, out) for _ in range(2)]
+    outputs = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert sum(stdout.count(", seed ") for stdout, _ in outputs) == 12
     assert json.loads((out / "study.json").read_text())["results"]["variants"]["hot"]["accuracy"]["num_seeds"] == 2
@@ -379,27 +378,26 @@ def test_any_error_of_a_trial_does_not_stop_the_others(file, tmp_path, monkeypat
 
 
 CLAIMS = """
-import os, signal, sys
+import sys, time
 from pathlib import Path
 from limbeck.workflows.study.trials import Trial, claim_trial
 with claim_trial(Path(sys.argv[1]), [Trial("teacher", 0)]):
     print("claimed", flush=True)
-    sys.stdin.read()
+    time.sleep(600)
 """
 
 
-def test_a_claimed_trial_is_free_again_as_soon_as_its_worker_is_killed(tmp_path):
+def test_a_claimed_trial_is_free_again_as_soon_as_its_worker_is_killed(tmp_path, fork_python):
     trials = [Trial("teacher", 0), Trial("student_only", 0)]
-    command = [sys.executable, "-c", CLAIMS, str(tmp_path)]
-    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert worker.stdout.readline() == "claimed\n"
+    worker = fork_python("-c", CLAIMS, tmp_path)
+    wait_until(lambda: worker.read_output()[0] == "claimed\n")
     assert [state for state, _ in read_states(tmp_path, trials).values()] == ["running", "waiting"]
     with claim_trial(tmp_path, trials) as trial:
         assert trial == Trial("student_only", 0)
     with claim_trial(tmp_path, trials[:1]) as trial:
         assert trial is None
     worker.kill()
-    worker.wait(600)
+    worker.wait()
     with claim_trial(tmp_path, trials) as trial:
         assert trial == Trial("teacher", 0)
         assert read_states(tmp_path, trials)[trial][0] == "running"
