@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FitResult", "TrainingData", "fit", "get_batches"]
 
-_SECONDS_BETWEEN_LOGS = 0.2
+_SECONDS_BETWEEN_LOGS = 0.5
 
 
 class TrainingData(Protocol):
