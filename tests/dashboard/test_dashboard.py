@@ -232,7 +232,7 @@ def test_a_trial_without_its_study_has_a_page_as_well(studies, tmp_path):
     (tmp_path / "S" / "study.json").rename(tmp_path / "elsewhere.json")
     got = ask(create_app(tmp_path / "S"), "/at/trials/student_only/0")
     assert (got.status, "<h2>Variants</h2>" in got.text) == (200, True)
-    with pytest.raises(LimbeckError, match="one trial of the study digits-study"):
+    with pytest.raises(LimbeckError, match="a trial of the study digits-study"):
         write_report(tmp_path / "S" / "trials" / "student_only" / "0")
 
 
