@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 from contextlib import suppress
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,9 @@ def get_package_versions() -> dict[str, str]:
     return versions
 
 
+@cache
 def hash_environment() -> str:
-    """SHA-256 of Python's version and of every installed package with its version."""
+    """SHA-256 of Python's version and of every installed package with its version, read once in a process."""
     packages = {
         f"{(distribution.metadata['Name'] or '').lower()}=={distribution.version}"
         for distribution in metadata.distributions()
