@@ -45,5 +45,5 @@ def test_missing_metrics_are_dashes(record):
 
 
 def test_an_invalid_record_is_an_error():
-    with pytest.raises(LimbeckError, match="has the schema None"):
+    with pytest.raises(LimbeckError, match="has schema None"):
         render_summary_table({"name": "x"})
