@@ -45,13 +45,13 @@ class ForkedPython:
 
     def __init__(self, context, folder, argv, *, environment=None, cwd=None, first="", new_session=False):
         self._logs = [folder / "stdout", folder / "stderr"]
-        init_globals = {
-            "ENVIRONMENT": {**os.environ, **(environment or {})}, "CWD": str(cwd or Path.cwd()),
-            "LOGS": [str(log) for log in self._logs], "ARGV": [str(argument) for argument in argv], "SETUP": first,
-            "NEW_SESSION": new_session,
+        options = {
+            "environment": {**os.environ, **(environment or {})}, "cwd": str(cwd or Path.cwd()),
+            "logs": [str(log) for log in self._logs], "argv": [str(argument) for argument in argv], "first": first,
+            "new_session": new_session,
         }  # fmt: skip
         self._process = context.Process(
-            target=runpy.run_path, args=(str(FORKED), init_globals), kwargs={"run_name": "__main__"}
+            target=runpy.run_path, args=(str(FORKED), {"OPTIONS": options}), kwargs={"run_name": "__main__"}
         )
         self._process.start()
 

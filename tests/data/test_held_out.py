@@ -49,9 +49,7 @@ def test_it_opens_once():
 def test_the_log_is_written_before_the_images_are_returned(tmp_path, monkeypatch):
     ledger = tmp_path / "run" / "test.json"
     held_out = HeldOutTest(part(), ledger)
-    monkeypatch.setattr(
-        "limbeck.data.held_out.write_atomically", lambda *_: (_ for _ in ()).throw(LimbeckError("full"))
-    )
+    monkeypatch.setattr("limbeck.data.held_out.write_text", lambda *_: (_ for _ in ()).throw(LimbeckError("full")))
     with pytest.raises(LimbeckError, match="full"):
         held_out.unlock("weights")
     monkeypatch.undo()

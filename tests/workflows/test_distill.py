@@ -1,6 +1,7 @@
 """The main job on a recipe of a few steps: what stands in the run folder, what is refused, what survives a kill."""
 
 import json
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -141,6 +142,14 @@ def test_a_finished_run_is_not_done_again(run, recipe, capsys):
     assert main(["distill", str(recipe), "--out", str(run), "--resume"]) == 0
     assert (run / "record.json").read_bytes() == before
     assert "nothing is left to do" in capsys.readouterr().out
+
+
+def test_a_truncated_record_of_a_finished_run_is_one_sentence(run, recipe, tmp_path, capsys):
+    folder = shutil.copytree(run, tmp_path / "run")
+    (folder / "record.json").write_text((run / "record.json").read_text()[:300])
+    assert main(["distill", str(recipe), "--out", str(folder), "--resume"]) == 2
+    assert "record.json is not JSON" in (error := capsys.readouterr().err)
+    assert len(error.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any, final
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data.split import Split
-from limbeck.utils.io import write_atomically
+from limbeck.utils.io import write_text
 
 __all__ = ["HeldOutTest"]
 
@@ -102,4 +102,4 @@ class HeldOutTest:
     def _write_log(self, log: dict[str, Any]) -> None:
         self._in_memory_log = log
         if self._log_path is not None:
-            write_atomically(self._log_path, lambda path: path.write_text(json.dumps(log, indent=1)))
+            write_text(self._log_path, json.dumps(log, indent=1))

@@ -79,4 +79,7 @@ def find_recipe(name: str | Path) -> Path:
 
 def list_recipes() -> list[tuple[str, str]]:
     """Name and first comment line of each recipe that comes with limbeck."""
-    return [(path.stem, path.read_text().splitlines()[0].lstrip("# ")) for path in sorted(_RECIPE_DIR.glob("*.yaml"))]
+    return [
+        (path.stem, path.read_text(encoding="utf-8").splitlines()[0].lstrip("# "))
+        for path in sorted(_RECIPE_DIR.glob("*.yaml"))
+    ]

@@ -15,7 +15,7 @@ from limbeck.evaluation.statistics import accuracy_interval
 from limbeck.report.html.templates import load_template
 from limbeck.report.record import Record, SplitMetrics
 from limbeck.report.record_io import read_record
-from limbeck.utils.io import write_atomically
+from limbeck.utils.io import write_text
 
 _HUB_DATASETS = {
     "FashionMNIST": "zalando-datasets/fashion_mnist", "CIFAR10": "uoft-cs/cifar10", "CIFAR100": "uoft-cs/cifar100",
@@ -53,7 +53,7 @@ def write_model_card(run_dir: Path, *, license: str = "other") -> Path:
         accuracy_interval=accuracy_interval,
     )  # fmt: skip
     text = f"{_render_front_matter(record, metrics, license)}{body.rstrip()}\n"
-    return write_atomically(run_dir / "README.md", lambda path: path.write_text(text, encoding="utf-8"))
+    return write_text(run_dir / "README.md", text)
 
 
 def _render_front_matter(record: Record, metrics: SplitMetrics | None, license: str) -> str:

@@ -20,7 +20,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.roles import Role
 from limbeck.report.migrate import MIGRATIONS, migrate_record
 from limbeck.report.record import METRIC_INFO, PRIMARY_METRIC, SCHEMA, SCHEMA_MINOR, Record
-from limbeck.utils.io import digest, write_atomically
+from limbeck.utils.io import digest, write_text
 
 _UNHASHED_RECIPE_KEYS = ("name", "loggers", "export", "study")
 """Keys of the recipe that do not affect metrics; ``config_hash`` does not cover them."""
@@ -100,7 +100,7 @@ def write_record(run_dir: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     full_record = add_hashes({**header, **record})
     validate_strict(full_record)
     text = json.dumps(full_record, indent=1, allow_nan=False)
-    write_atomically(run_dir / "record.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(run_dir / "record.json", text)
     return full_record
 
 

@@ -18,6 +18,7 @@ from limbeck.models import load_weights, small_cnn
 from limbeck.recipe import load_recipe
 from limbeck.workflows import distill, study
 from limbeck.workflows._job.run_dir import is_unlocked
+from limbeck.workflows.study import trials as trials_module
 from limbeck.workflows.study import worker as work
 from limbeck.workflows.study.trials import Trial, claim_trial, list_trials, read_states
 
@@ -359,6 +360,37 @@ def test_a_damaged_record_is_an_error_with_a_remedy(file, tmp_path):
     shutil.rmtree(path.parent)
     result = study(file, ["study.variants={}"], seeds=1, output_dir=out, resume=True, callbacks=[])
     assert {trial["state"] for trial in result["trials"]} == {"done"}
+
+
+def test_a_truncated_study_json_is_an_error_with_a_remedy(file, tmp_path):
+    out = tmp_path / "s"
+    study(file, ["study.variants={}"], seeds=1, output_dir=out, callbacks=[])
+    (out / "study.json").write_text((out / "study.json").read_text()[:200])
+    with pytest.raises(LimbeckError, match=r"study.json cannot be read as a study: remove it, and .*--resume"):
+        study(file, ["study.variants={}"], seeds=1, output_dir=out, resume=True, callbacks=[])
+    (out / "study.json").unlink()
+    result = study(file, ["study.variants={}"], seeds=1, output_dir=out, resume=True, callbacks=[])
+    assert {trial["state"] for trial in result["trials"]} == {"done"}
+
+
+def test_an_error_file_that_cannot_be_written_ends_the_study(file, tmp_path, monkeypatch):
+    def broken(*arguments, **settings):
+        raise LimbeckError("the data are gone")
+
+    def full_disk(path, text):
+        raise LimbeckError(f"{path} could not be written (No space left on device)")
+
+    monkeypatch.setattr(work, "run_trial", broken)
+    monkeypatch.setattr(trials_module, "write_text", full_disk)
+    with pytest.raises(LimbeckError, match=r"error.txt could not be written \(No space left on device\)"):
+        study(file, ["study.variants={}"], seeds=1, output_dir=tmp_path / "s", callbacks=[])
+
+
+def test_an_error_file_of_other_bytes_is_read(tmp_path):
+    trials = [Trial("distilled", 0)]
+    (tmp_path / trials[0].path).mkdir(parents=True)
+    (tmp_path / trials[0].path / "error.txt").write_bytes(b"\xff\xfe lost")
+    assert read_states(tmp_path, trials)[trials[0]] == ("failed", "\ufffd\ufffd lost")
 
 
 def test_any_error_of_a_trial_does_not_stop_the_others(file, tmp_path, monkeypatch, capsys):

@@ -25,7 +25,7 @@ from limbeck.report.plots.reliability import plot_reliability
 from limbeck.report.record import ClassErrors, Record, StudentFidelity
 from limbeck.report.record_io import integrity_warning, read_record
 from limbeck.report.verdict import RULE, classify_interval, format_verdict
-from limbeck.utils.io import write_atomically
+from limbeck.utils.io import write_text
 
 _CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _MAX_ERROR_CLASSES = 8
@@ -41,7 +41,7 @@ def write_report(run_dir: Path) -> Path:
         LimbeckError: there is no record, or it is not the record of a finished run.
     """
     page = render_report(run_dir)
-    return write_atomically(Path(run_dir) / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
+    return write_text(Path(run_dir) / "report.html", page)
 
 
 def render_report(run_dir: Path) -> str:

@@ -17,7 +17,7 @@ from limbeck.report.html.templates import read_asset
 from limbeck.report.plots import style as ink
 from limbeck.report.plots.heatmap import draw_cell, make_matrix_axes
 from limbeck.report.plots.latency_scatter import ScatterPoint, draw_point, label_points, set_axis_limits
-from limbeck.utils.io import write_atomically
+from limbeck.utils.io import write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,7 +52,7 @@ def write_selection_plot(run_dir: Path) -> Path:
         f"<style>\n{color_rules}\nsvg {{ font-family: {_FONT}; }}\n</style>\n"
         f'<rect width="100%" height="100%" style="fill: var(--paper)"/>{body}\n'
     )
-    return write_atomically(path.with_suffix(".svg"), lambda partial: partial.write_text(text, encoding="utf-8"))
+    return write_text(path.with_suffix(".svg"), text)
 
 
 def _draw_selection(selection: Mapping[str, Any]) -> Figure:

@@ -29,7 +29,7 @@ from limbeck.teachers.cache.indexing import CHECKSUM_BYTES, RecordIndex, checksu
 from limbeck.teachers.cache.layout import RecordLayout
 from limbeck.teachers.cache.store import ByteArray, Indices, RecordStore
 from limbeck.teachers.frozen import FrozenTeacher
-from limbeck.utils.io import write_atomically
+from limbeck.utils.io import write_text
 
 __all__ = ["CACHE_VERSION", "CachedTeacher"]
 
@@ -234,7 +234,7 @@ class CachedTeacher(Teacher):
             self._lock = lock_cache(self._folder)
             metadata = json.dumps(self._metadata(), indent=1)
             if not (path := self._folder / "layout.json").exists() or path.read_text() != metadata:
-                write_atomically(path, lambda partial: partial.write_text(metadata))
+                write_text(path, metadata)
             record_bytes = CHECKSUM_BYTES + self._layout.num_bytes
             self._store = RecordStore(self._folder, record_bytes=record_bytes, num_records=self.num_entries)
         return self._store

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.core.errors import LimbeckError
-from limbeck.utils.io import digest, write_atomically
+from limbeck.utils.io import digest, write_text
 
 __all__ = ["CRC_BYTES", "ByteArray", "Indices", "RecordStore"]
 
@@ -117,7 +117,7 @@ class RecordStore:
                 os.fsync(file.fileno())
             digests.append(digest(path))
         text = json.dumps({**metadata, "shards": digests}, indent=1)
-        write_atomically(self.folder / "index.json", lambda partial: partial.write_text(text))
+        write_text(self.folder / "index.json", text)
         return True
 
     def changed_shards(self) -> list[int]:

@@ -114,7 +114,9 @@ def read_study(folder: Path) -> dict[str, Any]:
             for trial in study["trials"]
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise LimbeckError(f"{path} cannot be read as a study: run limbeck study again to write it") from error
+        raise LimbeckError(
+            f"{path} cannot be read as a study: remove it, and limbeck study --resume writes it again"
+        ) from error
     if not is_valid:
         raise LimbeckError(f"{path} is not what this limbeck writes (schema 2): run limbeck study again")
     return study

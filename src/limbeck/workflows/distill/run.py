@@ -27,6 +27,7 @@ from limbeck.models.ensemble_model import EnsembleModel
 from limbeck.recipe import Recipe, find_recipe, load_recipe, to_yaml
 from limbeck.recipe.schema import to_plain
 from limbeck.report import write_model_card, write_record, write_report
+from limbeck.report.record_io import load_json
 from limbeck.report.terminal import render_summary_table
 from limbeck.teachers import ExternalTeacher
 from limbeck.training import FitResult, Processes, init_processes
@@ -107,8 +108,8 @@ def _resolve_run_dir(recipe: Recipe, text: str, run_dir: Path | None, *, resume:
     """The run folder, and whether the run in it is finished."""
     folder = choose_run_dir(recipe.name, run_dir, resume=resume)
     path = folder / "recipe.yaml"
-    if resume and path.exists() and path.read_text() != text:
-        old_lines, new_lines = path.read_text().splitlines(), text.splitlines()
+    if resume and path.exists() and path.read_text(encoding="utf-8") != text:
+        old_lines, new_lines = path.read_text(encoding="utf-8").splitlines(), text.splitlines()
         changes = [line for line in new_lines if line not in old_lines] or [
             line for line in old_lines if line not in new_lines
         ]
@@ -127,7 +128,7 @@ def _make_valid_job(recipe: Recipe, folder: Path, processes: Processes) -> Job:
 
 def _report_finished_run(folder: Path) -> dict[str, Any]:
     _print(f"{folder} is finished: nothing is left to do")
-    return _report_run(folder, json.loads((folder / "record.json").read_text()))
+    return _report_run(folder, load_json(folder / "record.json"))
 
 
 def _report_run(folder: Path, record: dict[str, Any]) -> dict[str, Any]:

@@ -342,7 +342,8 @@ def _iter_finished_runs(name: str) -> Iterator[tuple[Path, Recipe, Mapping[str, 
             fill_defaults(recipe)
         except (LimbeckError, OSError, ValueError):
             continue
-        if recipe.name == name and {"data", "models"} <= record.keys() and "fingerprint" in record["data"]:
+        is_record = isinstance(record, dict) and isinstance(record.get("data"), dict) and "models" in record
+        if is_record and recipe.name == name and "fingerprint" in record["data"]:
             yield path.parent, recipe, record
 
 

@@ -6,7 +6,6 @@ with the same folder take trials by their locks; a finished trial is never train
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
@@ -31,6 +30,7 @@ from limbeck.utils.io import write_text
 from limbeck.utils.timing import measure_latencies
 from limbeck.workflows._job.job import DataCache, Job
 from limbeck.workflows._job.run_dir import choose_run_dir, lock_folder
+from limbeck.workflows.compare.load_runs import read_study
 from limbeck.workflows.compare.run import build_comparison
 from limbeck.workflows.study.results import write_study
 from limbeck.workflows.study.trials import list_trials, read_states, retry_failed
@@ -165,7 +165,11 @@ def _load_or_make_context(
     path = folder / "study.json"
     with lock_folder(folder, timeout=-1):
         if path.exists():
-            summary = json.loads(path.read_text())
+            summary = read_study(folder)
+            if not {"time_ratio", "num_shared_views"} <= summary.keys():
+                raise LimbeckError(
+                    f"{path} has no time_ratio or num_shared_views: remove it, and --resume measures them"
+                )
             context = StudyContext(folder, job.stage_steps(), summary["time_ratio"], summary["num_shared_views"])
         else:
             time_ratio = _measure_time_ratio(job) if recipe.teachers else 1.0

@@ -51,7 +51,7 @@ def run_trial(
         LimbeckError: the folder has a trial with other settings, or an error of a run.
     """
     start_time, text, recipe_file = time.monotonic(), to_yaml(recipe), folder / "recipe.yaml"
-    if recipe_file.exists() and recipe_file.read_text() != text:
+    if recipe_file.exists() and recipe_file.read_text(encoding="utf-8") != text:
         raise LimbeckError(
             f"{folder} was begun with other settings: remove the folder to train this variant anew, or give the study "
             "another --out"

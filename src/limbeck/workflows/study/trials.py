@@ -88,6 +88,6 @@ def _read_state(folder: Path) -> tuple[TrialState, str | None]:
     if not is_unlocked(folder):
         return "running", None
     try:
-        return "failed", (folder / _ERROR_FILE).read_text()
+        return "failed", (folder / _ERROR_FILE).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return "waiting", None

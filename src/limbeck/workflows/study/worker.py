@@ -79,6 +79,8 @@ def _run_worker(recipe_dict: dict[str, Any], context: StudyContext, jobs: int) -
         _run_trials(recipe, context, jobs - 1, (), DataCache())
     except (TrainingInterrupted, KeyboardInterrupt):
         sys.exit(130)
+    except LimbeckError:  # printed already
+        sys.exit(2)
 
 
 def _run_trials(
@@ -108,6 +110,7 @@ def _run_trials(
             time.sleep(0.5)
             continue
         start_time = time.monotonic()
+        trial = None
         try:
             with claim_trial(context.study_dir, ready) as trial:
                 if trial is None:
@@ -128,6 +131,9 @@ def _run_trials(
             raise
         except LimbeckError as error:
             print(f"failed: {error}", flush=True)  # noqa: T201
+            # Without its error file, as on a full disk, the trial would be taken again and again.
+            if trial is None or read_states(context.study_dir, [trial])[trial][0] == "waiting":
+                raise
         except Exception:  # user code can raise anything; the trial keeps the message, the terminal shows the traceback
             traceback.print_exc()
         else:
