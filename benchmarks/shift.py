@@ -15,9 +15,9 @@ from PIL import Image
 from results import make_row, parse_options, write_rows
 
 from limbeck.data import Normalization
+from limbeck.data.normalization import NormalizedModel
 from limbeck.data.split import Split
 from limbeck.evaluation import shift_accuracy
-from limbeck.workflows._job.measure import NormalizedModel
 
 
 def load_splits(options: argparse.Namespace) -> tuple[Split, Split]:

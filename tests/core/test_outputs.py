@@ -25,12 +25,16 @@ def test_selecting_samples_selects_and_renumbers_their_rows():
     outputs = Outputs(
         logits=torch.arange(7.0).unsqueeze(1).expand(7, 2),
         row_to_sample=torch.tensor([2, 0, 1, 0, 2, 1, 2]),
-        extra={"box": torch.arange(7.0)},
+        by_row={"box": torch.arange(7.0)},
+        by_sample={"width": torch.arange(3.0)},
+        extra={"head": torch.zeros(7, 2)},
     ).masked_select(KEEP)
     assert outputs.require_logits()[:, 0].tolist() == [0.0, 1.0, 3.0, 4.0, 6.0]
     # Sample 2 is now the second one.
     assert outputs.row_to_sample.tolist() == [1, 0, 0, 1, 1]
-    assert outputs.extra["box"].tolist() == [0.0, 1.0, 3.0, 4.0, 6.0]
+    assert outputs.by_row["box"].tolist() == [0.0, 1.0, 3.0, 4.0, 6.0]
+    assert outputs.by_sample["width"].tolist() == [0.0, 2.0]
+    assert outputs.extra["head"].shape == (7, 2)  # not by row, though its length is the number of rows
 
 
 def test_fields_by_sample_are_selected_by_sample():

@@ -163,16 +163,16 @@ def test_temperatures_by_sample_agree_with_numpy(pair):
 def test_a_measured_quality_gives_the_temperature_of_its_row():
     # τ₀·(1 + k·(1 − q)) with τ₀ = 4 and k = 0.5: a dark image of quality 0 is softened most.
     quality = torch.tensor([1.0, 0.5, 0.0, 7.0])
-    outputs = Outputs(logits=torch.randn(4, 3), extra={"brightness": quality})
+    outputs = Outputs(logits=torch.randn(4, 3), by_sample={"brightness": quality})
     tau = PerSample(score="brightness", confident=4.0, uncertain=6.0)(outputs, outputs, NOW).temperature
     torch.testing.assert_close(tau, torch.tensor([4.0, 5.0, 6.0, 4.0]))
 
 
 def test_a_missing_score_raises_an_error():
-    outputs = Outputs(logits=torch.randn(4, 3), extra={"brightness": torch.ones(4)})
+    outputs = Outputs(logits=torch.randn(4, 3), by_sample={"brightness": torch.ones(4)})
     with pytest.raises(LimbeckError, match="the score of PerSample is 'brigthness'; available: brightness"):
         PerSample(score="brigthness")(outputs, outputs, NOW)
-    wide = Outputs(logits=torch.randn(4, 3), extra={"brightness": torch.ones(4, 2)})
+    wide = Outputs(logits=torch.randn(4, 3), by_sample={"brightness": torch.ones(4, 2)})
     with pytest.raises(LimbeckError, match=r"must be one number per row, \[4\], got \[4, 2\]"):
         PerSample(score="brightness")(wide, wide, NOW)
 

@@ -29,6 +29,7 @@ class LossContext:
         teacher: the ensemble of all teachers; the teacher itself where there is one.
         target: class indices ``[rows]`` (-100: no label) or class probabilities ``[rows, classes]`` (all zero: no
             label); ``None`` where the data has none.
+        sample_targets: targets that are not by row, ``[batch, ...]`` by name: token sequences and their lengths, boxes.
         sample_ids: ``[batch]``, the index of each sample in the data; ``None`` where the batch has none.
         progress: progress of training.
         default_temperature: temperature of a loss whose ``temperature`` is ``None``: the task's, else 4.
@@ -39,6 +40,7 @@ class LossContext:
     teachers: Mapping[str, Outputs] = field(default_factory=dict)
     teacher: Outputs | None = None
     target: Tensor | None = None
+    sample_targets: Mapping[str, Tensor] = field(default_factory=dict)
     sample_ids: Tensor | None = None
     progress: Progress = field(default_factory=Progress)
     default_temperature: float = DEFAULT_TEMPERATURE
@@ -74,6 +76,15 @@ class LossContext:
         if self.target is None:
             raise LimbeckError("this loss needs a target, and the batch has none: remove the loss, or add labels")
         return self.target
+
+    def sample_target(self, name: str) -> Tensor:
+        """One of ``sample_targets``; an error where the batch has none of that name."""
+        if name not in self.sample_targets:
+            raise LimbeckError(
+                f"this loss needs the target {name!r} of each sample, and the task gives "
+                f"{', '.join(self.sample_targets) or 'none'}: define it in sample_targets(batch) of the task"
+            )
+        return self.sample_targets[name]
 
     def teacher_outputs(self, name: str | None = None) -> Outputs:
         """Outputs of one teacher (``None``: the ensemble) for the whole batch, invalid samples included."""

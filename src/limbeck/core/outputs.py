@@ -25,7 +25,10 @@ class Outputs:
         spatial_logits: ``[batch, classes, height, width]``, for losses that compare positions.
         embedding: ``[batch, width]``.
         features: hidden features by layer name, ``[batch, ...]`` of any rank.
-        extra: further tensors of a task, by name: box offsets by row, losses of the network.
+        by_row: further tensors with one entry for each row, ``[rows, ...]``: box offsets.
+        by_sample: further tensors with one entry for each sample, ``[batch, ...]``: brightness, whole frames.
+        extra: further tensors that belong to the batch or the network: losses, the weight of a head. They are never
+            cut or cached, and gathered only where they are scalars.
         row_to_sample: ``[rows]``, the index in the batch of the sample of each row; ``None``: row i is sample i.
         valid: ``[batch]`` booleans, false where the network has no output for a sample (a teacher of another language
             or modality); ``None``: all are valid.
@@ -35,6 +38,8 @@ class Outputs:
     spatial_logits: Tensor | None = None
     embedding: Tensor | None = None
     features: Mapping[str, Tensor] = field(default_factory=dict)
+    by_row: Mapping[str, Tensor] = field(default_factory=dict)
+    by_sample: Mapping[str, Tensor] = field(default_factory=dict)
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     row_to_sample: Tensor | None = None
     valid: Tensor | None = None
@@ -69,7 +74,8 @@ class Outputs:
 
     def detach(self) -> Outputs:
         """The same without gradients; itself where no tensor requires one."""
-        if any(tensor.requires_grad for tensor in (*self.tensors(), *self.extra.values())):
+        more = (*self.by_row.values(), *self.by_sample.values(), *self.extra.values())
+        if any(tensor.requires_grad for tensor in (*self.tensors(), *more)):
             return self.map(lambda tensor: tensor.detach())
         return self
 
@@ -95,11 +101,11 @@ class Outputs:
         tensor([[3., 4.]])
         """
         row_mask = mask if self.row_to_sample is None else mask[self.row_to_sample]
-        num_rows = None if self.logits is None else len(self.logits)
-        selected = replace(self, logits=None, extra={}, row_to_sample=None).map(lambda tensor: tensor[mask])
+        by_sample = replace(self, logits=None, by_row={}, extra={}, row_to_sample=None)
         return replace(
-            selected,
+            by_sample.map(lambda tensor: tensor[mask]),
             logits=None if self.logits is None else self.logits[row_mask],
-            extra={name: t[row_mask] if t.ndim and len(t) == num_rows else t for name, t in self.extra.items()},
+            by_row={name: tensor[row_mask] for name, tensor in self.by_row.items()},
+            extra=self.extra,
             row_to_sample=None if self.row_to_sample is None else (mask.cumsum(0) - 1)[self.row_to_sample[row_mask]],
         )

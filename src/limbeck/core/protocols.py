@@ -1,4 +1,4 @@
-"""The protocols of losses, tasks and teachers."""
+"""The protocols of losses and teachers; those of tasks are in :mod:`limbeck.core.task`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
+from limbeck.core.task import Task
 
 __all__ = ["Loss", "Preparable", "Task", "Teacher", "loss_attribute"]
 
@@ -66,16 +67,6 @@ class Preparable(Protocol):
 
     def prepare(self, context: LossContext) -> None:
         """Build the learned modules for features of the shapes in ``context``."""
-
-
-class Task(Protocol):
-    """How a network is called on a batch, what its rows are, and what the target is."""
-
-    def outputs(self, network: nn.Module, batch: Any) -> Outputs:
-        """Outputs of ``network`` for ``batch``, flattened into rows; the caller adds features."""
-
-    def target(self, batch: Any) -> Tensor | None:
-        """The target by row, or ``None`` where the batch has none."""
 
 
 @runtime_checkable

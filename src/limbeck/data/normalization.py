@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data.split import Split
 
-__all__ = ["Normalization"]
+__all__ = ["Normalization", "NormalizedModel"]
 
 
 @final
@@ -67,3 +67,26 @@ class Normalization:
             raise LimbeckError(f"images must have {len(self.mean)} channels, got the shape {list(images.shape)}")
         shape = (1, -1) + (1,) * (images.ndim - 2)
         return images.new_tensor(self.mean).reshape(shape), images.new_tensor(self.std).reshape(shape)
+
+
+@final
+class NormalizedModel(nn.Module):
+    """A network with its normalization, as deployed: takes pixels in 0..1, ``[batch, channels, ...]``.
+
+    Args:
+        network: takes normalized images.
+        normalization: of the data.
+        num_dims: dimensions of one input, 3 for an image.
+    """
+
+    def __init__(self, network: nn.Module, normalization: Normalization, *, num_dims: int) -> None:
+        super().__init__()
+        self.network = network
+        shape = (1, -1) + (1,) * (num_dims - 1)
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(normalization.mean).reshape(shape))
+        self.register_buffer("std", torch.tensor(normalization.std).reshape(shape))
+
+    def forward(self, pixels: Tensor) -> Any:
+        return self.network((pixels - self.mean) / self.std)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.core.loss_context import DEFAULT_TEMPERATURE, LossContext
+from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
 from limbeck.core.protocols import Loss, Task, Teacher
 from limbeck.core.schedules import Schedule
@@ -97,6 +98,8 @@ class Distiller(nn.Module):
         self.objective = objective
         if objective.loss_weighting is not None:
             objective.loss_weighting.set_student(student)
+        self._sample_targets = getattr(task, "sample_targets", None)
+        self._prepare_batch = getattr(task, "prepare_batch", None)
         # In a list, since its parameters belong to the objective and must not be registered twice.
         self.task, self._ensemble = task, [ensemble_method]
         temperatures = getattr(task, "temperatures", None)
@@ -137,11 +140,14 @@ class Distiller(nn.Module):
 
     def forward_context(self, batch: Any) -> LossContext:
         """Run student and teachers on ``batch``."""
+        teacher_batch = batch
+        if self.training and self._prepare_batch is not None:
+            batch, teacher_batch = self._prepare_batch(self.student, batch, self._query_teachers)
         with self._feature_extractor.capture() as features:
             student = self.task.outputs(self.student, batch)
         if features:
             student = replace(student, features=features)
-        teachers = {name: teacher.predict(batch, self.task) for name, teacher in self.teachers.items()}
+        teachers = self._query_teachers(teacher_batch)
         target = self.task.target(batch)
         if len(teachers) > 1:
             combined = combine_teachers(teachers, ensemble=self.ensemble, target=target, progress=self.progress)
@@ -152,10 +158,14 @@ class Distiller(nn.Module):
             teachers=teachers,
             teacher=combined,
             target=target,
+            sample_targets={} if self._sample_targets is None else self._sample_targets(batch),
             sample_ids=_sample_ids(batch),
             progress=self.progress,
             default_temperature=self._default_temperature,
         )
+
+    def _query_teachers(self, batch: Any) -> dict[str, Outputs]:
+        return {name: teacher.predict(batch, self.task) for name, teacher in self.teachers.items()}
 
     def prepare(self, batch: Any) -> Self:
         """Build the projections of the losses by a forward pass in eval mode, if there are any."""

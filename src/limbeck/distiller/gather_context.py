@@ -15,6 +15,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
 from limbeck.utils.all_gather import all_gather, gather_sizes, get_rank, get_world_size
@@ -23,8 +24,9 @@ from limbeck.utils.all_gather import all_gather, gather_sizes, get_rank, get_wor
 def gather_context(context: LossContext) -> LossContext:
     """Concatenate the batches of all processes; returns ``context`` itself with one process.
 
-    Features and extra tensors, which may be large, are gathered when a loss first reads them; all processes then read
-    the same ones. A scalar among the extra tensors becomes the mean over processes.
+    Features and further tensors, which may be large, are gathered when a loss first reads them; all processes then read
+    the same ones. A scalar among ``extra`` becomes the mean over processes; other ``extra`` tensors stay as they are.
+    ``sample_targets``, which may be padded to different lengths, cannot be gathered: reading one is an error.
     """
     if get_world_size() == 1:
         return context
@@ -50,6 +52,7 @@ def gather_context(context: LossContext) -> LossContext:
         teachers=teachers,
         teacher=gathered_outputs.get("ensemble") if shared_teacher is None else teachers[shared_teacher],
         target=None if context.target is None else all_gather(context.target),
+        sample_targets=_LazyGather(context.sample_targets, _refuse_sample_targets),
         sample_ids=None if context.sample_ids is None else all_gather(context.sample_ids),
     )
 
@@ -70,11 +73,17 @@ def _gather_outputs(outputs: Outputs, row_counts: list[int], batch_sizes: list[i
         spatial_logits=gather(outputs.spatial_logits, batch_sizes),
         embedding=gather(outputs.embedding, batch_sizes),
         features=_LazyGather(outputs.features, lambda tensor: all_gather(tensor, sizes=batch_sizes)),
-        extra=_LazyGather(
-            outputs.extra, lambda tensor: all_gather(tensor) if tensor.ndim else all_gather(tensor[None]).mean()
-        ),
+        by_row=_LazyGather(outputs.by_row, lambda tensor: all_gather(tensor, sizes=row_counts)),
+        by_sample=_LazyGather(outputs.by_sample, lambda tensor: all_gather(tensor, sizes=batch_sizes)),
+        extra=_LazyGather(outputs.extra, lambda tensor: tensor if tensor.ndim else all_gather(tensor[None]).mean()),
         row_to_sample=gather(None if outputs.row_to_sample is None else outputs.row_to_sample + offset, row_counts),
         valid=gather(valid, batch_sizes),
+    )
+
+
+def _refuse_sample_targets(_: Tensor) -> Tensor:
+    raise LimbeckError(
+        "the targets in sample_targets cannot be gathered from all processes: remove this loss from gather_distributed"
     )
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from limbeck.data.normalization import NormalizedModel
 from limbeck.export import to_onnx
 from limbeck.models import load_weights
 from limbeck.workflows._job.job import Job
-from limbeck.workflows._job.measure import NormalizedModel
 
 __all__ = ["export_onnx", "export_run"]
 

@@ -98,15 +98,20 @@ def test_several_rows_a_sample_and_absent_samples_come_back():
     logits, boxes, width = torch.randn(12, 5), torch.randn(12, 4), torch.randn(4, 2)
     outputs, _ = round_trip(
         Outputs(
-            logits=logits, row_to_sample=sample, valid=present, extra={"boxes": boxes, "width": width}, embedding=width
+            logits=logits,
+            row_to_sample=sample,
+            valid=present,
+            by_row={"boxes": boxes},
+            by_sample={"width": width},
+            embedding=width,
         ),
         dtype="float32",
     )
     assert torch.equal(outputs.require_logits(), logits)
     assert torch.equal(outputs.row_to_sample, sample)
     assert torch.equal(outputs.valid, present)
-    assert torch.equal(outputs.extra["boxes"], boxes)
-    assert torch.equal(outputs.extra["width"], width)
+    assert torch.equal(outputs.by_row["boxes"], boxes)
+    assert torch.equal(outputs.by_sample["width"], width)
     assert torch.equal(outputs.embedding, width)
 
 

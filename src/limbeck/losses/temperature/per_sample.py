@@ -63,13 +63,16 @@ class PerSample:
     def _uncertainty(self, student: Outputs, teacher: Outputs) -> Tensor:
         if self.score in _TEACHER_SCORES:
             return _TEACHER_SCORES[self.score](teacher.require_logits())
-        if self.score not in student.extra:
-            allowed = [*_TEACHER_SCORES, *student.extra]
+        measured = {**student.by_sample, **student.by_row}
+        if self.score not in measured:
+            allowed = [*_TEACHER_SCORES, *measured]
             raise LimbeckError(
                 f"the score of PerSample is {self.score!r}; available: {suggest_names(self.score, allowed)}; add "
-                "a quality of your own as a tensor by row to the extra of your task's outputs"
+                "a quality of your own to by_row or by_sample of your task's outputs"
             )
-        logits, quality = student.require_logits(), student.extra[self.score]
+        logits, quality = student.require_logits(), measured[self.score]
+        if self.score not in student.by_row and student.row_to_sample is not None:
+            quality = quality[student.row_to_sample]
         if quality.shape != logits.shape[:1]:
             raise LimbeckError(
                 f"the quality {self.score!r} must be one number per row, [{len(logits)}], got {list(quality.shape)}"

@@ -26,8 +26,8 @@ class RecordField:
     """A tensor in a record.
 
     Attributes:
-        name: ``logits``, ``spatial_logits``, ``embedding``, ``valid``, ``features.NAME``, ``extra.NAME``, or
-            ``rows.NAME`` for an extra tensor with one value for each row.
+        name: ``logits``, ``spatial_logits``, ``embedding``, ``valid``, ``features.NAME``, ``samples.NAME`` or
+            ``rows.NAME`` for further tensors by sample and by row.
         encoding: ``float16``, ``float32``, ``int8`` (with a float32 scale) or ``top_k`` (the largest logits, their
             classes and, with ``tail="spread"``, the float32 logsumexp of the others).
         shape: stored shape of one sample; ``(rows, classes)`` for logits.
@@ -112,13 +112,13 @@ class RecordLayout:
         tensors = {field.name: _decode(records[field.name], field, self.config) for field in self.fields}
         logits = tensors.get("logits")
         rows_per_sample = 0 if logits is None else logits.shape[1]
-        extra_by_row = {name: tensor.flatten(0, 1) for name, tensor in _with_prefix("rows.", tensors).items()}
         return Outputs(
             logits=None if logits is None else logits.flatten(0, 1),
             spatial_logits=tensors.get("spatial_logits"),
             embedding=tensors.get("embedding"),
             features=_with_prefix("features.", tensors),
-            extra=_with_prefix("extra.", tensors) | extra_by_row,
+            by_row={name: tensor.flatten(0, 1) for name, tensor in _with_prefix("rows.", tensors).items()},
+            by_sample=_with_prefix("samples.", tensors),
             row_to_sample=torch.arange(len(raw)).repeat_interleave(rows_per_sample) if self.multi_row else None,
             valid=tensors["valid"].bool().squeeze(1) if "valid" in tensors else None,
         )
@@ -229,16 +229,10 @@ def _named_tensors(outputs: Outputs, batch_size: int, config: CacheConfig) -> di
         tensors["embedding"] = outputs.embedding
     for name, tensor in outputs.features.items():
         tensors[f"features.{name}"] = _pool(tensor, config)
-    for name, tensor in outputs.extra.items():
-        if tensor.ndim and outputs.logits is not None and len(tensor) == len(outputs.logits):
-            tensors[f"rows.{name}"] = _group_by_sample(tensor, outputs, batch_size)
-        elif tensor.ndim and len(tensor) == batch_size:
-            tensors[f"extra.{name}"] = tensor
-        else:
-            raise LimbeckError(
-                f"{name!r} of a cached teacher must have one value for each sample or row, got the shape "
-                f"{list(tensor.shape)}"
-            )
+    for name, tensor in outputs.by_row.items():
+        tensors[f"rows.{name}"] = _group_by_sample(tensor, outputs, batch_size)
+    for name, tensor in outputs.by_sample.items():
+        tensors[f"samples.{name}"] = tensor
     if outputs.valid is not None:
         tensors["valid"] = outputs.valid.reshape(-1, 1)
     return tensors

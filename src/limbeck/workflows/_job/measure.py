@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,33 +14,18 @@ from limbeck import evaluation
 from limbeck.core.errors import LimbeckError
 from limbeck.core.protocols import Task
 from limbeck.core.roles import Role
-from limbeck.data import DataModule, Normalization, Split, iterate_batches
+from limbeck.data import DataModule, Split, iterate_batches
 from limbeck.data.split import UNLABELED
 from limbeck.recipe import Recipe
 from limbeck.report.record import METRIC_INFO
 from limbeck.report.verdict import classify_interval, format_verdict, format_vs_no_assistants
 from limbeck.teachers import ExternalTeacher, TeacherSimilarity, TeacherStats, teacher_warnings
 from limbeck.teachers.external.external_teacher import missing_rows
+from limbeck.utils.png import encode_png
 from limbeck.workflows._job.job import Job
 
 _NUM_FIDELITY_SAMPLES = 1000
 _MAX_FEATURE_SAMPLES = 10_000
-
-
-class NormalizedModel(nn.Module):
-    """A network with its normalization: takes pixels in 0..1, ``[batch, channels, ...]``, as deployed."""
-
-    def __init__(self, network: nn.Module, normalization: Normalization, *, num_dims: int) -> None:
-        super().__init__()
-        self.network = network
-        shape = (1, -1) + (1,) * (num_dims - 1)
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(normalization.mean).reshape(shape))
-        self.register_buffer("std", torch.tensor(normalization.std).reshape(shape))
-
-    def forward(self, pixels: Tensor) -> Any:
-        return self.network((pixels - self.mean) / self.std)
 
 
 def example_input(data: DataModule) -> Tensor:
@@ -122,20 +106,8 @@ def _gain_over(reference: str, logits: Mapping[str, Tensor], target: Tensor) -> 
 
 def add_thumbnails(samples: list[dict[str, Any]], split: Split) -> list[dict[str, Any]]:
     """``samples`` with their images as PNG, at most 96 pixels a side."""
-    return [{**sample, "png": _encode_png(split.read(torch.tensor([sample["index"]]))[0])} for sample in samples]
-
-
-def _encode_png(pixels: Tensor) -> str:
-    from PIL import Image
-
-    if pixels.ndim != 3 or pixels.shape[0] not in (1, 3):
-        return ""
-    values = (pixels * 255).round().to(torch.uint8)
-    image = Image.fromarray(values[0].numpy() if len(values) == 1 else values.permute(1, 2, 0).numpy())
-    image.thumbnail((96, 96))
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
+    images = [encode_png(split.read(torch.tensor([sample["index"]]))[0]) for sample in samples]
+    return [{**sample, "png": base64.b64encode(image).decode()} for sample, image in zip(samples, images, strict=True)]
 
 
 def measure_student_fidelity(

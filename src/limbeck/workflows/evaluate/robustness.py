@@ -17,10 +17,10 @@ from limbeck import evaluation
 from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.core.protocols import Task
 from limbeck.data import DataModule, Split
+from limbeck.data.normalization import NormalizedModel
 from limbeck.data.split import UNLABELED, InMemory
 from limbeck.evaluation.checks import require_labeled
 from limbeck.evaluation.robustness.ood import OOD_SCORES
-from limbeck.workflows._job.measure import NormalizedModel
 
 __all__ = ["CHECKS", "LogitsModel", "RobustnessConfig", "evaluate_robustness", "evaluate_side_by_side"]
 
