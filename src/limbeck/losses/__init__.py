@@ -12,6 +12,7 @@ from limbeck.losses.cc import CCLoss, cc_loss
 from limbeck.losses.crd import CRDLoss, crd_loss
 from limbeck.losses.cross_entropy import CrossEntropyLoss, cross_entropy_loss
 from limbeck.losses.cskd import CSKDLoss, cskd_loss
+from limbeck.losses.ctc import CTCLoss, ctc_loss
 from limbeck.losses.cwd import CWDLoss, cwd_loss
 from limbeck.losses.dist import DISTLoss, dist_loss
 from limbeck.losses.dkd import DKDLoss, dkd_loss
@@ -46,6 +47,7 @@ __all__ = [
     "CCLoss",
     "CRDLoss",
     "CSKDLoss",
+    "CTCLoss",
     "CWDLoss",
     "CrossEntropyLoss",
     "DISTLoss",
@@ -82,6 +84,7 @@ __all__ = [
     "crd_loss",
     "cross_entropy_loss",
     "cskd_loss",
+    "ctc_loss",
     "cwd_loss",
     "dist_loss",
     "dkd_loss",

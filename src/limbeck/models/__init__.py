@@ -3,10 +3,11 @@
 from limbeck.models import cifar_resnet
 from limbeck.models.build import timm, torchvision
 from limbeck.models.cifar_resnet import *  # noqa: F403
+from limbeck.models.conv_ctc import conv_ctc
 from limbeck.models.mlp import mlp
 from limbeck.models.small_cnn import small_cnn
 from limbeck.models.small_vit import small_vit
 from limbeck.models.weights import load_weights, save_weights
 
-__all__ = ["load_weights", "mlp", "save_weights", "small_cnn", "small_vit", "timm", "torchvision"]
+__all__ = ["conv_ctc", "load_weights", "mlp", "save_weights", "small_cnn", "small_vit", "timm", "torchvision"]
 __all__ += cifar_resnet.__all__

@@ -1,5 +1,6 @@
 """Tasks define what a batch means: how to call the network, its rows, targets and metrics."""
 
 from limbeck.tasks.classification import Classification
+from limbeck.tasks.speech import SpeechCTC
 
-__all__ = ["Classification"]
+__all__ = ["Classification", "SpeechCTC"]

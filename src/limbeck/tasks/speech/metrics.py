@@ -1,0 +1,74 @@
+"""Metrics of token sequences: phoneme error rate and the share of clips without an error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, final
+
+import torch
+from torch import Tensor
+
+from limbeck.core.metric_spec import MetricSpec
+
+PER: Final = MetricSpec(name="per", label="Phoneme error rate", higher_is_better=False)
+CTC: Final = MetricSpec(name="ctc_loss", label="CTC loss", unit="nats per token", higher_is_better=False, digits=3)
+SEQUENCE_ACCURACY: Final = MetricSpec(name="sequence_accuracy", label="Sequences without an error")
+METRICS: Final = (PER, SEQUENCE_ACCURACY)
+
+
+def edit_distances(predicted: Sequence[Sequence[int]], target: Sequence[Sequence[int]]) -> Tensor:
+    """Levenshtein distance of each pair of token sequences, ``[n]`` float64.
+
+    >>> edit_distances([[1, 2, 3], []], [[1, 3], [5]])
+    tensor([1., 1.], dtype=torch.float64)
+    """
+    from torchmetrics.functional.text import edit_distance
+
+    if not predicted:
+        return torch.zeros(0, dtype=torch.float64)
+    # torchmetrics compares characters, so each token is one.
+    predicted_texts, target_texts = (
+        ["".join(chr(0x4E00 + token) for token in tokens) for tokens in side] for side in (predicted, target)
+    )
+    distances: Tensor = edit_distance(predicted_texts, target_texts, reduction="none")
+    return distances.double()
+
+
+def decode_greedy(logits: Tensor, lengths: Tensor, *, blank: int) -> list[list[int]]:
+    """The tokens of the best path of each sample: repeats merged, then blanks removed.
+
+    Args:
+        logits: ``[batch, frames, classes]``.
+        lengths: ``[batch]``, valid frames.
+        blank: index of the blank.
+
+    >>> logits = torch.eye(3)[None, [1, 1, 0, 1, 2]]
+    >>> decode_greedy(logits, torch.tensor([5]), blank=0)
+    [[1, 1, 2]]
+    """
+    decoded = []
+    for path, length in zip(logits.argmax(dim=2).cpu(), lengths.tolist(), strict=True):
+        merged = torch.unique_consecutive(path[:length])
+        decoded.append(merged[merged != blank].tolist())
+    return decoded
+
+
+@final
+class SequenceMetrics:
+    """Phoneme error rate and sequence accuracy over batches."""
+
+    def __init__(self) -> None:
+        self._distances, self._lengths = list[Tensor](), list[Tensor]()
+
+    def update(self, distances: Tensor, lengths: Tensor) -> None:
+        """Add the edit distances and target lengths of a batch, ``[batch]`` each."""
+        self._distances.append(distances)
+        self._lengths.append(lengths)
+
+    def compute(self) -> Mapping[str, Any]:
+        """The metrics by name, as fractions."""
+        distances, lengths = torch.cat(self._distances), torch.cat(self._lengths)
+        return {
+            "per": float(distances.sum() / lengths.sum()),
+            "sequence_accuracy": float((distances == 0).double().mean()),
+        }

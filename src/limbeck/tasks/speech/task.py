@@ -1,0 +1,228 @@
+"""Speech recognition with CTC: a row is a frame, the target is a sequence of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, final
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.core.errors import LimbeckError
+from limbeck.core.metric_spec import MetricSpec
+from limbeck.core.outputs import Outputs
+from limbeck.core.task import Example, ModelInputs, Scores, reduce_statistics
+from limbeck.data import Normalization
+from limbeck.losses.ctc import ctc_loss
+from limbeck.losses.temperature import Range
+from limbeck.tasks.speech.metrics import CTC, METRICS, PER, SequenceMetrics, decode_greedy, edit_distances
+from limbeck.tasks.speech.report import speech_examples
+from limbeck.utils.logits import find_logits
+
+__all__ = ["SpeechCTC"]
+
+_POSTERIORS: Final = Range(default=2.0, low=1.0, high=4.0)
+"""Lower than for images: a CTC network is sure of most frames, and they are blank."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SpeechCTC:
+    """Sequences of phonemes or characters, by connectionist temporal classification.
+
+    A batch is a mapping with ``input`` ``[batch, frames, mels]``, ``input_length`` ``[batch]``, ``target``
+    ``[batch, tokens]`` and ``target_length`` ``[batch]`` (below 0: no target). A network is called as
+    ``network(input, input_length)`` and returns logits ``[batch, ⌈frames/stride⌉, classes]`` of a stride of its own.
+
+    Losses on logits compare frames on a grid of ``frame_stride`` input frames, so student and teacher may have
+    different frame rates: probabilities of a faster network are averaged, those of a slower one repeated. Frames
+    beyond the length of a sample are no rows. ``CTCLoss`` and decoding use the frames of the network itself.
+
+    Args:
+        classes: number of classes, the blank among them.
+        frame_stride: input frames per row.
+        blank: index of the blank.
+    """
+
+    classes: int
+    frame_stride: int = 2
+    blank: int = 0
+    temperatures: ClassVar[Range] = _POSTERIORS
+    primary_metric: ClassVar[MetricSpec] = PER
+    monitored_metrics: ClassVar[tuple[MetricSpec, ...]] = (PER, CTC)
+    metric_specs: ClassVar[tuple[MetricSpec, ...]] = METRICS
+    supervised_loss: ClassVar[str] = "CTCLoss"
+    input_axes: ClassVar[Mapping[str, Mapping[int, str]]] = {
+        "input": {0: "batch", 1: "frames"},
+        "input_length": {0: "batch"},
+    }
+    output_axes: ClassVar[Mapping[str, Mapping[int, str]]] = {"logits": {0: "batch", 1: "output_frames"}}
+
+    def __post_init__(self) -> None:
+        if self.classes < 2 or self.frame_stride < 1 or not 0 <= self.blank < self.classes:
+            raise LimbeckError(
+                f"classes must be at least 2, frame_stride at least 1 and blank one of the classes, got {self}"
+            )
+
+    def outputs(self, network: nn.Module, batch: Any) -> Outputs:
+        """One row per frame of the grid; ``by_sample`` has ``frame_logits`` and ``frame_length`` of the network."""
+        frames, lengths = batch["input"], batch["input_length"]
+        logits = find_logits(network(frames, lengths))
+        if logits is None or logits.ndim != 3 or logits.shape[2] != self.classes or len(logits) != len(frames):
+            shape = None if logits is None else list(logits.shape)
+            raise LimbeckError(
+                f"logits of {type(network).__name__} must be [{len(frames)}, frames, {self.classes}], got {shape}"
+            )
+        stride = max(1, round(frames.shape[1] / logits.shape[1]))
+        if -(-frames.shape[1] // stride) != logits.shape[1]:
+            raise LimbeckError(
+                f"{type(network).__name__} must return one frame for every n input frames, the last one rounded up, "
+                f"got {logits.shape[1]} frames for {frames.shape[1]}"
+            )
+        return self._rows(logits, stride, lengths)
+
+    def target(self, batch: Any) -> None:
+        """No target by row: there is no alignment."""
+        return
+
+    def sample_targets(self, batch: Any) -> Mapping[str, Tensor]:
+        """``tokens`` ``[batch, tokens]`` and ``token_length`` ``[batch]``; empty for a batch without a target."""
+        if "target" not in batch:
+            return {}
+        tokens, lengths = batch["target"], batch["target_length"]
+        if tokens.is_cpu and lengths.numel() and int(lengths.max()) > 0:
+            valid = tokens[torch.arange(tokens.shape[1]) < lengths[:, None]]
+            if len(valid) and not (int(valid.min()) >= 0 and int(valid.max()) < self.classes):
+                raise LimbeckError(
+                    f"tokens must be in 0..{self.classes - 1}, got {int(valid.min())} to {int(valid.max())}"
+                )
+            if bool((valid == self.blank).any()):
+                raise LimbeckError(f"tokens must not be the blank, {self.blank}; number them without it")
+        return {"tokens": tokens, "token_length": lengths}
+
+    def monitor(self, network: nn.Module, batch: Any) -> Tensor:
+        """``[batch, 4]``: errors, tokens, CTC loss per token, 1."""
+        outputs = self.outputs(network, batch)
+        tokens, lengths = self._tokens(batch)
+        logits, frame_lengths = outputs.by_sample["frame_logits"], outputs.by_sample["frame_length"]
+        losses = ctc_loss(logits, frame_lengths, tokens, lengths, blank=self.blank, reduction="none")
+        losses = (losses / lengths.clamp(min=1).to(losses.device)).double().cpu()
+        return torch.cat([self._errors(outputs, batch)[1], losses[:, None], torch.ones(len(losses), 1).double()], dim=1)
+
+    def score(self, network: nn.Module, batch: Any) -> Scores:
+        """Decoded tokens; the statistics are the number of errors and of target tokens."""
+        decoded, statistics = self._errors(self.outputs(network, batch), batch)
+        labeled = statistics[~statistics[:, 0].isnan()]
+        return Scores(statistics, decoded, (labeled[:, 0], labeled[:, 1]))
+
+    def metric_value(
+        self, statistics: Tensor, weights: Tensor | None = None, *, metric: MetricSpec | None = None
+    ) -> Tensor:
+        """Errors by tokens, or from :meth:`monitor` the mean CTC loss per token."""
+        columns = statistics[:, 2:4] if metric == CTC else statistics[:, :2]
+        return reduce_statistics(columns, weights, lambda sums: sums[..., 0] / sums[..., 1])
+
+    def metrics(self) -> SequenceMetrics:
+        """Phoneme error rate and sequence accuracy."""
+        return SequenceMetrics()
+
+    def model_inputs(self, batch: Any) -> ModelInputs:
+        """The frames and their numbers."""
+        return ModelInputs((batch["input"], batch["input_length"]))
+
+    def encode_outputs(self, outputs: Outputs, batch: Any) -> Mapping[str, Tensor]:
+        """The logits of the network's own frames, padded, with their number and stride."""
+        logits, lengths = outputs.by_sample["frame_logits"], outputs.by_sample["frame_length"]
+        stride = max(1, round(batch["input"].shape[1] / logits.shape[1]))
+        return {"logits": logits, "length": lengths, "stride": torch.full_like(lengths, stride)}
+
+    def decode_outputs(self, stored: Mapping[str, Tensor], batch: Any) -> Outputs:
+        """The outputs again, on the grid of this task."""
+        stride = int(stored["stride"][0])
+        num_frames = -(-batch["input"].shape[1] // stride)
+        logits = stored["logits"][:, :num_frames]
+        if logits.shape[1] < num_frames:
+            logits = nn.functional.pad(logits, (0, 0, 0, num_frames - logits.shape[1]))
+        return self._rows(logits, stride, batch["input_length"])
+
+    def examples(self, batch: Any, scores: Mapping[str, Scores], facts: Mapping[str, Any]) -> list[Example]:
+        """Spectrograms with the target and the decoded tokens of each network."""
+        tokens, lengths = self._tokens(batch)
+        targets = [
+            row[:length].tolist() if length >= 0 else None for row, length in zip(tokens, lengths.tolist(), strict=True)
+        ]
+        names = facts.get("class_names") or [str(index) for index in range(self.classes)]
+        return speech_examples(batch["input"], batch["input_length"], targets, batch["sample_id"], scores, names)
+
+    def deployment_model(self, network: nn.Module, data: Any) -> nn.Module:
+        """The network with the normalization of the data: takes log-mel frames and their number."""
+        return NormalizedFrames(network, data.normalization)
+
+    def _errors(self, outputs: Outputs, batch: Any) -> tuple[list[list[int]], Tensor]:
+        """Decoded tokens, and ``[batch, 2]`` errors and target tokens; NaN without a target."""
+        logits, frame_lengths = outputs.by_sample["frame_logits"], outputs.by_sample["frame_length"]
+        decoded = decode_greedy(logits, frame_lengths, blank=self.blank)
+        tokens, lengths = self._tokens(batch)
+        targets = [row[: max(0, n)].tolist() for row, n in zip(tokens.cpu(), lengths.tolist(), strict=True)]
+        statistics = torch.stack([edit_distances(decoded, targets), lengths.cpu().double()], dim=1)
+        return decoded, statistics.masked_fill((lengths.cpu() < 0)[:, None], torch.nan)
+
+    def _tokens(self, batch: Any) -> tuple[Tensor, Tensor]:
+        targets = self.sample_targets(batch)
+        if not targets:
+            count = len(batch["input"])
+            return torch.zeros(count, 1, dtype=torch.long), torch.full((count,), -1)
+        return targets["tokens"], targets["token_length"]
+
+    def _rows(self, logits: Tensor, stride: int, lengths: Tensor) -> Outputs:
+        """Rows on the grid from logits of frames of ``stride`` input frames."""
+        lengths = lengths.to(logits.device)
+        frame_lengths = (lengths + stride - 1) // stride
+        grid_lengths = (lengths + self.frame_stride - 1) // self.frame_stride
+        on_grid = logits
+        if stride != self.frame_stride:
+            on_grid = _resample(logits, frame_lengths, stride, self.frame_stride, int(grid_lengths.max()))
+        is_row = torch.arange(on_grid.shape[1], device=logits.device) < grid_lengths[:, None]
+        return Outputs(
+            logits=on_grid[is_row],
+            by_sample={"frame_logits": logits, "frame_length": frame_lengths},
+            row_to_sample=is_row.nonzero()[:, 0],
+        )
+
+
+@final
+class NormalizedFrames(nn.Module):
+    """A network with the normalization of its frames, as deployed.
+
+    Args:
+        network: takes normalized frames ``[batch, frames, mels]`` and their number ``[batch]``.
+        normalization: by mel band.
+    """
+
+    def __init__(self, network: nn.Module, normalization: Normalization) -> None:
+        super().__init__()
+        self.network = network
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(normalization.mean))
+        self.register_buffer("std", torch.tensor(normalization.std))
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> Any:
+        return self.network((frames - self.mean) / self.std, lengths)
+
+
+def _resample(logits: Tensor, lengths: Tensor, stride: int, grid_stride: int, num_rows: int) -> Tensor:
+    """Log-probabilities ``[batch, rows, classes]`` on a grid of ``grid_stride`` input frames.
+
+    A row has the mean of the probabilities of the network's valid frames that overlap with it, by their overlap.
+    """
+    device = logits.device
+    row_start = torch.arange(num_rows, device=device)[:, None] * grid_stride
+    frame_start = torch.arange(logits.shape[1], device=device)[None] * stride
+    overlap = torch.minimum(row_start + grid_stride, frame_start + stride) - torch.maximum(row_start, frame_start)
+    is_valid = torch.arange(logits.shape[1], device=device) < lengths[:, None]
+    weights = overlap.clamp(min=0)[None] * is_valid[:, None]
+    weights = weights / weights.sum(dim=2, keepdim=True).clamp(min=1)
+    log_p = logits.float().log_softmax(dim=2)
+    return (weights.to(log_p.dtype) @ log_p.exp()).clamp(min=torch.finfo(torch.float32).tiny).log()

@@ -1,0 +1,175 @@
+"""Speech: rows are frames of a common grid, metrics count errors by sample, and padding changes nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import limbeck
+from limbeck import LimbeckError
+from limbeck.core.task import DeployableTask
+from limbeck.losses import CTCLoss, KDLoss
+from limbeck.models import conv_ctc
+from limbeck.tasks import SpeechCTC
+from limbeck.tasks.speech.metrics import CTC, decode_greedy, edit_distances
+
+TASK = SpeechCTC(classes=5, frame_stride=2)
+LENGTHS = torch.tensor([11, 6, 9])
+
+
+def make_batch(seed=0, frames=11):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "input": torch.randn(3, frames, 8, generator=generator),
+        "input_length": LENGTHS,
+        "target": torch.tensor([[1, 2, 3], [4, 0, 0], [2, 2, 0]]),
+        "target_length": torch.tensor([3, 1, 2]),
+        "sample_id": torch.tensor([5, 6, 7]),
+    }
+
+
+class Fixed(nn.Module):
+    """Returns logits of its own."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, frames, lengths):
+        return self.logits
+
+
+def softmax(logits):
+    p = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return p / p.sum(axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize(("stride", "grid"), [(1, 2), (2, 1), (3, 2), (2, 3), (4, 1), (2, 2)])
+def test_rows_are_mean_probabilities_on_the_grid(stride, grid):
+    """Each input frame has the probabilities of its network frame; a row is the mean over its valid input frames."""
+    logits = torch.randn(3, -(-11 // stride), 5, generator=torch.Generator().manual_seed(1))
+    outputs = SpeechCTC(classes=5, frame_stride=grid).outputs(Fixed(logits), make_batch())
+    by_frame = softmax(logits.double().numpy())
+    rows, owners = [], []
+    for sample, length in enumerate(LENGTHS.tolist()):
+        valid = -(-length // stride) * stride  # the last network frame is valid as a whole
+        for start in range(0, length, grid):
+            rows.append(
+                np.mean([by_frame[sample, t // stride] for t in range(start, min(start + grid, valid))], axis=0)
+            )
+            owners.append(sample)
+    np.testing.assert_allclose(softmax(outputs.logits.double().numpy()), rows, atol=1e-6)
+    assert outputs.row_to_sample.tolist() == owners
+    assert outputs.by_sample["frame_length"].tolist() == [-(-n // stride) for n in LENGTHS.tolist()]
+
+
+def test_student_and_teacher_of_unlike_rates_have_the_same_rows():
+    student, teacher = conv_ctc(classes=5, mels=8, stride=4, width=8), conv_ctc(classes=5, mels=8, stride=1, width=8)
+    objective = {"target": CTCLoss(), "kd": KDLoss(temperature=2.0)}
+    loss = limbeck.Distiller(student, teacher, objective=objective, task=TASK)(make_batch())
+    loss.total.backward()
+    assert loss.total.isfinite()
+    assert student.classifier.weight.grad.abs().sum() > 0
+
+
+def test_padding_changes_nothing():
+    network = conv_ctc(classes=5, mels=8, stride=2, width=8).eval()
+    batch = make_batch()
+    padded = {**batch, "input": torch.cat([batch["input"], torch.full((3, 4, 8), 9.0)], dim=1)}
+    single = {name: value[1:2] for name, value in batch.items()} | {"input": batch["input"][1:2, :6]}
+    whole, longer, one = (TASK.outputs(network, item) for item in (batch, padded, single))
+    torch.testing.assert_close(whole.logits, longer.logits)
+    torch.testing.assert_close(whole.logits[whole.row_to_sample == 1], one.logits)
+
+
+def test_errors_are_those_of_levenshtein():
+    def distance(a, b):  # Wagner and Fischer, 1974
+        table = np.arange(len(b) + 1)
+        for i, x in enumerate(a, 1):
+            previous, table[0] = table.copy(), i
+            for j, y in enumerate(b, 1):
+                table[j] = min(previous[j] + 1, table[j - 1] + 1, previous[j - 1] + (x != y))
+        return table[-1]
+
+    rng = np.random.default_rng(0)
+    pairs = [[rng.integers(0, 4, size=rng.integers(0, 7)).tolist() for _ in range(2)] for _ in range(40)]
+    expected = [distance(a, b) for a, b in pairs]
+    assert edit_distances([a for a, _ in pairs], [b for _, b in pairs]).tolist() == expected
+
+
+def test_decoding_merges_repeats_and_removes_blanks():
+    path = torch.tensor([0, 1, 1, 0, 1, 2, 2, 0, 3])
+    assert decode_greedy(torch.eye(4)[None, path], torch.tensor([8]), blank=0) == [[1, 1, 2]]
+    assert decode_greedy(torch.eye(4)[None, path], torch.tensor([1]), blank=0) == [[]]
+
+
+def test_statistics_give_the_error_rate_of_any_samples():
+    logits = torch.full((3, 11, 5), -9.0)
+    for sample, path in enumerate(([1, 0, 2, 2, 3, 0, 0, 0, 0, 0, 0], [1] * 11, [2, 0, 2, 4, 0, 0, 0, 0, 0, 0, 0])):
+        logits[sample, torch.arange(11), torch.tensor(path)] = 9.0
+    scores = TASK.score(Fixed(logits), make_batch())
+    assert scores.predictions == [[1, 2, 3], [1], [2, 2, 4]]
+    assert scores.statistics.tolist() == [[0.0, 3.0], [1.0, 1.0], [1.0, 2.0]]
+    assert float(TASK.metric_value(scores.statistics)) == pytest.approx(2 / 6)
+    weights = torch.tensor([[0, 0, 3], [2, 1, 0]])
+    assert TASK.metric_value(scores.statistics, weights).tolist() == pytest.approx([3 / 6, 1 / 7])
+    metrics = TASK.metrics()
+    metrics.update(*scores.metric_args)
+    assert metrics.compute() == {"per": pytest.approx(2 / 6), "sequence_accuracy": pytest.approx(1 / 3)}
+    monitored = TASK.monitor(Fixed(logits), make_batch())
+    expected = float(limbeck.losses.ctc_loss(logits, LENGTHS, make_batch()["target"], torch.tensor([3, 1, 2])))
+    assert float(TASK.metric_value(monitored, metric=CTC)) == pytest.approx(expected, rel=1e-6)
+    assert float(TASK.metric_value(monitored)) == pytest.approx(2 / 6)
+
+
+def test_samples_without_a_target_are_left_out():
+    batch = make_batch() | {"target_length": torch.tensor([3, -1, 2])}
+    scores = TASK.score(Fixed(torch.randn(3, 11, 5)), batch)
+    assert scores.statistics.isnan().any(dim=1).tolist() == [False, True, False]
+    assert len(scores.metric_args[0]) == 2
+    assert TASK.monitor(Fixed(torch.randn(3, 11, 5)), batch).isnan().any(dim=1).tolist() == [False, True, False]
+    unlabeled = {name: value for name, value in batch.items() if not name.startswith("target")}
+    assert TASK.score(Fixed(torch.randn(3, 11, 5)), unlabeled).statistics.isnan().all()
+
+
+@pytest.mark.parametrize(("teacher_stride", "batch_frames"), [(1, 11), (2, 14), (4, 11)])
+def test_cached_outputs_have_the_rows_of_the_network(teacher_stride, batch_frames):
+    network = conv_ctc(classes=5, mels=8, stride=teacher_stride, width=8).eval()
+    batch = make_batch(frames=batch_frames)
+    outputs = TASK.outputs(network, batch)
+    stored = {name: tensor.detach() for name, tensor in TASK.encode_outputs(outputs, batch).items()}
+    shorter = {name: value[1:2] for name, value in batch.items()} | {"input": batch["input"][1:2, :6]}
+    decoded = TASK.decode_outputs({name: tensor[1:2] for name, tensor in stored.items()}, shorter)
+    torch.testing.assert_close(decoded.logits, outputs.logits[outputs.row_to_sample == 1])
+    assert decoded.row_to_sample.tolist() == [0, 0, 0]
+
+
+def test_examples_show_spectrogram_target_and_tokens():
+    batch, names = make_batch(), ["-", "AH", "B", "K", "D"]
+    scores = TASK.score(Fixed(torch.eye(5)[torch.zeros(3, 11, dtype=torch.long)]), batch)
+    examples = TASK.examples(batch, {"student": scores}, {"class_names": names})
+    assert [example.target.text for example in examples] == ["AH B K", "D", "B B"]
+    assert examples[0].predictions["student"] == ("(empty)", b"", False)
+    assert examples[0].input.image.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"target": torch.tensor([[1, 9, 3]] * 3)}, r"0\.\.4, got 1 to 9"),
+     ({"target": torch.tensor([[1, 0, 3]] * 3)}, "tokens must not be the blank, 0")],
+)  # fmt: skip
+def test_wrong_tokens_are_refused(change, message):
+    with pytest.raises(LimbeckError, match=message):
+        TASK.sample_targets(make_batch() | change)
+
+
+def test_a_network_of_other_frames_is_refused():
+    with pytest.raises(LimbeckError, match="one frame for every n input frames"):
+        TASK.outputs(Fixed(torch.zeros(3, 7, 5)), make_batch())
+    with pytest.raises(LimbeckError, match=r"must be \[3, frames, 5\], got \[3, 11, 4\]"):
+        TASK.outputs(Fixed(torch.zeros(3, 11, 4)), make_batch())
+    with pytest.raises(LimbeckError, match="blank one of the classes"):
+        SpeechCTC(classes=3, blank=3)
+    assert isinstance(TASK, DeployableTask)
