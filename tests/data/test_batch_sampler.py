@@ -8,7 +8,8 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorData
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data import Augmentation, Normalization, Split, horizontal_flip, random_crop
-from limbeck.data.batch_sampler import BatchSampler, LoaderAdapter
+from limbeck.data.batch_sampler import BatchSampler
+from limbeck.data.loader_adapter import LoaderAdapter
 from limbeck.data.split import InMemory
 
 

@@ -12,7 +12,8 @@ from limbeck.distiller.objective import LossOutput
 from limbeck.evaluation import collect_logits
 from limbeck.losses import CrossEntropyLoss, KDLoss
 from limbeck.training import TrainingConfig
-from limbeck.training.metric_accumulator import MetricAccumulator, run_validation
+from limbeck.training.epoch_validation import run_validation
+from limbeck.training.metric_accumulator import MetricAccumulator
 
 TASK = limbeck.tasks.Classification(3)
 LOGITS = torch.tensor([[4.0, 0.0, 0.0], [0.0, 4.0, 0.0], [4.0, 0.0, 0.0], [4.0, 0.0, 0.0]])

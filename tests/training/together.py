@@ -15,7 +15,7 @@ from limbeck.losses import CrossEntropyLoss, FitNetLoss, KDLoss, SPLoss
 from limbeck.losses.temperature import Learned, LossAdaptive
 from limbeck.training import TrainingConfig, make_fabric
 from limbeck.training.distributed import all_gather_object
-from limbeck.training.metric_accumulator import run_validation
+from limbeck.training.epoch_validation import run_validation
 
 TASK = limbeck.tasks.Classification(10)
 BALANCES = (GradNorm, LossRatioWeighting, UncertaintyWeighting)

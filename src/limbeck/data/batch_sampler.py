@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
 from typing import Any, Final, Protocol, final
 
 import torch
@@ -15,7 +14,7 @@ from limbeck.data.counter_rng import make_generator
 from limbeck.data.normalization import Normalization
 from limbeck.data.split import Split
 
-__all__ = ["Batch", "BatchSampler", "BatchStream", "LoaderAdapter"]
+__all__ = ["Batch", "BatchSampler", "BatchStream"]
 
 Batch = dict[str, Tensor]
 _ORDER_STREAM: Final = 4
@@ -147,38 +146,3 @@ class BatchSampler:
             rng = make_generator(self.order_seed, _ORDER_STREAM, epoch)
             self._epoch_order = epoch, torch.randperm(len(self.split), generator=rng)
         return self._epoch_order[1]
-
-
-@final
-class LoaderAdapter:
-    """Batches of a user's loader, restarted each epoch. A resumed run repeats its order only if it is seeded."""
-
-    def __init__(self, loader: Iterable[Any]) -> None:
-        try:
-            self.steps_per_epoch = len(loader)  # type: ignore[arg-type]
-        except TypeError:
-            raise LimbeckError("a loader must have a length: use a DataLoader of a map-style data set") from None
-        if not self.steps_per_epoch:
-            raise LimbeckError("a loader must have at least 1 batch, got 0")
-        self._loader, self._next_step = loader, -1
-        self._batches: Iterator[Any] = iter(())
-
-    def batch(self, step: int) -> Any:
-        epoch, position = divmod(step, self.steps_per_epoch)
-        if step != self._next_step or position == 0:
-            if (set_epoch := getattr(getattr(self._loader, "sampler", None), "set_epoch", None)) is not None:
-                set_epoch(epoch)  # without it, a DistributedSampler gives each epoch the same order
-            self._batches = iter(self._loader)
-            for _ in range(position):
-                self._next_batch(position)
-        self._next_step = step + 1
-        return self._next_batch(position)
-
-    def _next_batch(self, position: int) -> Any:
-        try:
-            return next(self._batches)
-        except StopIteration:
-            raise LimbeckError(
-                f"a loader must return as many batches as its length ({self.steps_per_epoch}) each time, got only "
-                f"{position}"
-            ) from None

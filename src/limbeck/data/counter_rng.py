@@ -27,7 +27,7 @@ def derive_seed(*words: int) -> int:
     """
     state = np.zeros(1, np.uint64)
     for word in words:
-        state = _splitmix64(state ^ np.uint64(word % 2**64))
+        state = _splitmix64(state ^ np.uint64(int(word) % 2**64))
     return int(state[0] >> np.uint64(1))
 
 

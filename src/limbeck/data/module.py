@@ -13,8 +13,9 @@ from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data.augmentation import Augmentation
-from limbeck.data.batch_sampler import Batch, BatchSampler, BatchStream, LoaderAdapter
+from limbeck.data.batch_sampler import Batch, BatchSampler, BatchStream
 from limbeck.data.held_out import HeldOutTest
+from limbeck.data.loader_adapter import LoaderAdapter
 from limbeck.data.normalization import Normalization
 from limbeck.data.split import (
     UNLABELED,
@@ -210,8 +211,18 @@ class LoaderDataModule:
 def from_loaders(train: Iterable[Any], validation: Iterable[Any] = ()) -> LoaderDataModule:
     """Data from ``DataLoader`` s, for :func:`limbeck.fit`, with batches that the task can read.
 
-    With several processes, they need a ``DistributedSampler``.
+    With several processes, they need a ``DistributedSampler``. A resumed training repeats the order of a ``DataLoader``
+    that draws it from a generator or from the random state of torch; a loader with a random state of its own begins it
+    again.
+
+    Raises:
+        LimbeckError: ``validation`` is an iterator, which is empty after the first epoch.
     """
+    if isinstance(validation, Iterator):
+        raise LimbeckError(
+            f"validation must be a DataLoader or a list of batches, got a {type(validation).__name__}, which is empty "
+            "after the first epoch: pass list(validation)"
+        )
     return LoaderDataModule(train, validation)
 
 

@@ -1,10 +1,10 @@
-"""Checkpoints, random states and signals, so that a resumed training ends with the same weights to the bit."""
+"""Checkpoints and signals, so that a resumed training ends with the same weights to the bit."""
 
 from __future__ import annotations
 
-import random
 import signal
 import threading
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +18,8 @@ from limbeck.core.errors import LimbeckError
 from limbeck.utils.io import write_atomically
 
 __all__ = [
-    "TrainingDiverged", "TrainingInterrupted", "catch_signals", "get_rng_states", "load_checkpoint", "save_checkpoint",
-    "seed_everything", "set_rng_states",
+    "TrainingDiverged", "TrainingInterrupted", "catch_signals", "checkpoint_error", "load_checkpoint",
+    "save_checkpoint", "to_plain_values",
 ]  # fmt: skip
 
 _FORMAT = 2
@@ -45,8 +45,62 @@ class TrainingInterrupted(LimbeckError):
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write ``state`` (tensors and plain values) atomically."""
-    write_atomically(path, lambda partial: torch.save({"format": _FORMAT, **state}, partial))
+    """Write ``state`` atomically, as :func:`to_plain_values`."""
+    plain_state = to_plain_values({"format": _FORMAT, **state})
+    write_atomically(path, lambda partial: torch.save(plain_state, partial))
+
+
+def to_plain_values(value: Any) -> Any:
+    """``value`` with numpy scalars and arrays, also in containers, as Python numbers and lists.
+
+    ``torch.load(weights_only=True)`` refuses numpy. A container without numpy values is returned itself.
+
+    >>> to_plain_values({"lr": np.float64(0.1), "milestones": [np.int64(3), 5]})
+    {'lr': 0.1, 'milestones': [3, 5]}
+    """
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        plain = {to_plain_values(key): to_plain_values(item) for key, item in value.items()}
+        if all(
+            plain_key is key and plain[plain_key] is value[key] for plain_key, key in zip(plain, value, strict=True)
+        ):
+            return value
+        return type(value)(plain) if isinstance(value, Counter | OrderedDict) else plain
+    if isinstance(value, list | tuple):
+        items = [to_plain_values(item) for item in value]
+        if all(plain is item for plain, item in zip(items, value, strict=True)):
+            return value
+        return items if isinstance(value, list) else tuple(items)
+    return value
+
+
+def checkpoint_error(path: Path, state: Mapping[str, Any]) -> LimbeckError | None:
+    """Read back the checkpoint of ``state``; an error that names the first value which prevents that, else ``None``."""
+    try:
+        torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:
+        where = next(_find_unreadable(state, "state"), None)
+        value = f"{where[0]} is a {where[1]}" if where else str(error).splitlines()[0][:100]
+        return LimbeckError(
+            f"the checkpoint {path} cannot be read back: {value}; the state of an optimizer, a scheduler, a loss or a "
+            "teacher must be tensors, numbers, strings, lists and dicts"
+        )
+    return None
+
+
+def _find_unreadable(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Path and type of the values that are neither tensors nor plain values."""
+    if isinstance(value, Mapping):
+        if type(value) not in (dict, Counter, OrderedDict):
+            yield path, type(value).__name__
+        for key, item in value.items():
+            yield from _find_unreadable(item, f"{path}[{key!r}]")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _find_unreadable(item, f"{path}[{index}]")
+    elif not isinstance(value, torch.Tensor | int | float | complex | str | bytes | np.generic | np.ndarray | None):
+        yield path, type(value).__name__
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -61,36 +115,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
         raise LimbeckError(f"{path} is not a limbeck checkpoint of format {_FORMAT}: begin again with a new folder")
     return state
-
-
-def seed_everything(seed: int) -> None:
-    """Seed torch, numpy and Python, for dropout and transforms of users."""
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
-
-
-def get_rng_states() -> dict[str, Any]:
-    """The states of all generators as tensors and plain values."""
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    version, internal, gauss = random.getstate()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [str(kind), torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
-        "python": [version, list(internal), gauss],
-    }
-
-
-def set_rng_states(states: Mapping[str, Any]) -> None:
-    """Restore the states of :func:`get_rng_states`."""
-    torch.set_rng_state(states["torch"])
-    if states["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])
-    kind, keys, position, has_gauss, cached = states["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
-    version, internal, gauss = states["python"]
-    random.setstate((version, tuple(internal), gauss))
 
 
 @contextmanager

@@ -1,21 +1,19 @@
-"""Running means of training metrics, and metrics on the validation split."""
+"""Running means of training metrics."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self, final
 
 import torch
 from torch import Tensor
 
-from limbeck.core.protocols import Task
 from limbeck.distiller.objective import LossOutput
 from limbeck.losses._ops import hard_labels
-from limbeck.utils.eval_mode import eval_mode
 
-__all__ = ["MetricAccumulator", "RunningStats", "equalize_batches", "merge_stats", "run_validation", "update_stats"]
+__all__ = ["MetricAccumulator", "RunningStats", "count_correct", "merge_stats", "update_stats"]
 
 _MAX_BUFFERED = 2**18
 
@@ -135,6 +133,24 @@ class MetricAccumulator:
             metrics[f"temperature_max/{name}"] = stats.maximum
         return metrics | {f"loss_weight/{name}": float(value) for name, value in self._weights.items()}
 
+    def state_dict(self) -> dict[str, Any]:
+        """Sums, counts and duration since :meth:`reset` as plain values, for a checkpoint within an epoch."""
+        self._flush()
+        return {
+            "counts": [self._num_batches, self.num_samples, self._num_correct, self._num_labeled],
+            "sums": dict(self._sums),
+            "temperature_stats": {name: list(stats) for name, stats in self._temperature_stats.items()},
+            "seconds": time.monotonic() - self.start_time,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from :meth:`state_dict`."""
+        self.reset()
+        self._num_batches, self.num_samples, self._num_correct, self._num_labeled = state["counts"]
+        self._sums = dict(state["sums"])
+        self._temperature_stats = {name: RunningStats(*values) for name, values in state["temperature_stats"].items()}
+        self.start_time = time.monotonic() - state["seconds"]
+
     def first_nonfinite(self) -> tuple[int, list[str]] | None:
         """Index of the first batch with a non-finite loss since construction, and the names of these losses."""
         self._flush()
@@ -177,60 +193,13 @@ class MetricAccumulator:
         self._num_flushed += len(self._buffered_losses)
         if self._buffered_rows:
             logits, targets = zip(*self._buffered_rows, strict=True)
-            num_correct, num_labeled = _count_correct(torch.cat(logits), torch.cat(list(map(hard_labels, targets))))
+            num_correct, num_labeled = count_correct(torch.cat(logits), torch.cat(list(map(hard_labels, targets))))
             self._num_correct += num_correct
             self._num_labeled += num_labeled
         self._temperature_stats = update_stats(self._temperature_stats, self._buffered_temperatures)
         self._clear_buffers()
 
 
-def run_validation(
-    network: torch.nn.Module, batches: Iterable[Any], task: Task, to_device: Callable[[Any], Any],
-    all_gather: Callable[[Any], list[Any]] = lambda counts: [counts],
-) -> dict[str, float]:  # fmt: skip
-    """Compute accuracy and NLL of ``network`` in eval mode; empty if no row has a label.
-
-    The NLL is summed in float64 by batch and then exactly, so it does not depend on how batches are distributed over
-    processes, whose counts ``all_gather`` collects.
-    """
-    local_counts: list[tuple[int, int, float]] = []
-    with eval_mode(network):
-        for item in batches:
-            is_padding = isinstance(item, _PaddingBatch)
-            batch = to_device(item.batch if is_padding else item)
-            logits, target = task.outputs(network, batch).logits, None if is_padding else task.target(batch)
-            if logits is None or target is None:
-                continue
-            labels = hard_labels(target)
-            losses = torch.nn.functional.cross_entropy(logits.float(), labels, ignore_index=-100, reduction="none")
-            local_counts.append((*_count_correct(logits, labels), float(losses.cpu().double().sum())))
-    counts = [count for process_counts in all_gather(local_counts) for count in process_counts]
-    num_labeled = sum(labeled for _, labeled, _ in counts)
-    if not num_labeled:
-        return {}
-    nll = math.fsum(loss for _, _, loss in counts)
-    return {"val/accuracy": sum(correct for correct, _, _ in counts) / num_labeled, "val/nll": nll / num_labeled}
-
-
-def equalize_batches(
-    batches: Iterable[Any], make_padding: Callable[[], Any], all_gather: Callable[[Any], list[Any]]
-) -> Iterator[Any]:
-    """Pad ``batches`` to the largest number in any process, with batches that :func:`run_validation` does not count.
-
-    The forward pass of a sharded network is a collective call. ``make_padding`` returns a batch if a process has none.
-    """
-    local_batches, padding = iter(batches), None
-    while any(all_gather((batch := next(local_batches, None)) is not None)):
-        padding = batch if batch is not None else make_padding() if padding is None else padding
-        yield _PaddingBatch(padding) if batch is None else batch
-
-
-class _PaddingBatch(NamedTuple):
-    """A batch for the forward pass only."""
-
-    batch: Any
-
-
-def _count_correct(logits: Tensor, labels: Tensor) -> tuple[int, int]:
+def count_correct(logits: Tensor, labels: Tensor) -> tuple[int, int]:
     """Number of correct rows and of labeled rows."""
     return int((logits.argmax(dim=1) == labels).sum()), int((labels >= 0).sum())

@@ -1,124 +1,32 @@
-"""The state of a training: initialization, checkpoints, and the weights to keep."""
+"""The state of a training: optimizer steps, checkpoints, and the weights to keep."""
 
 from __future__ import annotations
 
-import math
 import re
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import Any, final
 
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.progress import Progress
 from limbeck.data.batch_sampler import BatchStream
-from limbeck.data.counter_rng import derive_seed
-from limbeck.distiller.deployment import classifier_source, deployment_model
+from limbeck.data.loader_adapter import LoaderAdapter
+from limbeck.distiller.deployment import deployment_model
 from limbeck.distiller.distiller import Distiller
 from limbeck.training.callbacks import MetricsRow
-from limbeck.training.checkpoint import (
-    get_rng_states,
-    load_checkpoint,
-    save_checkpoint,
-    seed_everything,
-    set_rng_states,
-)
+from limbeck.training.checkpoint import checkpoint_error, load_checkpoint, save_checkpoint
 from limbeck.training.config import TrainingConfig
-from limbeck.training.distributed import all_gather_object
-from limbeck.training.fsdp import (
-    gather_full_state,
-    is_fsdp,
-    load_full_optimizer_state,
-    load_full_weights,
-    shard_module,
-)
+from limbeck.training.distributed import all_gather_object, raise_on_all_ranks
+from limbeck.training.fsdp import gather_full_state, load_full_optimizer_state, load_full_weights
+from limbeck.training.metric_accumulator import MetricAccumulator
+from limbeck.training.training_length import TrainingLength
+from limbeck.utils.random_states import get_rng_states, set_rng_states
 
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
-__all__ = ["TrainState", "TrainingLength", "compute_training_length", "initialize_state", "training_seed"]
-
-_SEED_NAMES: Final = {
-    "baseline": "alone", "student_only": "alone", "equal_time": "longer", "label_smoothing": "smoothed",
-    "no_assistants": "direct", "teacher_training": "teaching", "pretrain": "alone",
-}  # fmt: skip
-"""The names of phases and stages in records of schema 2, which seeds are derived from, so that weights and records of
-that schema are reproduced to the bit. Other names are used as they are."""
-
-
-def training_seed(seed: int, phase: str, stage: str) -> int:
-    """The seed of the ``stage`` of a ``phase`` in a run with ``seed``: a hash of their names, mixed with ``seed``.
-
-    >>> training_seed(0, "baseline", "distill") == derive_seed(0, zlib.crc32(b"alone/distill"))
-    True
-    """
-    names = (_SEED_NAMES.get(name, name) for name in (phase, stage))
-    return derive_seed(seed, zlib.crc32("/".join(names).encode()))
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class TrainingLength:
-    """Length of a training.
-
-    Attributes:
-        steps: number of optimizer steps, which schedules and the scheduler depend on.
-        steps_per_epoch: steps in an epoch.
-        epochs: number of epochs.
-        stop_after_steps: the step after which the training ends, at most ``steps``.
-        steps_before: steps of the stages before this one.
-        total_steps: steps of all stages; 0 if unknown.
-    """
-
-    steps: int
-    steps_per_epoch: int
-    epochs: int
-    stop_after_steps: int
-    steps_before: int = 0
-    total_steps: int = 0
-
-    def progress(self, step: int) -> Progress:
-        """Progress after ``step`` steps."""
-        return Progress(
-            step, self.steps, step // self.steps_per_epoch, self.epochs, self.steps_before, self.total_steps
-        )
-
-    @property
-    def description(self) -> int | str:
-        """The length as compared with that of a checkpoint."""
-        early_stop = "" if self.stop_after_steps == self.steps else f", stopped at {self.stop_after_steps}"
-        stages = f", after {self.steps_before} of {self.total_steps}" if self.total_steps not in (0, self.steps) else ""
-        return f"{self.steps}{early_stop}{stages}" if early_stop or stages else self.steps
-
-
-def compute_training_length(
-    stream: BatchStream, epochs: int | None, steps: int | None, steps_per_epoch: int | None, training: TrainingConfig,
-    *, stop_after_steps: int | None = None, steps_before: int = 0, total_steps: int = 0,
-) -> TrainingLength:  # fmt: skip
-    """Compute the length from either ``epochs`` or ``steps``."""
-    if (epochs is None) == (steps is None):
-        raise LimbeckError("the length of a training must be given by either epochs or steps")
-    steps_in_epoch = steps_per_epoch or max(1, stream.steps_per_epoch // training.grad_accum_steps)
-    length = steps if steps is not None else steps_in_epoch * (epochs or 0)
-    if length < 1:
-        raise LimbeckError(f"training takes at least one step, not {length}")
-    if stop_after_steps is not None and not 1 <= stop_after_steps <= length:
-        raise LimbeckError(
-            f"a training of {length} steps can stop early after 1 to {length} steps, not after {stop_after_steps}"
-        )
-    if steps_before < 0 or (total_steps and total_steps < steps_before + length) or (steps_before and not total_steps):
-        raise LimbeckError(
-            f"steps_before={steps_before} and total_steps={total_steps} do not hold this stage of {length} steps: give "
-            "the steps of the stages before it and those of all stages together"
-        )
-    epochs = math.ceil(length / steps_in_epoch)
-    return TrainingLength(length, steps_in_epoch, epochs, stop_after_steps or length, steps_before, total_steps)
+__all__ = ["TrainState"]
 
 
 @final
@@ -131,7 +39,11 @@ class TrainState:
         distiller: the trained one, a sharded copy with FSDP.
         model: the distiller in Fabric's wrapper, where that has an effect.
         settings: what a checkpoint must have in common with the training that resumes it.
+        stream: the training batches; a :class:`~limbeck.data.loader_adapter.LoaderAdapter` has a state.
+        padding_batch: a batch for forward passes that do not count, with FSDP.
         path: the checkpoint, or ``None`` to save none.
+        is_verified: whether a checkpoint of this training has been read back.
+        accumulator: metrics of the epoch so far, in this process.
         best: accuracy, epoch and weights of the best epoch.
     """
 
@@ -148,7 +60,11 @@ class TrainState:
     fabric: Any
     ema_model: Any
     settings: dict[str, Any]
+    stream: BatchStream
+    padding_batch: Any = None
     path: Path | None = None
+    is_verified: bool = False
+    accumulator: MetricAccumulator = field(default_factory=MetricAccumulator)
     step: int = 0
     seconds: float = 0.0
     history: list[MetricsRow] = field(default_factory=list)
@@ -213,9 +129,17 @@ class TrainState:
             "ema_model": None if self.ema_model is None else self.ema_model.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
             "random": all_gather_object(self.fabric, get_rng_states()),
+            "epoch_metrics": all_gather_object(self.fabric, self.accumulator.state_dict()),
         }  # fmt: skip
+        if isinstance(self.stream, LoaderAdapter):
+            state["data"] = all_gather_object(self.fabric, self.stream.state_dict())
+        error: LimbeckError | None = None
         if not self.fabric.global_rank:
             save_checkpoint(self.path, state)
+            error = None if self.is_verified else checkpoint_error(self.path, state)
+        if not self.is_verified:
+            raise_on_all_ranks(self.fabric, error)
+            self.is_verified = True
         self.sync_buffers()
 
     def resume(self) -> None:
@@ -261,7 +185,12 @@ class TrainState:
         if self.ema_model is not None:
             self.ema_model.load_state_dict(state["ema_model"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
-        set_rng_states(state["random"][self.fabric.global_rank])
+        rank = self.fabric.global_rank
+        if "epoch_metrics" in state:  # older checkpoints have none
+            self.accumulator.load_state_dict(state["epoch_metrics"][rank])
+        if isinstance(self.stream, LoaderAdapter) and "data" in state:
+            self.stream.load_state_dict(state["data"][rank])
+        set_rng_states(state["random"][rank])
 
     def finalize(self) -> nn.Module:
         """Load the weights to keep into the caller's student and return the deployed network in eval mode."""
@@ -275,98 +204,6 @@ class TrainState:
             trained = self.distiller.student if self.ema_model is None else self.ema_model.module
             student.load_state_dict(gather_full_state(trained.state_dict()))
         return deployment_model(self.original).eval()
-
-
-def initialize_state(
-    distiller: Distiller, stream: BatchStream, length: TrainingLength, training: TrainingConfig, fabric: Fabric, *,
-    phase: str, stage: str, seed: int,
-) -> TrainState:  # fmt: skip
-    """Seed, move to the device, build projections, optimizer and scheduler."""
-    seed_everything(seed)
-    distiller.to(fabric.device)
-    distiller.prepare(fabric.to_device(stream.batch(0)))
-    _require_deployable(distiller, training, fabric)
-    original, model = distiller, None
-    if is_fsdp(fabric):
-        if training.ema_decay is not None:
-            raise LimbeckError(
-                "training.ema_decay averages full weights, and under the strategy fsdp no process has them: leave "
-                "ema_decay away, or set the strategy to ddp"
-            )
-        distiller, model = shard_module(original, fabric)
-    trainable = [parameter for parameter in distiller.parameters() if parameter.requires_grad]
-    if not trainable:
-        raise LimbeckError("nothing is left to train: every parameter of the student is frozen")
-    optimizer = training.optimizer(trainable)
-    scheduler = _make_scheduler(optimizer, length, training)
-    model, backward, fabric_optimizer = _set_up(distiller, model, optimizer, fabric)
-    distiller.train()
-    ema_model = _make_ema_model(distiller.student, training.ema_decay)
-    if fabric.global_rank:  # with one seed, dropout would draw the same mask in every process
-        seed_everything(derive_seed(seed, fabric.global_rank))
-    pairing = "" if training.batch_pairing == "none" else f" {training.batch_pairing}"
-    settings = {
-        "objective": str(distiller.objective), "steps": length.description, "steps_per_epoch": length.steps_per_epoch,
-        "batch_size": f"{training.batch_size}{pairing}" if pairing else training.batch_size,
-        "world_size": fabric.world_size, "optimizer": f"{type(optimizer).__name__} {optimizer.defaults}", "seed": seed,
-        "student": zlib.crc32(str([(n, tuple(p.shape)) for n, p in distiller.student.state_dict().items()]).encode()),
-    }  # fmt: skip
-    return TrainState(
-        training=training, length=length, phase=phase, stage=stage, original=original, distiller=distiller,
-        model=model, backward=backward, optimizer=fabric_optimizer, scheduler=scheduler, fabric=fabric,
-        ema_model=ema_model, settings=settings,
-    )  # fmt: skip
-
-
-def _require_deployable(distiller: Distiller, training: TrainingConfig, fabric: Fabric) -> None:
-    """Refuse settings that keep the student's weights only, if more than the student is deployed."""
-    if classifier_source(distiller) is None:
-        return
-    deployment_model(distiller)
-    for setting, is_set in (
-        ("training.keep_weights best", training.keep_weights == "best"),
-        ("training.ema_decay", training.ema_decay is not None),
-        ("the strategy fsdp", is_fsdp(fabric)),
-    ):
-        if is_set:
-            raise LimbeckError(
-                f"{setting} keeps the student's own weights, and with SimKD the loss's projector is deployed too: "
-                "leave it away"
-            )
-
-
-def _make_scheduler(optimizer: Optimizer, length: TrainingLength, training: TrainingConfig) -> Any:
-    if training.scheduler is None:
-        return None
-    scheduler = training.scheduler(optimizer, length.steps if training.scheduler_interval == "step" else length.epochs)
-    if isinstance(scheduler, ReduceLROnPlateau) and training.scheduler_interval == "step":
-        raise LimbeckError("ReduceLROnPlateau needs the validation loss of each epoch: set `interval: epoch`")
-    return scheduler
-
-
-def _make_ema_model(student: nn.Module, decay: float | None) -> Any:
-    if decay is None:
-        return None
-    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-
-    ema_update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    return AveragedModel(student, multi_avg_fn=ema_update, use_buffers=True)
-
-
-def _set_up(
-    distiller: Distiller, model: Any, optimizer: Optimizer, fabric: Fabric
-) -> tuple[Any, Callable[[Tensor], Any], Any]:
-    """Wrap distiller, backward and optimizer by Fabric, where its wrappers have an effect."""
-    from lightning_fabric.strategies.single_device import SingleDeviceStrategy
-
-    if model is None:
-        model, fabric_optimizer = fabric.setup(distiller, optimizer)
-    else:
-        fabric_optimizer = fabric.setup_optimizers(optimizer)
-    if type(fabric.strategy) is not SingleDeviceStrategy or fabric.strategy.precision.precision != "32-true":
-        return model, fabric.backward, fabric_optimizer
-    # Here the wrappers have no effect, but walk through every batch and loss.
-    return distiller, Tensor.backward, fabric_optimizer if getattr(fabric_optimizer, "_callbacks", True) else optimizer
 
 
 def _normalize_setting(value: Any) -> Any:

@@ -7,6 +7,7 @@ https://docs.pydantic.dev/latest/concepts/strict_mode/
 from __future__ import annotations
 
 import math
+import numbers
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -159,7 +160,18 @@ def _format_full(value: Any) -> str:
     return "[" + ", ".join(map(_format_full, value)) + "]" if isinstance(value, list | tuple) else repr(value)
 
 
+def _parse_integer(value: Any) -> Any:
+    """A numpy integer as an int."""
+    if isinstance(value, int):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else value
+
+
 def _parse_number(value: Any) -> Any:
+    if isinstance(value, int):
+        return value
+    if isinstance(value, numbers.Real):
+        value = float(value)  # numpy numbers too
     if isinstance(value, str) and _NUMBER_PATTERN.fullmatch(value):
         return float(value)
     if isinstance(value, float) and math.isnan(value):
@@ -171,7 +183,7 @@ def _parse_path(value: Any) -> Path:
     return Path(value) if isinstance(value, str | Path) else raise_validation_error(f"{format_value(value)} is no path")
 
 
-StrictInt = Annotated[int, Strict()]
+StrictInt = Annotated[int, Strict(), BeforeValidator(_parse_integer)]
 Number = Annotated[float, Strict(), BeforeValidator(_parse_number)]
 StrictStr = Annotated[str, Strict()]
 StrictBool = Annotated[bool, Strict()]
