@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data import Augmentation, Digits, Normalization, random_crop
+from limbeck.features import list_layers
 from limbeck.models import load_weights, save_weights, small_cnn
 from limbeck.tasks import Classification
 from limbeck.teachers import (
@@ -22,6 +26,7 @@ from limbeck.teachers import (
     match_classes,
 )
 from limbeck.teachers.adapter import reorder_classes, resize_images
+from limbeck.training import freeze_modules
 
 FEW = settings(deadline=None, max_examples=25, derandomize=True, database=None)
 DATA_NORMALIZATION, TEACHER_NORMALIZATION = Normalization((0.3,), (0.25,)), Normalization((0.5,), (0.2,))
@@ -233,3 +238,23 @@ def test_a_missing_class_has_no_probability_and_the_others_are_unchanged():
 def test_a_mistake_is_one_sentence(make, message):
     with pytest.raises(LimbeckError, match=message):
         make()
+
+
+def test_layers_and_weights_of_an_adapted_network_have_its_own_names(tmp_path):
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 3))
+    mapping = InputMapping(data_normalization=Normalization.none(1), input_size=8)
+    adapted, images = adapt_teacher(network, mapping).eval(), torch.rand(2, 1, 16, 16)
+    expected = network[0](mapping.map_inputs(images)).detach()
+    teacher = FrozenTeacher(adapted, {"mid": "0"})
+    assert torch.equal(teacher.predict((images, None), Classification(3)).feature("mid"), expected)
+    with pytest.raises(LimbeckError, match=r"Sequential has no module 'module\.0'; near it: 0"):
+        FrozenTeacher(adapted, {"mid": "module.0"})
+    assert [row[0] for row in list_layers(adapted, images)] == ["0", "1", "2"]
+    network.requires_grad_(True)
+    with freeze_modules(adapted, ["0"]):
+        assert [p.requires_grad for p in network.parameters()] == [False, False, True, True]
+    assert set(load_file(save_weights(adapted, tmp_path / "w.safetensors"))) == set(network.state_dict())
+    other = adapt_teacher(copy.deepcopy(network), mapping)
+    network[0].weight.data.add_(1)
+    save_weights(adapted, tmp_path / "w.safetensors")
+    assert torch.equal(load_weights(other, tmp_path / "w.safetensors").module[0].weight, network[0].weight)

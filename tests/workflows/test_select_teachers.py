@@ -1,9 +1,12 @@
 """Choosing teachers end to end on digits: what is written, what is kept, and that the test part stays shut."""
 
+import importlib
 import json
+import linecache
 import math
 import shutil
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +15,8 @@ from PIL import Image
 
 import limbeck
 from limbeck.cli import main
-from limbeck.models import load_weights, small_cnn
+from limbeck.models import load_weights, save_weights, small_cnn
+from limbeck.models.weights import read_metadata
 from limbeck.recipe import load_recipe
 from limbeck.training.callbacks import Callback
 from limbeck.workflows import distill, select_teachers
@@ -59,6 +63,10 @@ def here(home, selection, tmp_path, monkeypatch):
     shutil.copytree(home, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
     return tmp_path / "copy"
+
+
+def trained_names(folder):
+    return sorted(path.name.rpartition("-")[0] for path in (folder / "trained").iterdir())
 
 
 def finite(value):
@@ -239,3 +247,53 @@ def test_a_run_of_another_student_or_of_other_data_is_no_baseline(here, run):
     (here / "without" / "record.json").write_text(json.dumps(record))
     with pytest.raises(limbeck.LimbeckError, match="no baseline"):
         select_teachers(here / "tiny.yaml", output_dir=here / "chosen", baseline_run=here / "without", callbacks=[])
+
+
+def test_a_network_whose_code_was_edited_is_trained_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source = (
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self, *, classes, width=8):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, classes))\n"
+        "    def forward(self, x):\n"
+        "        return SIGN super().forward(x)\n"
+    )
+    text = RECIPE.replace("flat: {use: mlp, hidden: [64]}", 'edited: {use: "edited_nets:Net"}')
+    (tmp_path / "tiny.yaml").write_text(f"plugins: [edited_nets]\n{text.replace('steps: 60', 'steps: 20')}")
+    trained = []
+    for sign in ("+", "+", "-"):
+        (tmp_path / "edited_nets.py").write_text(source.replace("SIGN", sign))
+        importlib.invalidate_caches()
+        monkeypatch.delitem(sys.modules, "edited_nets", raising=False)
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        linecache.clearcache()
+        select_teachers(tmp_path / "tiny.yaml", output_dir=tmp_path / "chosen", callbacks=[])
+        trained.append(trained_names(tmp_path / "chosen"))
+    once = ["baseline", "big", "edited"]
+    assert trained == [once, once, [*once, "edited"]]
+
+
+def test_networks_of_a_run_with_other_code_are_not_reused(here, run):
+    shutil.copytree(run, here / "runs" / "tiny")
+    file = here / "runs" / "tiny" / "checkpoint" / "big.safetensors"
+    metadata = read_metadata(file)
+    assert set(metadata) >= {"initial", "signature"}
+    save_weights(load_weights(small_cnn(classes=10, channels=1, width=16), file), file, metadata={"initial": "another"})
+    select_teachers(here / "tiny.yaml", output_dir=here / "other", callbacks=[])
+    assert trained_names(here / "other") == ["big"]
+
+
+def test_a_callable_is_a_candidate_without_training(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "callable_nets.py").write_text(
+        "import torch\ndef build(classes):\n    w = torch.eye(64)[:, :classes]\n    return lambda x: x.flatten(1) @ w\n"
+    )
+    text = RECIPE.replace("flat: {use: mlp, hidden: [64]}", 'fn: {use: "callable_nets:build"}')
+    (tmp_path / "tiny.yaml").write_text(f"plugins: [callable_nets]\n{text.replace('steps: 60', 'steps: 5')}")
+    result = select_teachers(tmp_path / "tiny.yaml", output_dir=tmp_path / "chosen", callbacks=[])
+    assert trained_names(tmp_path / "chosen") == ["baseline", "big"]
+    candidate = result["candidates"]["fn"]
+    assert (candidate["weights"], candidate["parameters"], candidate["steps"]) == ("callable_nets:build", 0, None)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError
 from limbeck.core.protocols import Task
 from limbeck.evaluation.classification_metrics import collect_logits
-from limbeck.features import FeatureExtractor, trace_calls, unwrap_model
+from limbeck.features import FeatureExtractor, layer_root, trace_calls
 
 __all__ = ["LayerRecorder", "ModelOutputs", "collect_outputs"]
 
@@ -142,7 +142,7 @@ def penultimate_layer(model: nn.Module, batch: Any, task: Task) -> str | None:
 
     The head is the last linear layer that runs, with the shape of the logits and an input ``[rows, width]``.
     """
-    paths = [path for path, module in unwrap_model(model).named_modules() if isinstance(module, nn.Linear)]
+    paths = [path for path, module in layer_root(model).named_modules() if isinstance(module, nn.Linear)]
     with trace_calls(model, paths) as calls:
         logits, _ = collect_logits(model, [batch], task)
     head = calls[-1] if calls else None
@@ -157,9 +157,9 @@ def find_stage_layers(model: nn.Module, batch: Any, task: Task) -> list[str]:
 
     With fewer than four, the longest ``Sequential`` is replaced by its children (``features`` of a VGG, ``blocks`` of a
     ViT); with more than eight, eight are selected at even distances. Normalization layers are left out. A single
-    top-level module, such as the network in an adapter, is replaced by its children.
+    top-level module, such as the network in a wrapper, is replaced by its children.
     """
-    network, children = unwrap_model(model), _child_paths(unwrap_model(model), "")
+    network, children = layer_root(model), _child_paths(layer_root(model), "")
     while len(children) == 1 and (grandchildren := _child_paths(network, children[0])):
         children = grandchildren
     layers = _parametric_layers(network, children)

@@ -4,10 +4,20 @@ from limbeck.features.feature_extractor import (
     FeatureExtractor,
     LayerRef,
     ModuleCall,
+    layer_root,
     list_layers,
     parse_layer,
     trace_calls,
     unwrap_model,
 )
 
-__all__ = ["FeatureExtractor", "LayerRef", "ModuleCall", "list_layers", "parse_layer", "trace_calls", "unwrap_model"]
+__all__ = [
+    "FeatureExtractor",
+    "LayerRef",
+    "ModuleCall",
+    "layer_root",
+    "list_layers",
+    "parse_layer",
+    "trace_calls",
+    "unwrap_model",
+]

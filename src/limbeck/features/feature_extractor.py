@@ -58,6 +58,13 @@ def unwrap_model(network: nn.Module) -> nn.Module:
     return network
 
 
+def layer_root(network: nn.Module) -> nn.Module:
+    """The module that layer names are relative to: the network inside wrappers and adapters (``wrapped_network``)."""
+    network = unwrap_model(network)
+    root: nn.Module = getattr(network, "wrapped_network", network)
+    return root
+
+
 @final
 class FeatureExtractor:
     """Captures features at layers of a network during its forward pass.
@@ -78,7 +85,7 @@ class FeatureExtractor:
     """
 
     def __init__(self, network: nn.Module, layers: Mapping[str, str]) -> None:
-        self._network = unwrap_model(network)
+        self._network = layer_root(network)
         self._compiled = hasattr(network, "_orig_mod")
         self._layers = {name: parse_layer(layer) for name, layer in layers.items()}
         # A shared module has several paths.
@@ -178,14 +185,14 @@ def trace_calls(network: nn.Module, paths: Iterable[str]) -> Iterator[list[Modul
     >>> calls
     [ModuleCall(path='0', input_shape=(1, 2), output_shape=(1, 3))]
     """
-    network, calls = unwrap_model(network), list[ModuleCall]()
+    root, calls = layer_root(network), list[ModuleCall]()
 
     def record_call(path: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         calls.append(ModuleCall(path, _first_shape((args, kwargs)), _first_shape(result)))
 
     with ExitStack() as hooks:
         for path in paths:
-            module = network.get_submodule(path)
+            module = root.get_submodule(path)
             hooks.callback(module.register_forward_hook(partial(record_call, path), with_kwargs=True).remove)
         yield calls
 
@@ -198,14 +205,14 @@ def list_layers(network: nn.Module, *inputs: Tensor) -> list[tuple[str, str, tup
     >>> list_layers(nn.Sequential(nn.Linear(2, 3)), torch.ones(1, 2))
     [('0', 'Linear', (1, 3), 1)]
     """
-    network = unwrap_model(network)
-    shapes: dict[str, list[tuple[int, ...] | None]] = {path: [] for path, _ in network.named_modules() if path}
+    root = layer_root(network)
+    shapes: dict[str, list[tuple[int, ...] | None]] = {path: [] for path, _ in root.named_modules() if path}
     with eval_mode(network), trace_calls(network, shapes) as calls:
-        network(*inputs)
+        unwrap_model(network)(*inputs)
     for call in calls:
         shapes[call.path].append(call.output_shape)
     return [
-        (path, type(network.get_submodule(path)).__name__, outputs[-1] if outputs else None, len(outputs))
+        (path, type(root.get_submodule(path)).__name__, outputs[-1] if outputs else None, len(outputs))
         for path, outputs in shapes.items()
     ]
 

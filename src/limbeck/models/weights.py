@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.utils.io import write_atomically
 
-__all__ = ["load_weights", "save_weights"]
+__all__ = ["load_weights", "read_metadata", "save_weights"]
 
 _RUN_WEIGHTS_FILE = "student.safetensors"
 _NESTED_KEYS = ("student", "state_dict", "model")
@@ -74,7 +74,7 @@ def save_weights(model: nn.Module, path: str | Path, *, metadata: Mapping[str, s
     """Writes the weights of ``model`` atomically to a ``.safetensors`` file; shared tensors are written once.
 
     Args:
-        model: the network.
+        model: the network; of an adapter (``wrapped_network``) the network inside.
         path: the file, whose path is returned.
         metadata: text by name for the header of the file.
 
@@ -89,7 +89,19 @@ def save_weights(model: nn.Module, path: str | Path, *, metadata: Mapping[str, s
     for name, value in header.items():
         if not (isinstance(name, str) and isinstance(value, str)):
             raise LimbeckError(f"metadata must be text by name, and {name!r} is {value!r}; convert it to text")
-    return write_atomically(path, lambda partial: save_model(model, str(partial), metadata=header))
+    network: nn.Module = getattr(model, "wrapped_network", model)
+    return write_atomically(path, lambda partial: save_model(network, str(partial), metadata=header))
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The text by name in the header of a ``.safetensors`` file; empty where it is missing or damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError):
+        return {}
 
 
 def _resolve_weights_file(path: Path) -> Path:

@@ -146,6 +146,11 @@ class TeacherAdapter(nn.Module):
         super().__init__()
         self.module, self.mapping = network, mapping
 
+    @property
+    def wrapped_network(self) -> nn.Module:
+        """The network, which layer names and saved weights are relative to."""
+        return self.module
+
     def forward(self, input: Tensor) -> Any:
         """Output for ``input`` ``[batch, ...]``, normalized for the student."""
         return self.mapping.map_logits(self.module(self.mapping.map_inputs(input)))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, final
@@ -15,11 +13,11 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.core.protocols import Task, Teacher
 from limbeck.features import FeatureExtractor
-from limbeck.teachers.adapter import TeacherAdapter
 from limbeck.teachers.backends import InferenceBackend, compute_outputs
 from limbeck.teachers.external.external_teacher import ExternalTeacher, missing_rows
+from limbeck.teachers.identity import fingerprint_network
 
-__all__ = ["FrozenTeacher", "fingerprint_network"]
+__all__ = ["FrozenTeacher"]
 
 
 @final
@@ -35,7 +33,7 @@ class FrozenTeacher(Teacher):
 
     It is no ``nn.Module``, so that ``train()``, ``parameters()`` and ``state_dict()`` of the student do not reach it;
     its device and precision change with :meth:`to`. ``backend.report`` holds the selected backend after the first
-    batch.
+    batch. ``ignored_attributes`` are the paths of attributes that each call changes, which :meth:`fingerprint` ignores.
     """
 
     def __init__(
@@ -46,15 +44,14 @@ class FrozenTeacher(Teacher):
         backend: InferenceBackend | str = "eager",
     ) -> None:
         self._network = network.eval().requires_grad_(False)
-        # Layer names are those of the network, without the adapter around it.
-        prefix = "module." if isinstance(network, TeacherAdapter) else ""
-        self.feature_layers = {name: prefix + layer for name, layer in (feature_layers or {}).items()}
+        self.feature_layers = dict(feature_layers or {})
         self.backend = InferenceBackend(backend) if isinstance(backend, str) else backend
         self.backend.require_feature_support(self.feature_layers)
         if isinstance(network, ExternalTeacher) and self.feature_layers:
             raise LimbeckError(f"{network.name} has no layers to read features from: remove {self.feature_layers}")
         if isinstance(network, ExternalTeacher) and self.backend.name != "eager":
             raise LimbeckError(f"the backend of {network.name} must be eager, got {self.backend.name!r}: remove it")
+        self.ignored_attributes: frozenset[str] = frozenset()
         self.feature_extractor = FeatureExtractor(network, self.feature_layers)
         self._modules = list(network.modules())
 
@@ -90,8 +87,8 @@ class FrozenTeacher(Teacher):
         return FrozenTeacher(self.network, feature_layers, backend=self.backend)
 
     def fingerprint(self) -> str:
-        """See :func:`fingerprint_network`."""
-        return fingerprint_network(self.network, self.feature_layers)
+        """See :func:`limbeck.teachers.identity.fingerprint_network`."""
+        return fingerprint_network(self.network, self.feature_layers, ignore=self.ignored_attributes)
 
     def __repr__(self) -> str:
         backend = "" if self.backend.name == "eager" else f", backend={self.backend.name!r}"
@@ -99,29 +96,3 @@ class FrozenTeacher(Teacher):
 
     def _devices_and_dtypes(self) -> set[tuple[torch.device, torch.dtype]]:
         return {(tensor.device, tensor.dtype) for tensor in (*self.network.parameters(), *self.network.buffers())}
-
-
-def fingerprint_network(network: nn.Module, feature_layers: Mapping[str, str]) -> str:
-    """SHA-256 of weights, buffers, layers and their settings, source code, and ``feature_layers``.
-
-    >>> a, b = nn.Linear(2, 2), nn.Linear(2, 2)
-    >>> [fingerprint_network(a, {}) == fingerprint_network(network, {}) for network in (a, b)]
-    [True, False]
-    """
-    hasher = hashlib.sha256(f"{network!r}\n{sorted(feature_layers.items())}\n".encode())
-    for module_type in dict.fromkeys(type(module) for module in network.modules()):
-        hasher.update(f"{module_type.__module__}.{module_type.__qualname__}\n{_class_source(module_type)}\n".encode())
-    for name, tensor in network.state_dict().items():
-        hasher.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        hasher.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return hasher.hexdigest()
-
-
-def _class_source(module_type: type[Any]) -> str:
-    """Source code of a user's class, whose forward may change without its weights; torch's classes have a version."""
-    if module_type.__module__.split(".")[0] == "torch":
-        return torch.__version__
-    try:
-        return inspect.getsource(module_type)
-    except (OSError, TypeError):  # defined in a console, or compiled
-        return ""

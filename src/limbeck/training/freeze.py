@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from limbeck.features import FeatureExtractor
+from limbeck.features import FeatureExtractor, layer_root
 
 __all__ = ["freeze_modules"]
 
@@ -31,13 +31,13 @@ def freeze_modules(network: nn.Module, paths: Sequence[str]) -> Iterator[None]:
     23
     """
     FeatureExtractor(network, {path: path for path in paths})  # refuses an unknown path
-    modules = [network.get_submodule(path) for path in paths]
+    modules = [layer_root(network).get_submodule(path) for path in paths]
     trainable = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
 
     def set_eval(model: nn.Module, _: Any) -> None:
         # network.train() sets the frozen modules to train mode too. The hook also runs on a copy (FSDP), so it looks up
         # the modules of the model it gets.
-        for submodule in map(model.get_submodule, paths):
+        for submodule in map(layer_root(model).get_submodule, paths):
             if any(module.training for module in submodule.modules()):
                 submodule.eval()
 

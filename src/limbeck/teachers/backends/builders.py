@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.core.protocols import Task
-from limbeck.features import FeatureExtractor, parse_layer, unwrap_model
+from limbeck.features import FeatureExtractor, layer_root, parse_layer, unwrap_model
 from limbeck.models.onnx_graph import export_onnx_bytes
 from limbeck.teachers.backends.fold_batchnorm import FoldedModel, fold_batchnorm
 from limbeck.teachers.backends.runtime_session import Runtime, RuntimeSession, missing_package_message
@@ -134,8 +134,10 @@ def _build_eager(context: BuildContext) -> PreparedModel:
 
 def _build_fold_batchnorm(context: BuildContext) -> PreparedModel:
     # Folding would change the features at the layer's output and at the norm's input.
-    exclude = {layer.path for layer in map(parse_layer, context.feature_layers.values())}
-    folded, note = fold_batchnorm(unwrap_model(context.network), exclude=exclude)
+    network, root = unwrap_model(context.network), layer_root(context.network)
+    layers = {id(root.get_submodule(parse_layer(layer).path)) for layer in context.feature_layers.values()}
+    exclude = {path for path, module in network.named_modules(remove_duplicate=False) if id(module) in layers}
+    folded, note = fold_batchnorm(network, exclude=exclude)
     inference = not context.feature_layers and len(context.calls) == 1 and isinstance(context.calls[0].output, Tensor)
     feature_extractor = FeatureExtractor(folded, context.feature_layers)
     return PreparedModel(FoldedModel(folded, inference=inference), feature_extractor, note)

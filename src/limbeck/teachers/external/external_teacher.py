@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Self, final, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, final, get_args
 
 import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError, format_root_cause
 from limbeck.data import Normalization
+from limbeck.teachers.identity import fingerprint_callable
 
 if TYPE_CHECKING:
     from limbeck.teachers.adapter import InputMapping
@@ -52,6 +53,9 @@ class ExternalTeacher(nn.Module):
     Raises:
         LimbeckError: when called, for outputs of another shape, NaN, infinity, or rows that are no probabilities.
     """
+
+    opaque_attributes: ClassVar = ("fn",)
+    """Attributes that its identity ignores: ``fn`` is described by ``fingerprint``."""
 
     def __init__(
         self, fn: Callable[[Tensor], Any], *, name: str, fingerprint: str, output_type: OutputType = "logits",
@@ -147,7 +151,7 @@ def from_callable(
         array_type: whether ``fn`` takes a float32 ``torch`` tensor or ``numpy`` array.
         input_type: ``normalized`` inputs, or ``pixels`` in 0..1.
         normalization: normalization of the data, needed for ``pixels``; a recipe sets it.
-        version: any text; change it when ``fn`` changes, since a cache cannot detect that.
+        version: any text; change it when the predictions change for a reason that is not in the code of ``fn``.
         classes: expected number of classes.
         allow_missing: whether rows of NaN are samples without a prediction.
 
@@ -165,8 +169,8 @@ def from_callable(
     module_name = getattr(fn, "__module__", type(fn).__module__)
     return ExternalTeacher(
         fn if array_type == "torch" else partial(_call_with_numpy, fn), name=f"the callable {name}",
-        fingerprint=f"{module_name}:{name} {version}", output_type=output_type, input_type=input_type,
-        normalization=normalization, classes=classes, allow_missing=allow_missing,
+        fingerprint=f"{module_name}:{name} {version} {fingerprint_callable(fn)}", output_type=output_type,
+        input_type=input_type, normalization=normalization, classes=classes, allow_missing=allow_missing,
     )  # fmt: skip
 
 

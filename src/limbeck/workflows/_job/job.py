@@ -30,6 +30,7 @@ from limbeck.models import load_weights
 from limbeck.recipe import Recipe, ResolvedRecipe, ResolvedStage, load_recipe, resolve_recipe
 from limbeck.recipe.resolved_node import ResolvedNode
 from limbeck.teachers import CachedTeacher, ExternalTeacher, InferenceBackend, from_callable
+from limbeck.teachers.identity import fingerprint_network, network_signature
 from limbeck.training import FitResult, Processes, TrainingConfig, fit, freeze_modules, make_fabric
 from limbeck.training.callbacks import Callback, make_logger
 from limbeck.utils.all_gather import single_process
@@ -170,6 +171,14 @@ class Job:
         if name in self.recipe.assistants:
             return self._build_network(self.plan.assistants[name], name)
         return self.build_student() if name in BASELINE_PHASES else self.build_deployed_student()
+
+    def network_identity(self, name: str) -> dict[str, str]:
+        """Identity of a trained model before its training, by which ``select-teachers`` uses its weights again."""
+        is_trained_teacher = name in self.recipe.teachers and self.recipe.teachers[name].weights is None
+        if not (is_trained_teacher or name == Role.BASELINE):
+            return {}
+        network = self.build_network(name)
+        return {"initial": fingerprint_network(network, {}), "signature": network_signature(network)}
 
     def build_deployed_student(self) -> nn.Module:
         """The distilled student in the shape that a finished run saves, for weights to be loaded into.

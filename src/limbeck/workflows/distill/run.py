@@ -183,7 +183,7 @@ def _finish_run(
         # `limbeck evaluate` reads the weights of teachers and baselines.
         if not isinstance(network, ExternalTeacher):
             file_name = "student.safetensors" if name == Role.DISTILLED else f"checkpoint/{name}.safetensors"
-            metadata = {"recipe": job.recipe.name} if name == Role.DISTILLED else None
+            metadata = {"recipe": job.recipe.name} if name == Role.DISTILLED else job.network_identity(name)
             save_weights(network, job.run_dir / file_name, metadata=metadata)
     record |= save_extra_models(job, job.run_dir / "checkpoint", networks)
     if "onnx" in job.recipe.export.to:

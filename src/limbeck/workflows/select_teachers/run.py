@@ -37,11 +37,13 @@ from limbeck.evaluation import (
     weights_file_size,
 )
 from limbeck.models import load_weights, save_weights
+from limbeck.models.weights import read_metadata
 from limbeck.recipe import Recipe, fill_defaults, find_recipe, load_recipe
 from limbeck.recipe.schema import to_plain
 from limbeck.report import write_selection_plot
 from limbeck.report.terminal import render_candidates_table
-from limbeck.teachers import Candidate, SelectionRules, greedy_select, teacher_warnings
+from limbeck.teachers import Candidate, ExternalTeacher, SelectionRules, greedy_select, teacher_warnings
+from limbeck.teachers.identity import fingerprint_network, network_signature
 from limbeck.training.callbacks import Callback
 from limbeck.training.checkpoint import TrainingInterrupted
 from limbeck.utils.io import write_text
@@ -255,13 +257,14 @@ def _measure_model(
 def _load_or_train_candidate(job: Job, name: str, *, callbacks: Sequence[Callback] | None) -> _TrainedNetwork:
     """The candidate ``name``: with its weights, those of a finished run, or trained by ``teacher_training``."""
     network, weights = job.build_teacher(name), job.recipe.teachers[name].weights
-    if weights is not None:
-        return _TrainedNetwork(network, str(weights))
-    key = _training_key(job.recipe, job.data.fingerprint(), name)
+    if weights is not None or isinstance(network, ExternalTeacher):
+        return _TrainedNetwork(network, job.recipe.teachers[name].use if weights is None else str(weights))
+    initial = fingerprint_network(network, {})
+    key = _training_key(job.recipe, job.data.fingerprint(), name, initial)
     for folder, recipe, record in _iter_finished_runs(job.recipe.name):
         file = folder / "checkpoint" / f"{name}.safetensors"
         is_trained = name in recipe.teachers and recipe.teachers[name].weights is None and file.exists()
-        if is_trained and _training_key(recipe, record["data"]["fingerprint"], name) == key:
+        if is_trained and _run_training_key(folder, recipe, record, name) == key:
             return _TrainedNetwork(load_weights(network, file), str(file))
     training_dir = job.run_dir / _TRAINED_DIR / f"{name}-{key[:10]}"
     run = replace(job, run_dir=training_dir).train_teacher(name, network, resume=True, callbacks=callbacks)
@@ -274,9 +277,9 @@ def _load_or_train_candidate(job: Job, name: str, *, callbacks: Sequence[Callbac
 def _load_or_train_baseline(job: Job, *, callbacks: Sequence[Callback] | None) -> _TrainedNetwork:
     """The baseline: as a finished run measured it, or trained as the recipe's baseline."""
     name: str = Role.BASELINE.value
-    key = _training_key(job.recipe, job.data.fingerprint(), None)
+    key = _training_key(job.recipe, job.data.fingerprint(), None, fingerprint_network(job.build_student(), {}))
     for folder, recipe, record in _iter_finished_runs(job.recipe.name):
-        if name in record["models"] and _training_key(recipe, record["data"]["fingerprint"], None) == key:
+        if name in record["models"] and _run_training_key(folder, recipe, record, None) == key:
             return _recorded_baseline(job, record["models"][name], folder)
     training_dir = job.run_dir / _TRAINED_DIR / f"{name}-{key[:10]}"
     run = replace(job, run_dir=training_dir).train_stages(
@@ -304,6 +307,11 @@ def _load_baseline(job: Job, folder: Path) -> _TrainedNetwork:
     )
     if run_student != recipe_student:
         raise LimbeckError(f"the baseline of {folder} is {run_student}, and the recipe's is {recipe_student}: {remedy}")
+    signature = read_metadata(folder / "checkpoint" / f"{Role.BASELINE.value}.safetensors").get("signature")
+    if signature != network_signature(job.build_student()):
+        raise LimbeckError(
+            f"the code of the student has changed since the run {folder}, or the run is of an older version: {remedy}"
+        )
     if fingerprint != job.data.fingerprint():
         raise LimbeckError(
             f"the run {folder} has other data or another split, so its baseline cannot be compared with: {remedy}"
@@ -317,12 +325,22 @@ def _recorded_baseline(job: Job, model: Mapping[str, Any], folder: Path) -> _Tra
     )
 
 
-def _training_key(recipe: Recipe, fingerprint: str, name: str | None) -> str:
-    """A hash of all that decides the weights of the teacher ``name``, or of the baseline (``None``)."""
+def _run_training_key(folder: Path, recipe: Recipe, record: Mapping[str, Any], name: str | None) -> str:
+    """:func:`_training_key` of a network in the finished run in ``folder``."""
+    initial = read_metadata(folder / "checkpoint" / f"{name or Role.BASELINE.value}.safetensors").get("initial", "")
+    return _training_key(recipe, record["data"]["fingerprint"], name, initial)
+
+
+def _training_key(recipe: Recipe, fingerprint: str, name: str | None, initial: str) -> str:
+    """A hash of all that decides the weights of the teacher ``name``, or of the baseline (``None``).
+
+    ``initial`` is the fingerprint of the network before training: initial weights, settings and code.
+    """
     recipe_dict = to_plain(fill_defaults(recipe))
     hash_inputs: dict[str, Any] = {
         "data": {key: value for key, value in recipe_dict["data"].items() if key != "root"},
         "fingerprint": fingerprint,
+        "initial": initial,
         **{key: recipe_dict[key] for key in ("seed", "task", "training")},
     }
     if name is not None:
