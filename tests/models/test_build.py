@@ -43,8 +43,9 @@ def test_a_new_first_convolution_keeps_the_spread_of_the_old():
 @pytest.mark.parametrize(
     ("name", "options", "says"),
     [
-        ("resnet81", {}, "no classification network named 'resnet81'; the nearest: resnet18"),
-        ("fcn_resnet50", {}, "no classification network named 'fcn_resnet50'"),
+        ("resnet81", {}, "no network for classification or segmentation named 'resnet81'; the nearest: resnet18"),
+        ("fcn_resnet51", {}, "no network for classification or segmentation named 'fcn_resnet51'; the nearest: fcn_re"),
+        ("fcn_resnet50", {"aux_loss": True}, "fcn_resnet50: aux_loss cannot be set"),
         ("resnet18", {"num_classes": 5}, "use 'classes' instead of 'num_classes'"),
         ("resnet18", {"dropuot": 0.1}, "could not build resnet18 with .*unexpected keyword argument 'dropuot'"),
         ("vit_b_16", {"image_size": 30}, "could not build vit_b_16"),

@@ -7,7 +7,8 @@ from limbeck.models.conv_ctc import conv_ctc
 from limbeck.models.mlp import mlp
 from limbeck.models.small_cnn import small_cnn
 from limbeck.models.small_vit import small_vit
+from limbeck.models.unet import unet
 from limbeck.models.weights import load_weights, save_weights
 
-__all__ = ["conv_ctc", "load_weights", "mlp", "save_weights", "small_cnn", "small_vit", "timm", "torchvision"]
+__all__ = ["conv_ctc", "load_weights", "mlp", "save_weights", "small_cnn", "small_vit", "timm", "torchvision", "unet"]
 __all__ += cifar_resnet.__all__

@@ -1,4 +1,4 @@
-"""Classification networks of torchvision and timm by name, with the classes and channels of the data.
+"""Networks of torchvision and timm by name, with the classes and channels of the data.
 
 https://docs.pytorch.org/vision/stable/models.html and https://huggingface.co/docs/timm.
 """
@@ -27,16 +27,16 @@ def torchvision(
     name: str, *, classes: int, channels: int = 3, pretrained: bool = False, weights: str | Path | None = None,
     stem: Literal["imagenet", "cifar"] = "imagenet", **options: Any,
 ) -> nn.Module:  # fmt: skip
-    """A classification network of ``torchvision.models``.
+    """A network of ``torchvision.models`` for classification or segmentation.
 
     Args:
-        name: ``resnet18``, ``mobilenet_v3_small``, ...
+        name: ``resnet18``, ``mobilenet_v3_small``, ... or ``lraspp_mobilenet_v3_large``, ``deeplabv3_resnet50``, ...
         classes: number of classes.
         channels: channels of the image. Other than 3, the first convolution gets a new weight: random with the spread
             of the network's initialization, or, if pretrained, the mean over the three colors, scaled so that a gray
             image gives the output of three equal channels.
         pretrained: start from torchvision's default weights, downloaded once. Their head is kept if it has ``classes``
-            outputs, else replaced by a random one.
+            outputs, else replaced by a random one. A segmentation network gets a pretrained backbone and a random head.
         weights: a file or run folder to load, as in :func:`~limbeck.models.load_weights`; instead of ``pretrained``.
         stem: ``cifar`` begins a ResNet with a 3×3 convolution of stride 1 and no pooling, as is usual for 32×32
             images, which the ``imagenet`` stem shrinks to 8×8 before the first block.
@@ -54,12 +54,17 @@ def torchvision(
 
     require_positive(classes=classes, channels=channels)
     _validate_options(name, options, pretrained=pretrained, weights=weights)
-    names = zoo.list_models(module=zoo)
+    segmentation_names = zoo.list_models(module=zoo.segmentation)
+    names = [*zoo.list_models(module=zoo), *segmentation_names]
     if name not in names:
         raise LimbeckError(
-            f"torchvision has no classification network named {name!r}; the nearest: {suggest_names(name, names)}"
+            f"torchvision has no network for classification or segmentation named {name!r}; the nearest: "
+            f"{suggest_names(name, names)}"
         )
-    if pretrained:
+    if name in segmentation_names:
+        settings = {"num_classes": classes, "weights_backbone": "DEFAULT" if pretrained else None, **options}
+        model = _build_or_raise("torchvision", zoo.get_model, name, settings)
+    elif pretrained:
         # Built with its own head first: torchvision renames old weights and sets options that belong to them.
         model = _build_or_raise("torchvision", zoo.get_model, name, {"weights": "DEFAULT", **options})
         for attribute, disabled in (("aux_logits", False), ("aux1", None), ("aux2", None), ("AuxLogits", None)):
@@ -110,8 +115,8 @@ def timm(
 def _validate_options(name: str, options: Mapping[str, Any], *, pretrained: bool, weights: str | Path | None) -> None:
     for option in options.keys() & _RENAMED_OPTIONS.keys():
         raise LimbeckError(f"{name}: use {_RENAMED_OPTIONS[option]!r} instead of {option!r}")
-    if "aux_logits" in options:
-        raise LimbeckError(f"{name}: aux_logits cannot be set, since no loss would train auxiliary heads; leave it out")
+    for option in options.keys() & {"aux_logits", "aux_loss"}:
+        raise LimbeckError(f"{name}: {option} cannot be set, since no loss would train auxiliary heads; leave it out")
     if options.get("features_only"):
         raise LimbeckError(f"{name}: features_only gives no logits to distill; set feature_layers instead")
     if pretrained and weights is not None:
@@ -123,7 +128,8 @@ def _build_or_raise(library: str, build: Callable[..., nn.Module], name: str, se
     try:
         return build(name, **settings)
     except Exception as error:
-        if settings.keys() & {"weights", "pretrained"} and not isinstance(error, TypeError):
+        downloads = "pretrained" in settings or "DEFAULT" in (settings.get("weights"), settings.get("weights_backbone"))
+        if downloads and not isinstance(error, TypeError):
             raise LimbeckError(
                 f"the weights that {library} publishes for {name} could not be fetched or do not fit "
                 f"({format_root_cause(error)}); connect to a network, give a file as weights, or set pretrained: false"

@@ -1,6 +1,7 @@
 """Tasks define what a batch means: how to call the network, its rows, targets and metrics."""
 
 from limbeck.tasks.classification import Classification
+from limbeck.tasks.segmentation import Segmentation
 from limbeck.tasks.speech import SpeechCTC
 
-__all__ = ["Classification", "SpeechCTC"]
+__all__ = ["Classification", "Segmentation", "SpeechCTC"]

@@ -20,12 +20,10 @@ from limbeck.losses._ops import IGNORE_INDEX, hard_labels
 from limbeck.losses.temperature import CLASSIFICATION, Range
 from limbeck.tasks.classification.metrics import ACCURACY, METRICS, NLL, ClassificationMetrics
 from limbeck.tasks.classification.report import classification_examples
+from limbeck.utils.batch_fields import get_input, get_sample_ids, get_target
 from limbeck.utils.logits import find_logits
 
 __all__ = ["Classification"]
-
-_INPUT_KEYS = ("input", "x", "image", "images", "pixel_values")
-_TARGET_KEYS = ("target", "y", "label", "labels")
 
 
 @final
@@ -57,7 +55,7 @@ class Classification:
 
     def outputs(self, network: nn.Module, batch: Any) -> Outputs:
         """Outputs of ``network`` for ``batch``, one row per sample."""
-        output = network(_get_input(batch))
+        output = network(get_input(batch))
         logits = find_logits(output)
         if logits is None:
             raise LimbeckError(f"{type(network).__name__} must return logits, got a {type(output).__name__}")
@@ -70,11 +68,7 @@ class Classification:
 
     def target(self, batch: Any) -> Tensor | None:
         """Class indices or probabilities, or ``None`` for a batch without a target."""
-        target: Tensor | None = None
-        if isinstance(batch, Mapping):
-            target = next((batch[key] for key in _TARGET_KEYS if key in batch), None)
-        elif isinstance(batch, tuple | list) and len(batch) > 1:
-            target = batch[1]
+        target: Tensor | None = get_target(batch)
         # Only on the CPU, since reading values synchronizes a device. For so few numbers a set is faster than tensors.
         if target is not None and target.is_cpu and target.ndim == 1 and not target.is_floating_point():
             labels, allowed = target.tolist(), _valid_labels(self.classes)
@@ -115,7 +109,7 @@ class Classification:
 
     def model_inputs(self, batch: Any) -> ModelInputs:
         """The input alone."""
-        return ModelInputs((_get_input(batch),))
+        return ModelInputs((get_input(batch),))
 
     def encode_outputs(self, outputs: Outputs, batch: Any) -> Mapping[str, Tensor]:
         """The logits."""
@@ -127,9 +121,9 @@ class Classification:
 
     def examples(self, batch: Any, scores: Mapping[str, Scores], facts: Mapping[str, Any]) -> list[Example]:
         """Images with the class names of the target and of each prediction."""
-        pixels, target = _get_input(batch), self.target(batch)
+        pixels, target = get_input(batch), self.target(batch)
         labels = None if target is None else hard_labels(target)
-        sample_ids = batch["sample_id"] if isinstance(batch, Mapping) else torch.arange(len(pixels))
+        sample_ids = get_sample_ids(batch, len(pixels))
         names = facts.get("class_names") or [str(index) for index in range(self.classes)]
         return classification_examples(pixels, labels, sample_ids, scores, names)
 
@@ -151,18 +145,3 @@ def _mask_unlabeled(statistics: Tensor, labels: Tensor) -> Tensor:
 @lru_cache(maxsize=8)
 def _valid_labels(classes: int) -> frozenset[int]:
     return frozenset((*range(classes), IGNORE_INDEX))
-
-
-def _get_input(batch: Any) -> Any:
-    if isinstance(batch, Mapping):
-        for key in _INPUT_KEYS:
-            if key in batch:
-                return batch[key]
-        raise LimbeckError(
-            f"a batch must have its input under one of {list(_INPUT_KEYS)}, got {sorted(map(str, batch))}"
-        )
-    if isinstance(batch, Tensor):
-        return batch
-    if isinstance(batch, tuple | list) and batch:
-        return batch[0]
-    raise LimbeckError(f"a batch must be (input, target) or a mapping, got no input in this {type(batch).__name__}")
