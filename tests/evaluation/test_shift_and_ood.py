@@ -1,5 +1,7 @@
 """Noise, shift, out-of-distribution detection and temperature scaling, against other computations."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import nn
 from limbeck.core.errors import LimbeckError
 from limbeck.data.split import InMemory, Split
 from limbeck.evaluation import (
+    MIN_AUROC_SAMPLES,
     add_gaussian_noise,
     auroc,
     auroc_difference,
@@ -66,6 +69,50 @@ def test_paired_auroc_difference_is_narrower():
     )
     assert paired["high"] - paired["low"] < 0.3 * (unpaired["high"] - unpaired["low"])
     assert paired["low"] <= paired["difference"] <= paired["high"]
+
+
+def simulate_aurocs(n, shift, *, spread=1.0, trials=300):
+    draw = torch.Generator().manual_seed(n)
+    for _ in range(trials):
+        yield torch.randn(n, generator=draw) + shift, torch.randn(n, generator=draw) * spread
+
+
+@pytest.mark.parametrize(("n", "shift", "spread"), [(10, 0.0, 1.0), (10, 2.0, 1.0), (10, 3.0, 1.0), (30, 2.0, 3.0)])
+def test_auroc_intervals_hold_the_true_value_in_95_percent(n, shift, spread):
+    """The area between normal distributions is Φ(shift / √(1 + spread²)); with DeLong's intervals 52 to 90 %."""
+    true = 0.5 * (1 + math.erf(shift / math.sqrt(1 + spread**2) / math.sqrt(2)))
+    results = [auroc(*scores) for scores in simulate_aurocs(n, shift, spread=spread)]
+    assert np.mean([result["low"] <= true <= result["high"] for result in results]) >= 0.925
+
+
+def test_intervals_of_auroc_differences_hold_zero_in_95_percent():
+    draw = torch.Generator().manual_seed(1)
+
+    def add_noise(scores):
+        return tuple(side + 0.5 * torch.randn(len(side), generator=draw) for side in scores)
+
+    pairs = simulate_aurocs(15, 2.0)
+    differences = [auroc_difference(add_noise(scores), add_noise(scores)) for scores in pairs]
+    assert np.mean([difference["low"] <= 0 <= difference["high"] for difference in differences]) >= 0.925
+
+
+def test_there_is_no_auroc_interval_below_ten_scores():
+    assert MIN_AUROC_SAMPLES == 10
+    few = torch.arange(9.0), torch.arange(30.0)
+    assert (auroc(*few)["low"], auroc(*few)["high"]) == (None, None)
+    assert auroc_difference(few, few)["low"] is None
+    perfect = auroc(torch.arange(10.0) + 10, torch.arange(10.0))
+    assert perfect["auroc"] == perfect["high"] == 1.0
+    assert 0.7 < perfect["low"] < 0.9
+
+
+@pytest.mark.parametrize("margin", [1.0, 5.0, 60.0, 1000.0])
+def test_a_fitted_temperature_at_its_boundary_is_the_boundary(margin):
+    logits = torch.zeros(8, 3)
+    logits[:, 0] = margin
+    assert fit_temperature(logits, torch.zeros(8, dtype=torch.long)) == 0.02
+    assert fit_temperature(logits, torch.ones(8, dtype=torch.long)) == 50.0
+    assert fit_temperature(torch.full((8, 3), margin), torch.zeros(8, dtype=torch.long)) == 1.0
 
 
 def test_ood_scores_match_their_formulas():

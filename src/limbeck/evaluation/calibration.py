@@ -69,7 +69,8 @@ def reliability_bins(confidence: Tensor, correct: Tensor) -> list[dict[str, Any]
 def fit_temperature(logits: Tensor, target: Tensor) -> float:
     """Temperature in 0.02 to 50 that minimizes the NLL of ``logits / temperature``, in float64.
 
-    NLL is convex in one over the temperature. Where every prediction is correct, the result is the low end.
+    NLL is convex in one over the temperature. Where it falls towards an end of the range (every prediction is correct
+    or, on average, wrong), the result is that end; where all logits of each row are equal, it is 1.
 
     Args:
         logits: ``[n, classes]``.
@@ -82,14 +83,24 @@ def fit_temperature(logits: Tensor, target: Tensor) -> float:
     >>> round(fit_temperature(logits, torch.tensor([0, 0, 0, 1])), 3)
     3.641
     """
-    from scipy.optimize import minimize_scalar
+    from scipy.optimize import brentq  # type: ignore[import-untyped,unused-ignore]
 
     rows, labels = _labeled_rows(logits, target)
     low, high = (math.log(end) for end in _TEMPERATURE_RANGE)
-    result = minimize_scalar(
-        lambda log: _nll(rows / math.exp(log), labels), bounds=(low, high), method="bounded", options={"xatol": 1e-6}
-    )
-    return math.exp(float(result.x))
+
+    def slope(temperature: float) -> float:
+        """Derivative of the NLL by one over the temperature: the mean logit minus that of the label."""
+        mean_logit = ((rows / temperature).softmax(dim=1) * rows).sum(dim=1)
+        return float((mean_logit - rows.gather(1, labels[:, None])[:, 0]).mean())
+
+    coldest, hottest = _TEMPERATURE_RANGE
+    if slope(coldest) == slope(hottest) == 0:  # equal logits, which no temperature changes
+        return 1.0
+    if slope(coldest) <= 0:
+        return coldest
+    if slope(hottest) >= 0:
+        return hottest
+    return math.exp(float(brentq(lambda log: slope(math.exp(log)), low, high, xtol=1e-10)))
 
 
 def temperature_scaling_metrics(fit_data: tuple[Tensor, Tensor], eval_data: tuple[Tensor, Tensor]) -> dict[str, Any]:

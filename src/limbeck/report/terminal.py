@@ -312,6 +312,8 @@ def _format_difference(difference: Mapping[str, Any] | None) -> str:
     if difference is None:
         return ""
     digits = 1 if difference["unit"] == "points" else 3
+    if difference["low"] is None:
+        return f"{format_points(difference['difference'], digits=digits)} (too few samples for an interval)"
     gain, low, high = (format_points(difference[key], digits=digits) for key in ("difference", "low", "high"))
     return f"{gain} ({low} to {high})"
 
