@@ -11,11 +11,12 @@ from limbeck.data import Augmentation, Digits, affine, cutmix, default_augmentat
 from limbeck.distiller.objective import LossOutput
 from limbeck.evaluation import collect_logits
 from limbeck.losses import CrossEntropyLoss, KDLoss
-from limbeck.training import TrainingConfig
+from limbeck.training import TrainingConfig, make_single_device_fabric
 from limbeck.training.epoch_validation import run_validation
 from limbeck.training.metric_accumulator import MetricAccumulator
 
 TASK = limbeck.tasks.Classification(3)
+FABRIC = make_single_device_fabric()
 LOGITS = torch.tensor([[4.0, 0.0, 0.0], [0.0, 4.0, 0.0], [4.0, 0.0, 0.0], [4.0, 0.0, 0.0]])
 # The first is right by a hair, the second wrong; the last two have no target, though class 0 is predicted.
 MIXED = torch.tensor([[0.6, 0.4, 0.0], [0.5, 0.2, 0.3], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
@@ -30,11 +31,11 @@ def test_rows_of_zeros_count_neither_as_right_nor_as_wrong():
 
 
 def test_measuring_leaves_rows_of_zeros_out():
-    result = run_validation(nn.Identity(), [(LOGITS, MIXED)], TASK, lambda batch: batch)
+    result = run_validation(nn.Identity(), [(LOGITS, MIXED)], TASK, FABRIC)
     q = LOGITS.double().softmax(1)
     assert result["val/accuracy"] == 0.5
     assert result["val/nll"] == pytest.approx(-(math.log(q[0, 0]) + math.log(q[1, 0])) / 2, rel=1e-6)
-    assert run_validation(nn.Identity(), [(LOGITS, torch.zeros(4, 3))], TASK, lambda batch: batch) == {}
+    assert run_validation(nn.Identity(), [(LOGITS, torch.zeros(4, 3))], TASK, FABRIC) == {}
     assert collect_logits(nn.Identity(), [(LOGITS, MIXED)], TASK)[1].tolist() == [0, 0, -100, -100]
 
 

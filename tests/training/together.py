@@ -1,6 +1,7 @@
 """Trainings for one or two processes: python together.py OUT, in each of two. The first writes what they ended with."""
 
 import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -9,16 +10,52 @@ from lightning_fabric import Fabric
 from torch import nn
 
 import limbeck
+from limbeck.core.metric_spec import MetricSpec
+from limbeck.core.task import reduce_statistics
 from limbeck.data import Augmentation, Digits, affine
 from limbeck.distiller import GradNorm, LossRatioWeighting, UncertaintyWeighting
 from limbeck.losses import CrossEntropyLoss, FitNetLoss, KDLoss, SPLoss
 from limbeck.losses.temperature import Learned, LossAdaptive
 from limbeck.training import TrainingConfig, make_fabric
-from limbeck.training.distributed import all_gather_object
 from limbeck.training.epoch_validation import run_validation
 
 TASK = limbeck.tasks.Classification(10)
 BALANCES = (GradNorm, LossRatioWeighting, UncertaintyWeighting)
+
+
+MARGIN = MetricSpec(name="margin_error", label="Margin error", unit="", higher_is_better=False)
+
+
+@dataclass(frozen=True)
+class MarginError:
+    """A task with one monitored metric, of which lower is better: a ratio of sums over samples."""
+
+    classes: int
+    primary_metric = MARGIN
+    monitored_metrics = (MARGIN,)
+    metric_specs = (MARGIN,)
+    supervised_loss = "CrossEntropyLoss"
+
+    def __getattr__(self, name):
+        return getattr(limbeck.tasks.Classification(self.classes), name)
+
+    def outputs(self, network, batch):
+        return TASK.outputs(network, batch)
+
+    def target(self, batch):
+        return TASK.target(batch)
+
+    def monitor(self, network, batch):
+        logits = self.outputs(network, batch).require_logits()
+        right = logits.gather(1, self.target(batch)[:, None])
+        return torch.cat([logits.amax(dim=1, keepdim=True) - right, logits.abs().amax(dim=1, keepdim=True)], dim=1)
+
+    score = monitor
+
+    def metric_value(self, statistics, weights=None, *, metric=None):
+        return reduce_statistics(statistics, weights, lambda sums: sums[..., 0] / sums[..., 1])
+
+    metrics = score
 
 
 class FewAtATime:
@@ -93,8 +130,11 @@ def same_figures(fabric):
     place = {"rank": fabric.global_rank, "world_size": fabric.world_size}
     share = list(data.validation_batches(**place))
     assert 0 < len(share) < 5
-    dealt = run_validation(made.student, share, TASK, fabric.to_device, partial(all_gather_object, fabric))
-    assert dealt == run_validation(made.student, data.validation_batches(), TASK, fabric.to_device)
+    one = Fabric(accelerator="cpu", devices=1)
+    for task in (TASK, MarginError(10)):
+        dealt = run_validation(made.student, share, task, fabric)
+        assert dealt == run_validation(made.student, data.validation_batches(), task, one)
+        assert set(dealt) == {f"val/{metric.name}" for metric in task.monitored_metrics}
 
 
 def main():

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.protocols import Task
-from limbeck.losses._ops import hard_labels
+from limbeck.core.task import EvaluableTask, Task
+from limbeck.training.convert_precision import to_precision
 from limbeck.training.distributed import all_gather_object
-from limbeck.training.metric_accumulator import count_correct
+from limbeck.training.fsdp import is_fsdp
 from limbeck.training.train_state import TrainState
 from limbeck.utils.eval_mode import eval_mode
 from limbeck.utils.random_states import get_rng_states, set_rng_states
@@ -21,16 +22,58 @@ from limbeck.utils.random_states import get_rng_states, set_rng_states
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = [
-    "equalize_batches",
-    "local_validation_batches",
-    "require_same_validation",
-    "require_validation",
-    "run_validation",
-]
+__all__ = ["require_same_validation", "require_validation", "run_validation", "validate_epoch"]
 
 
-def local_validation_batches(data: Any, fabric: Fabric) -> Iterable[Any]:
+def validate_epoch(data: Any, state: TrainState) -> dict[str, float]:
+    """:func:`run_validation` of the network of ``state`` on its share of the validation batches."""
+    batches = _local_batches(data, state.fabric)
+    if is_fsdp(state.fabric):
+        batches = _equalize(batches, state.padding_batch, state.fabric)
+    return run_validation(state.eval_model(), batches, state.distiller.task, state.fabric)
+
+
+def run_validation(network: nn.Module, batches: Iterable[Any], task: Task, fabric: Fabric) -> dict[str, float]:
+    """Compute the monitored metrics of ``network`` in eval mode.
+
+    Args:
+        network: the network, in the types of the precision.
+        batches: those of this process; process r of n has every n-th batch from the r-th on.
+        task: its ``monitored_metrics`` are computed of the statistics of all processes, in the order of one process, so
+            the values do not depend on the number of processes.
+        fabric: device, precision and processes.
+
+    Returns:
+        ``val/NAME`` of each monitored metric; empty if the task has none, or no sample has a target.
+    """
+    if not isinstance(task, EvaluableTask):
+        return {}
+    with eval_mode(network):
+        local_statistics = list(_monitor(network, batches, task, fabric))
+    by_process = all_gather_object(fabric, local_statistics)
+    statistics = [batch for batch in chain(*zip_longest(*by_process)) if batch is not None]
+    labeled = torch.cat([_drop_unlabeled(batch) for batch in statistics]) if statistics else torch.empty(0)
+    if not len(labeled):
+        return {}
+    return {f"val/{metric.name}": float(task.metric_value(labeled, metric=metric)) for metric in task.monitored_metrics}
+
+
+def _monitor(network: nn.Module, batches: Iterable[Any], task: EvaluableTask, fabric: Fabric) -> Iterator[Tensor]:
+    """The statistics of each batch, through the precision; without those of padding."""
+    for item in batches:
+        is_padding = isinstance(item, _PaddingBatch)
+        batch = to_precision(fabric, item.batch if is_padding else item)
+        with fabric.strategy.precision.forward_context():
+            statistics = task.monitor(network, batch)
+        if not is_padding:
+            yield statistics.double().cpu()
+
+
+def _drop_unlabeled(statistics: Tensor) -> Tensor:
+    return statistics[~statistics.isnan().all(dim=1)]
+
+
+def _local_batches(data: Any, fabric: Fabric) -> Iterable[Any]:
     """The validation batches of this process."""
     rank_kwargs = {} if fabric.world_size == 1 else {"rank": fabric.global_rank, "world_size": fabric.world_size}
     batches: Iterable[Any] = data.validation_batches(**rank_kwargs)
@@ -38,7 +81,7 @@ def local_validation_batches(data: Any, fabric: Fabric) -> Iterable[Any]:
 
 
 def require_validation(data: Any, state: TrainState) -> None:
-    """Refuse, before training, settings that read a validation metric where no sample can give one.
+    """Refuse, before training, settings that read a validation metric where there is none.
 
     Random states are restored, since a loader may draw its order.
     """
@@ -50,9 +93,9 @@ def require_validation(data: Any, state: TrainState) -> None:
 
 
 def _require_validation(data: Any, state: TrainState) -> None:
-    fabric, training = state.fabric, state.training
-    batches = local_validation_batches(data, fabric)
-    if isinstance(batches, Iterator) and batches is local_validation_batches(data, fabric):
+    fabric, training, task = state.fabric, state.training, state.distiller.task
+    batches = _local_batches(data, fabric)
+    if isinstance(batches, Iterator) and batches is _local_batches(data, fabric):
         raise LimbeckError(
             "validation_batches() must return a new iterator at each call, got the same one twice, which is empty "
             "after the first epoch: return iter() of a list or a DataLoader"
@@ -66,13 +109,36 @@ def _require_validation(data: Any, state: TrainState) -> None:
     ]  # fmt: skip
     if not settings:
         return
-    has_labels = any(_has_labels(state.distiller.task, batch) for batch in batches)
-    if any(all_gather_object(fabric, has_labels)):
-        return
-    raise LimbeckError(
-        f"{settings[0]} needs a validation metric after each epoch, and the validation data has no labeled sample: "
-        "give labeled validation data, or leave the setting away"
-    )
+    if not state.monitored_metrics:
+        raise LimbeckError(
+            f"{settings[0]} needs a validation metric after each epoch, and {type(task).__name__} has no "
+            "monitored_metrics: define them (docs/add-a-task.md), or leave the setting away"
+        )
+    if not _has_labels(data, batches, state):
+        raise LimbeckError(
+            f"{settings[0]} needs a validation metric after each epoch, and the validation data has no labeled sample: "
+            "give labeled validation data, or leave the setting away"
+        )
+    metric = state.monitored_metrics[-1]
+    mode = "max" if metric.higher_is_better else "min"
+    if isinstance(state.scheduler, ReduceLROnPlateau) and state.scheduler.mode != mode:
+        direction = "higher" if metric.higher_is_better else "lower"
+        raise LimbeckError(
+            f"the mode of ReduceLROnPlateau must be {mode!r} for val/{metric.name} ({direction} is better), got "
+            f"{state.scheduler.mode!r}: set mode: {mode}"
+        )
+
+
+def _has_labels(data: Any, batches: Iterable[Any], state: TrainState) -> bool:
+    """Whether a validation sample of any process has a target; runs the batches up to the first such."""
+    if is_fsdp(state.fabric):  # a forward pass is a collective call
+        return bool(validate_epoch(data, state))
+    network, task = state.eval_model(), state.distiller.task
+    assert isinstance(task, EvaluableTask)
+    with eval_mode(network):
+        statistics = _monitor(network, batches, task, state.fabric)
+        has_labels = any(len(_drop_unlabeled(batch)) for batch in statistics)
+    return any(all_gather_object(state.fabric, has_labels))
 
 
 def require_same_validation(metrics: Mapping[str, float], history: Sequence[Mapping[str, Any]]) -> None:
@@ -85,46 +151,13 @@ def require_same_validation(metrics: Mapping[str, float], history: Sequence[Mapp
         )
 
 
-def _has_labels(task: Task, batch: Any) -> bool:
-    target = task.target(batch)
-    return target is not None and bool((hard_labels(target) >= 0).any())
-
-
-def run_validation(
-    network: torch.nn.Module, batches: Iterable[Any], task: Task, to_device: Callable[[Any], Any],
-    all_gather: Callable[[Any], list[Any]] = lambda counts: [counts],
-) -> dict[str, float]:  # fmt: skip
-    """Compute accuracy and NLL of ``network`` in eval mode; empty if no row has a label.
-
-    The NLL is summed in float64 by batch and then exactly, so it does not depend on how batches are distributed over
-    processes, whose counts ``all_gather`` collects.
-    """
-    local_counts: list[tuple[int, int, float]] = []
-    with eval_mode(network):
-        for item in batches:
-            is_padding = isinstance(item, _PaddingBatch)
-            batch = to_device(item.batch if is_padding else item)
-            logits, target = task.outputs(network, batch).logits, None if is_padding else task.target(batch)
-            if logits is None or target is None:
-                continue
-            labels = hard_labels(target)
-            losses = torch.nn.functional.cross_entropy(logits.float(), labels, ignore_index=-100, reduction="none")
-            local_counts.append((*count_correct(logits, labels), float(losses.cpu().double().sum())))
-    counts = [count for process_counts in all_gather(local_counts) for count in process_counts]
-    num_labeled = sum(labeled for _, labeled, _ in counts)
-    if not num_labeled:
-        return {}
-    nll = math.fsum(loss for _, _, loss in counts)
-    return {"val/accuracy": sum(correct for correct, _, _ in counts) / num_labeled, "val/nll": nll / num_labeled}
-
-
-def equalize_batches(batches: Iterable[Any], padding: Any, all_gather: Callable[[Any], list[Any]]) -> Iterator[Any]:
-    """Pad ``batches`` to the largest number in any process, with batches that :func:`run_validation` does not count.
+def _equalize(batches: Iterable[Any], padding: Any, fabric: Fabric) -> Iterator[Any]:
+    """Pad ``batches`` to the largest number in any process, with batches that do not count.
 
     The forward pass of a sharded network is a collective call. ``padding`` is used by a process that has none.
     """
     local_batches = iter(batches)
-    while any(all_gather((batch := next(local_batches, None)) is not None)):
+    while any(all_gather_object(fabric, (batch := next(local_batches, None)) is not None)):
         padding = padding if batch is None else batch
         yield _PaddingBatch(padding) if batch is None else batch
 

@@ -16,6 +16,7 @@ from limbeck.distiller.distiller import Distiller
 from limbeck.training.callbacks import Callback, MetricsCSV, MetricsRow, ProgressBar, TemperatureCSV
 from limbeck.training.checkpoint import catch_signals
 from limbeck.training.config import TrainingConfig
+from limbeck.training.convert_precision import preserve_dtypes
 from limbeck.training.epoch_validation import require_validation
 from limbeck.training.fabric import make_fabric
 from limbeck.training.fsdp import is_fsdp
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 __all__ = ["FitResult", "TrainingData", "fit", "get_batches"]
-
-_SECONDS_BETWEEN_LOGS = 0.5
 
 
 class TrainingData(Protocol):
@@ -123,19 +122,30 @@ def fit(
         stream, epochs, steps, steps_per_epoch, training,
         stop_after_steps=stop_after_steps, steps_before=steps_before, total_steps=total_steps,
     )  # fmt: skip
-    state = initialize_state(
-        distiller, stream, length, training, fabric, phase=phase, stage=stage, seed=training_seed(seed, phase, stage)
-    )
-    require_validation(data, state)
     folder = None if run_dir is None else Path(run_dir)
-    if folder is not None:
-        state.path = folder / "checkpoint" / f"{phase}.{stage}.pt"
-    if resume:
-        state.resume()
-    all_callbacks = _make_callbacks(callbacks, state, folder)
+    with preserve_dtypes(distiller, fabric):
+        state = initialize_state(
+            distiller, stream, length, training, fabric, phase=phase, stage=stage,
+            seed=training_seed(seed, phase, stage),
+        )  # fmt: skip
+        state.path = None if folder is None else folder / "checkpoint" / f"{phase}.{stage}.pt"
+        require_validation(data, state)
+        if resume:
+            state.resume()
+        _train(state, data, _make_callbacks(callbacks, state, folder))
+    # Rank 0 closes the teachers once all processes have ended: a cache then writes its index.
+    if distiller.teachers and fabric.world_size > 1:
+        fabric.barrier()
+    for teacher in distiller.teachers.values() if fabric.global_rank == 0 else ():
+        teacher.close()
+    return FitResult(state.finalize(), state.history, state.step, state.seconds, folder)
+
+
+def _train(state: TrainState, data: Any, all_callbacks: list[Callback]) -> None:
+    """The loop over steps."""
     with catch_signals() as signals, _run_callbacks(all_callbacks, state):
         loop = TrainingLoop(state, data, all_callbacks, signals)
-        while state.step < length.stop_after_steps and not state.should_stop:
+        while state.step < state.length.stop_after_steps and not state.should_stop:
             loop.train_step()
             loop.check_signals_and_clock()
             if loop.should_log:
@@ -143,12 +153,6 @@ def fit(
             if loop.is_epoch_end:
                 loop.end_epoch()
             loop.save_if_due()
-    # Rank 0 closes the teachers once all processes have ended: a cache then writes its index.
-    if distiller.teachers and fabric.world_size > 1:
-        fabric.barrier()
-    for teacher in distiller.teachers.values() if fabric.global_rank == 0 else ():
-        teacher.close()
-    return FitResult(state.finalize(), state.history, state.step, state.seconds, folder)
 
 
 def get_batches(

@@ -19,6 +19,7 @@ from limbeck.distiller.distiller import Distiller
 from limbeck.teachers.self_teachers import EMATeacher
 from limbeck.training.checkpoint import to_plain_values
 from limbeck.training.config import TrainingConfig
+from limbeck.training.convert_precision import require_precision, to_precision
 from limbeck.training.fsdp import is_fsdp, shard_module
 from limbeck.training.train_state import TrainState
 from limbeck.training.training_length import TrainingLength
@@ -37,8 +38,11 @@ def initialize_state(
     """Seed, move to the device, build projections, optimizer and scheduler."""
     seed_everything(seed)
     distiller.to(fabric.device)
-    first_batch = fabric.to_device(stream.batch(0))
-    distiller.prepare(first_batch)
+    precision = fabric.strategy.precision
+    precision.convert_module(distiller)
+    first_batch = to_precision(fabric, stream.batch(0))
+    with precision.forward_context():
+        distiller.prepare(first_batch)
     _require_deployable(distiller, training, fabric)
     original, model = distiller, None
     if is_fsdp(fabric):
@@ -53,6 +57,7 @@ def initialize_state(
         raise LimbeckError("nothing is left to train: every parameter of the student is frozen")
     optimizer = training.optimizer(trainable)
     scheduler = _make_scheduler(optimizer, length, training)
+    require_precision(precision.precision, distiller, training, optimizer)
     model, backward, fabric_optimizer = _set_up(distiller, model, optimizer, fabric)
     distiller.train()
     ema_model = _make_ema_model(distiller.student, training.ema_decay)

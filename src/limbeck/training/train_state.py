@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.metric_spec import MetricSpec
+from limbeck.core.task import EvaluableTask
 from limbeck.data.batch_sampler import BatchStream
 from limbeck.data.loader_adapter import LoaderAdapter
 from limbeck.distiller.deployment import deployment_model
@@ -44,7 +47,7 @@ class TrainState:
         path: the checkpoint, or ``None`` to save none.
         is_verified: whether a checkpoint of this training has been read back.
         accumulator: metrics of the epoch so far, in this process.
-        best: accuracy, epoch and weights of the best epoch.
+        best: metric, epoch and weights of the best epoch.
     """
 
     training: TrainingConfig
@@ -90,21 +93,34 @@ class TrainState:
         network: nn.Module = deployment_model(self.distiller) if self.ema_model is None else self.ema_model.module
         return network
 
+    @property
+    def monitored_metrics(self) -> tuple[MetricSpec, ...]:
+        """Metrics that are validated after each epoch; the first selects the best epoch."""
+        task = self.distiller.task
+        return tuple(task.monitored_metrics) if isinstance(task, EvaluableTask) else ()
+
     def end_epoch(self, row: MetricsRow) -> None:
         """Append ``row``, step an epoch scheduler, keep the best weights, and decide on early stopping."""
         self.history.append(row)
         if self.scheduler is not None and self.training.scheduler_interval == "epoch":
             plateau = isinstance(self.scheduler, ReduceLROnPlateau)
-            self.scheduler.step(row["val/nll"]) if plateau else self.scheduler.step()
-        accuracy = row.get("val/accuracy")
-        if accuracy is not None and accuracy > self.best.get("accuracy", -1.0):
-            self.best = {"accuracy": accuracy, "epoch": row["epoch"]}
+            self.scheduler.step(row[f"val/{self.monitored_metrics[-1].name}"]) if plateau else self.scheduler.step()
+        if self._is_best(row):
+            self.best = {"value": row[f"val/{self.monitored_metrics[0].name}"], "epoch": row["epoch"]}
             if self.training.keep_weights == "best":
                 weights = gather_full_state(self.eval_model().state_dict())
                 self.best["student"] = {n: t.detach().cpu().clone() for n, t in weights.items()}
         patience = self.training.early_stopping_patience
-        if patience is not None and self.best:
-            self.should_stop = row["epoch"] - self.best["epoch"] >= patience
+        if patience is not None:
+            self.should_stop = row["epoch"] - self.best.get("epoch", 0) >= patience
+
+    def _is_best(self, row: MetricsRow) -> bool:
+        """Whether the first monitored metric is better than in every epoch before; NaN never is."""
+        if not self.monitored_metrics:
+            return False
+        metric = self.monitored_metrics[0]
+        value = row.get(f"val/{metric.name}", math.nan)
+        return not math.isnan(value) and (not self.best or metric.sign * (value - self.best["value"]) > 0)
 
     def sync_buffers(self) -> None:
         """Copy the buffers of rank 0, such as BatchNorm statistics, to all processes."""
@@ -175,6 +191,8 @@ class TrainState:
                 )
         self.step, self.seconds, self.should_stop = state["step"], state["seconds"], state["should_stop"]
         self.history, self.best = state["history"], state["best"]
+        if "accuracy" in self.best:  # an older checkpoint
+            self.best["value"] = self.best.pop("accuracy")
         load_full_weights(self.distiller.student, state["student"])
         load_full_weights(self.distiller.objective, state["losses"])
         for name, teacher in self.distiller.teachers.items():
@@ -198,7 +216,12 @@ class TrainState:
         student, is_sharded = self.original.student, self.original is not self.distiller
         if is_sharded:
             self.original.objective.load_state_dict(gather_full_state(self.distiller.objective.state_dict()))
-        if self.training.keep_weights == "best" and "student" in self.best:
+        if self.training.keep_weights == "best":
+            if "student" not in self.best:
+                raise LimbeckError(
+                    f"training.keep_weights best found no best epoch: val/{self.monitored_metrics[0].name} was not a "
+                    "number in any epoch; look at the outputs on the validation data"
+                )
             student.load_state_dict(self.best["student"])
         elif is_sharded or self.ema_model is not None:
             trained = self.distiller.student if self.ema_model is None else self.ema_model.module

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -19,13 +19,8 @@ from limbeck.distiller.objective import LossOutput
 from limbeck.training.callbacks import Callback, MetricsRow
 from limbeck.training.checkpoint import TrainingDiverged, TrainingInterrupted
 from limbeck.training.distributed import MaxReducer, all_gather_object, raise_on_all_ranks
-from limbeck.training.epoch_validation import (
-    equalize_batches,
-    local_validation_batches,
-    require_same_validation,
-    run_validation,
-)
-from limbeck.training.fsdp import is_fsdp, local_shard
+from limbeck.training.epoch_validation import require_same_validation, validate_epoch
+from limbeck.training.fsdp import local_shard
 from limbeck.training.metric_accumulator import MetricAccumulator
 from limbeck.training.train_state import TrainState
 
@@ -107,9 +102,7 @@ class TrainingLoop:
             "step": state.step, "seconds": time.monotonic() - self.start_time,
         }  # fmt: skip
         state.sync_buffers()
-        validation = run_validation(
-            state.eval_model(), self._validation_batches(), state.distiller.task, self.fabric.to_device, self.all_gather
-        )
+        validation = validate_epoch(self.data, state)
         require_same_validation(validation, state.history)
         row |= metrics | validation
         state.end_epoch(row)
@@ -143,13 +136,6 @@ class TrainingLoop:
         metrics["samples_per_second"] = accumulator.num_samples / max(time.monotonic() - accumulator.start_time, 1e-9)
         return metrics
 
-    def _validation_batches(self) -> Iterable[Any]:
-        """The validation batches of this process, with FSDP as many as in every other."""
-        batches = local_validation_batches(self.data, self.fabric)
-        if not is_fsdp(self.fabric):
-            return batches
-        return equalize_batches(batches, self.state.padding_batch, self.all_gather)
-
     def _nonfinite_loss_error(self) -> TrainingDiverged | None:
         first_nonfinite = self.accumulator.first_nonfinite()
         if first_nonfinite is None:
@@ -172,6 +158,8 @@ class TrainingLoop:
         exists = path is not None and path.exists()
         checkpoint = f"the last good checkpoint is {path}" if exists else "there is no checkpoint yet"
         advice = "Lower the learning rate, set training.max_grad_norm, or look at the inputs for NaN"
+        if self.fabric.strategy.precision.precision == "16-true":
+            advice = "Set precision to bf16-true or 16-mixed: float16 has no values above 65504, nor below 6e-8"
         return TrainingDiverged(f"{problem}; {checkpoint}. {advice}", step=step)
 
 

@@ -33,6 +33,7 @@ from limbeck.teachers import CachedTeacher, ExternalTeacher, InferenceBackend, f
 from limbeck.teachers.identity import fingerprint_network, network_signature
 from limbeck.training import FitResult, Processes, TrainingConfig, fit, freeze_modules, make_fabric
 from limbeck.training.callbacks import Callback, make_logger
+from limbeck.training.convert_precision import require_precision
 from limbeck.utils.all_gather import single_process
 from limbeck.workflows._job.stages import BASELINE_PHASES, check_world_size, make_distiller, make_training_config
 from limbeck.workflows._job.teachers import adapt_teacher_network, make_dry_run_teacher, make_uncached_teacher
@@ -247,6 +248,9 @@ class Job:
                 "be a network of its own: remove assistants, or SimKD"
             )
         optimizer = training.optimizer(distiller.parameters())
+        require_precision(
+            stage.training.precision, distiller, training, optimizer, has_cache=self.recipe.cache is not None
+        )
         if training.scheduler is not None:
             training.scheduler(optimizer, 2)
         with freeze_modules(network, stage.stage.freeze):

@@ -25,6 +25,7 @@ from limbeck.report.terminal import render_compare_table
 from limbeck.training import make_fabric
 from limbeck.training.callbacks import Callback
 from limbeck.training.checkpoint import TrainingInterrupted
+from limbeck.training.convert_precision import to_precision
 from limbeck.training.fit import get_batches
 from limbeck.utils.io import write_text
 from limbeck.utils.timing import measure_latencies
@@ -216,31 +217,35 @@ def _make_step(
 ) -> tuple[Callable[[], None], Callable[[], None]]:
     """An optimizer step with ``teachers`` or (``None``) of the baseline, and the teacher outputs of one step."""
     distiller, training = job.dry_run_stage(stage_index, teachers)
-    device = make_fabric().device
     stream = get_batches(job.data, training, "all" if distiller.teachers else "labeled")
-    precision_fabric = make_fabric(precision=job.plan.stages[stage_index].training.precision)
+    fabric = make_fabric(precision=job.plan.stages[stage_index].training.precision)
     batch_indices = count()
 
-    def next_batch() -> dict[str, Any]:
-        return {name: value.to(device) for name, value in stream.batch(next(batch_indices)).items()}
+    def next_batch() -> Any:
+        return to_precision(fabric, stream.batch(next(batch_indices)))
 
-    distiller.to(device).prepare(next_batch()).train()
+    # The networks of a stage in bf16-true are those of the next one, in float32.
+    precision = fabric.strategy.precision
+    precision.convert_module(distiller.float().to(fabric.device))
+    with precision.forward_context():
+        distiller.prepare(next_batch()).train()
     distiller.progress = Progress(step=0, steps=1, total_steps=1)
     optimizer = training.optimizer(distiller.parameters())
 
     def step() -> None:
         optimizer.zero_grad()
-        with precision_fabric.autocast():
+        with precision.forward_context():
             total: Tensor = distiller(next_batch()).total
         total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if fabric.device.type == "cuda":
+            torch.cuda.synchronize(fabric.device)
 
     def query_teachers() -> None:
         batch = next_batch()
-        for teacher in distiller.teachers.values():
-            teacher.predict(batch, distiller.task)
+        with precision.forward_context():
+            for teacher in distiller.teachers.values():
+                teacher.predict(batch, distiller.task)
 
     return step, query_teachers
 
