@@ -5,10 +5,15 @@ from limbeck.models.build import timm, torchvision
 from limbeck.models.cifar_resnet import *  # noqa: F403
 from limbeck.models.conv_ctc import conv_ctc
 from limbeck.models.mlp import mlp
+from limbeck.models.pretrained_text import transformers
 from limbeck.models.small_cnn import small_cnn
 from limbeck.models.small_vit import small_vit
+from limbeck.models.text_encoder import text_encoder
 from limbeck.models.unet import unet
 from limbeck.models.weights import load_weights, save_weights
 
-__all__ = ["conv_ctc", "load_weights", "mlp", "save_weights", "small_cnn", "small_vit", "timm", "torchvision", "unet"]
+__all__ = [
+    "conv_ctc", "load_weights", "mlp", "save_weights", "small_cnn", "small_vit", "text_encoder", "timm", "torchvision",
+    "transformers", "unet",
+]  # fmt: skip
 __all__ += cifar_resnet.__all__

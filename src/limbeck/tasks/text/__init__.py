@@ -1,0 +1,5 @@
+"""Text classification: one class for each text."""
+
+from limbeck.tasks.text.task import TextClassification
+
+__all__ = ["TextClassification"]
