@@ -24,10 +24,32 @@ MIXED = torch.tensor([[0.6, 0.4, 0.0], [0.5, 0.2, 0.3], [0.0, 0.0, 0.0], [0.0, 0
 
 def test_rows_of_zeros_count_neither_as_right_nor_as_wrong():
     meter = MetricAccumulator()
-    meter.update(LossOutput(torch.tensor(0.0), {}, {}, LOGITS, MIXED))
-    meter.update(LossOutput(torch.tensor(0.0), {}, {}, LOGITS, torch.tensor([0, -100, -100, -100])))
+    meter.update(LossOutput(torch.tensor(0.0), {}, {}, LOGITS, MIXED), 4)
+    meter.update(LossOutput(torch.tensor(0.0), {}, {}, LOGITS, torch.tensor([0, -100, -100, -100])), 4)
     assert meter.compute()["train/accuracy"] == pytest.approx(2 / 3)
     assert meter.num_samples == 8
+
+
+@pytest.mark.parametrize(
+    ("logits", "target"),
+    [
+        (LOGITS, torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])),  # several labels
+        (LOGITS, torch.randn(4, 3)),  # values to regress
+        (LOGITS[:, :1], torch.randn(4, 1)),
+        (LOGITS[:, :1], torch.tensor([0, 0, 0, 0])),
+        (LOGITS, torch.tensor([0.5, 1.5, 2.0, 1.0])),
+        (torch.zeros(2**18 + 1, 4), torch.zeros(2**18 + 1, dtype=torch.long)),  # pixels: too many for each step
+        (LOGITS, None),
+    ],
+)
+def test_rows_without_one_class_each_have_no_accuracy(logits, target):
+    meter = MetricAccumulator()
+    meter.update(LossOutput(torch.tensor(0.0), {}, {}, logits, target), 2)
+    assert "train/accuracy" not in meter.compute()
+    assert meter.num_samples == 2
+    meter.reset()
+    meter.update(LossOutput(torch.tensor(0.0), {}, {}, LOGITS, torch.tensor([0, 1, 0, 0])), 4)
+    assert meter.reduce(lambda value: [value, value])._has_classes == meter._has_classes
 
 
 def test_measuring_leaves_rows_of_zeros_out():

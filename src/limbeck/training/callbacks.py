@@ -12,6 +12,7 @@ from typing import Any, final
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError, format_root_cause
+from limbeck.core.metric_spec import MetricSpec
 from limbeck.distiller.objective import LossOutput
 from limbeck.training.metric_accumulator import update_stats
 from limbeck.utils.io import write_atomically
@@ -21,7 +22,6 @@ __all__ = ["Callback", "MetricsCSV", "MetricsRow", "ProgressBar", "TemperatureCS
 MetricsRow = dict[str, Any]
 _LEADING_COLUMNS = (
     "phase", "stage", "epoch", "step", "seconds", "samples_per_second", "lr", "loss", "train/accuracy",
-    "val/accuracy", "val/nll",
 )  # fmt: skip
 _TEMPERATURE_COLUMNS = ("phase", "stage", "step", "loss", "mean", "min", "max")
 _MAX_BUFFERED_STEPS = 4096
@@ -29,7 +29,13 @@ _MAX_LINE_LENGTH = 4096  # characters; a longer line is damaged
 
 
 class Callback:
-    """Hooks of a training. Subclass it and override some; the others do nothing."""
+    """Hooks of a training. Subclass it and override some; the others do nothing.
+
+    Attributes:
+        monitored_metrics: those of the task, whose values are ``val/NAME``; :func:`limbeck.fit` sets them.
+    """
+
+    monitored_metrics: Sequence[MetricSpec] = ()
 
     def on_train_start(self, *, title: str, step: int, steps: int) -> None:
         """Called before the first step; ``step`` of ``steps`` are done already."""
@@ -75,7 +81,9 @@ class MetricsCSV(Callback):
 
     def _write(self) -> None:
         all_rows = [*self._other_rows, *self._rows]
-        columns = list(_LEADING_COLUMNS) + sorted({name for row in all_rows for name in row} - set(_LEADING_COLUMNS))
+        names = dict.fromkeys(name for row in all_rows for name in row)
+        leading = [*_LEADING_COLUMNS, *(name for name in names if name.startswith("val/"))]
+        columns = leading + sorted(names.keys() - set(leading))
 
         def write_table(path: Path) -> None:
             with path.open("w", newline="") as file:
@@ -98,7 +106,7 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
 
 @final
 class ProgressBar(Callback):
-    """Shows a progress bar with losses, accuracy, samples per second and remaining time."""
+    """Shows a progress bar with losses, monitored metrics, samples per second and remaining time."""
 
     def __init__(self) -> None:
         self._progress: Any = None
@@ -120,9 +128,11 @@ class ProgressBar(Callback):
         losses = {name.removeprefix("loss/"): v for name, v in metrics.items() if name.startswith("loss/")}
         if len(losses) > 1:
             labels[0] += " (" + ", ".join(f"{name} {value:.3f}" for name, value in losses.items()) + ")"
-        for name, template in (("train/accuracy", "train accuracy {:.1%}"), ("val/accuracy", "val accuracy {:.1%}")):
-            if name in metrics:
-                labels.append(template.format(metrics[name]))
+        if "train/accuracy" in metrics:
+            labels.append(f"train accuracy {metrics['train/accuracy']:.1%}")
+        for metric in self.monitored_metrics:
+            if (name := f"val/{metric.name}") in metrics:
+                labels.append(f"val {metric.name} {metric.format(metrics[name])}")
         labels.append(f"{metrics['samples_per_second']:,.0f} samples/s")
         self._progress.update(self._task, completed=step, metrics=" · ".join(labels))
 

@@ -181,6 +181,8 @@ def _make_callbacks(callbacks: Sequence[Callback] | None, state: TrainState, fol
             names = {"phase": state.phase, "stage": state.stage}
             all_callbacks.append(MetricsCSV(folder / "metrics.csv", **names))
             all_callbacks.append(TemperatureCSV(folder / "temperatures.csv", **names, step=state.step))
+    for callback in all_callbacks:
+        callback.monitored_metrics = state.monitored_metrics
     return all_callbacks
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Self, final
+from typing import Any, Final, NamedTuple, Self, final
 
 import torch
 from torch import Tensor
@@ -13,9 +13,11 @@ from torch import Tensor
 from limbeck.distiller.objective import LossOutput
 from limbeck.losses._ops import hard_labels
 
-__all__ = ["MetricAccumulator", "RunningStats", "count_correct", "merge_stats", "update_stats"]
+__all__ = ["MetricAccumulator", "RunningStats", "merge_stats", "update_stats"]
 
 _MAX_BUFFERED = 2**18
+_MAX_LOGITS: Final = 2**20
+"""Logits of a batch up to which training accuracy is computed; pixels or tokens by a large vocabulary take too long."""
 
 
 class RunningStats(NamedTuple):
@@ -77,6 +79,7 @@ class MetricAccumulator:
 
     def __init__(self) -> None:
         self._num_flushed = 0
+        self._has_classes = True
         self._first_nonfinite: tuple[int, list[str]] | None = None
         self.reset()
 
@@ -95,18 +98,17 @@ class MetricAccumulator:
         self._buffered_rows: list[tuple[Tensor, Tensor]] = []
         self._num_buffered = 0
 
-    def update(self, loss: LossOutput) -> None:
-        """Add one batch."""
+    def update(self, loss: LossOutput, num_samples: int) -> None:
+        """Add one batch of ``num_samples``."""
         self._num_batches += 1
+        self.num_samples += num_samples
         self._weights = loss.weights
         self._buffered_losses.append(loss.by_loss)
         if loss.temperatures:
             self._buffered_temperatures.append(loss.temperatures)
-        if loss.logits is not None:
-            self.num_samples += len(loss.logits)
-            if loss.target is not None:
-                self._buffered_rows.append((loss.logits, loss.target))
-                self._num_buffered += loss.logits.numel()
+        if loss.logits is not None and loss.target is not None and _are_classes(loss.logits, loss.target):
+            self._buffered_rows.append((loss.logits, loss.target))
+            self._num_buffered += loss.logits.numel()
         if self._num_buffered > _MAX_BUFFERED or len(self._buffered_losses) > _MAX_BUFFERED // 1024:
             self._flush()
 
@@ -114,14 +116,15 @@ class MetricAccumulator:
         """Compute the means.
 
         Returns:
-            ``loss``, ``loss/<name>``, ``loss_weight/<name>`` (the newest), ``train/accuracy`` if there are labels,
+            ``loss``, ``loss/<name>``, ``loss_weight/<name>`` (the newest), ``train/accuracy`` if rows have
+            one class each and are not too many,
             ``loss_share/<name>`` (of the absolute values) if there are several losses, and ``temperature/<name>``,
             ``temperature_min/<name>`` and ``temperature_max/<name>`` for losses with a temperature.
         """
         self._flush()
         losses = {name: value / self._num_batches for name, value in self._sums.items()}
         metrics = {"loss": sum(losses.values())}
-        if self._num_labeled:
+        if self._num_labeled and self._has_classes:
             metrics["train/accuracy"] = self._num_correct / self._num_labeled
         metrics |= {f"loss/{name}": value for name, value in losses.items()}
         total_size = sum(map(abs, losses.values()))
@@ -161,9 +164,11 @@ class MetricAccumulator:
         self._flush()
         counts = (self._num_batches, self.num_samples, self._num_correct, self._num_labeled)
         states = all_gather((counts, self._sums, self._temperature_stats))
+        has_classes = all(all_gather(self._has_classes))
         if len(states) == 1:
             return self
         merged = type(self)()
+        merged._has_classes = has_classes
         merged.start_time, merged._weights = self.start_time, self._weights
         merged._num_batches, merged.num_samples, merged._num_correct, merged._num_labeled = (
             sum(values) for values in zip(*(counts for counts, _, _ in states), strict=True)
@@ -193,13 +198,26 @@ class MetricAccumulator:
         self._num_flushed += len(self._buffered_losses)
         if self._buffered_rows:
             logits, targets = zip(*self._buffered_rows, strict=True)
-            num_correct, num_labeled = count_correct(torch.cat(logits), torch.cat(list(map(hard_labels, targets))))
-            self._num_correct += num_correct
-            self._num_labeled += num_labeled
+            if all(map(_are_distributions, targets)):
+                labels = torch.cat(list(map(hard_labels, targets)))
+                self._num_correct += int((torch.cat(logits).argmax(dim=1) == labels).sum())
+                self._num_labeled += int((labels >= 0).sum())
+            else:
+                self._has_classes = False
         self._temperature_stats = update_stats(self._temperature_stats, self._buffered_temperatures)
         self._clear_buffers()
 
 
-def count_correct(logits: Tensor, labels: Tensor) -> tuple[int, int]:
-    """Number of correct rows and of labeled rows."""
-    return int((logits.argmax(dim=1) == labels).sum()), int((labels >= 0).sum())
+def _are_classes(logits: Tensor, target: Tensor) -> bool:
+    """Whether each row has one class, by shapes and types, and the batch is small enough to compute accuracy."""
+    if logits.shape[1] < 2 or logits.numel() > _MAX_LOGITS:
+        return False
+    return target.shape == logits.shape if target.is_floating_point() else target.shape == logits.shape[:1]
+
+
+def _are_distributions(target: Tensor) -> bool:
+    """Whether rows of a float target sum to 1, or to 0 for no label; several labels or values to regress do not."""
+    if not target.is_floating_point():
+        return True
+    sums = target.sum(dim=1)
+    return bool((((sums - 1).abs() < 1e-2) | (sums == 0)).all())

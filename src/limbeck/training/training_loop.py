@@ -23,6 +23,7 @@ from limbeck.training.epoch_validation import require_same_validation, validate_
 from limbeck.training.fsdp import local_shard
 from limbeck.training.metric_accumulator import MetricAccumulator
 from limbeck.training.train_state import TrainState
+from limbeck.utils.count_samples import count_samples
 
 __all__ = ["TrainingLoop"]
 
@@ -59,11 +60,12 @@ class TrainingLoop:
         for micro_step in range(1, num_micro + 1):
             syncs = self.fabric.world_size == 1 or micro_step == num_micro
             with nullcontext() if syncs else self.fabric.no_backward_sync(state.model):
-                loss: LossOutput = state.model(self.to_device(next(self.batches)))
+                batch = self.to_device(next(self.batches))
+                loss: LossOutput = state.model(batch)
                 for callback in self.callbacks:
                     callback.on_loss(state.step + 1, loss)
                 state.backward(loss.total if num_micro == 1 else loss.total / num_micro)
-            self.accumulator.update(loss)
+            self.accumulator.update(loss, count_samples(batch))
         state.step_optimizer()
 
     def check_signals_and_clock(self) -> None:
