@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any, final
 
 from limbeck.core.errors import LimbeckError
-from limbeck.teachers.cache.indexing import CHECKSUM_BYTES
 from limbeck.teachers.cache.layout import RecordLayout
-from limbeck.teachers.cache.store import RecordStore
+from limbeck.teachers.cache.output_store import OutputStore
 
 __all__ = ["CacheEntry", "cache_dir", "list_caches", "lock_cache", "remove_cache", "verify_cache"]
 
@@ -40,11 +39,10 @@ class CacheEntry:
     complete: bool
     last_used: float
 
-    def open_store(self) -> RecordStore:
+    def open_store(self) -> OutputStore:
         """The records."""
-        record_bytes = CHECKSUM_BYTES + RecordLayout.from_dict(self.metadata["layout"]).num_bytes
-        num_records = self.metadata["num_samples"] * self.metadata["num_views"]
-        return RecordStore(self.folder, record_bytes=record_bytes, num_records=num_records)
+        layout = RecordLayout.from_dict(self.metadata["layout"])
+        return OutputStore(self.folder, layout, num_records=self.metadata["num_samples"] * self.metadata["num_views"])
 
 
 def cache_dir(root: str | Path | None = None) -> Path:
@@ -100,7 +98,7 @@ def _read_entry(folder: Path) -> CacheEntry | None:
     try:
         metadata = json.loads((folder / "layout.json").read_text())
         RecordLayout.from_dict(metadata["layout"])
-        num_bytes = sum(path.stat().st_blocks * 512 for path in folder.iterdir())
+        num_bytes = sum(path.stat().st_blocks * 512 for path in folder.rglob("*"))
         lock = folder / _LOCK_FILE
         last_used = lock.stat().st_mtime if lock.exists() else time.time()
     except (OSError, ValueError, KeyError, TypeError, LimbeckError):

@@ -16,19 +16,31 @@ from typing import Any, Final, final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
-from limbeck.core.protocols import Task, Teacher
+from limbeck.core.protocols import Teacher
+from limbeck.core.task import Task
 from limbeck.data import DataModule
 from limbeck.data.batch_sampler import BatchSampler
 from limbeck.teachers.cache.cache_config import CacheConfig
 from limbeck.teachers.cache.cache_registry import cache_dir, lock_cache
-from limbeck.teachers.cache.indexing import CHECKSUM_BYTES, RecordIndex, checksums_match, get_inputs, input_checksum
-from limbeck.teachers.cache.layout import RecordLayout
-from limbeck.teachers.cache.store import ByteArray, Indices, RecordStore
+from limbeck.teachers.cache.checks import (
+    NUM_CHECKED_RECORDS,
+    require_independent_samples,
+    require_same_outputs,
+    select_sample,
+)
+from limbeck.teachers.cache.codec import TaskWithCodec, decode_outputs, encode_outputs, require_codec
+from limbeck.teachers.cache.indexing import InputChecksums, RecordIndex
+from limbeck.teachers.cache.layout import RecordLayout, Records
+from limbeck.teachers.cache.output_store import OutputStore
+from limbeck.teachers.cache.store import Indices
 from limbeck.teachers.frozen import FrozenTeacher
+from limbeck.teachers.identity import describe_network
 from limbeck.utils.io import write_text
 
 __all__ = ["CACHE_VERSION", "CachedTeacher"]
@@ -49,7 +61,8 @@ class CachedTeacher(Teacher):
         log: called with a message when records are repaired; ``None``: print to standard error.
 
     Batches need ``sample_id`` and ``view``. The cache is found by a hash of teacher, data, task and config. A damaged
-    record, and one for another input, is computed again.
+    record, and one for another input, is computed again. At the first batch, a few stored outputs are compared with the
+    teacher, and a teacher whose outputs for a sample depend on its batch is refused.
 
     Attributes:
         misses: outputs computed.
@@ -84,7 +97,7 @@ class CachedTeacher(Teacher):
         self._root, self._config, self._name, self._log = root, config, name, log or _print_to_stderr
         self._record_index = RecordIndex(stream.split.sample_ids, num_views=stream.num_views)
         self._folder: Path | None = None
-        self._store: RecordStore | None = None
+        self._store: OutputStore | None = None
         self._layout: RecordLayout | None = None
         self.misses = self.hits = self.repaired = 0
 
@@ -114,31 +127,41 @@ class CachedTeacher(Teacher):
 
     def predict(self, batch: Any, task: Task) -> Outputs:
         """Outputs for ``batch``, read where they are stored, else computed and written."""
-        inputs, indices = get_inputs(batch), self._record_index.record_indices(batch)
-        checksums = input_checksum(inputs)
-        store = self._open_store(task)
+        codec, indices = require_codec(task), self._record_index.record_indices(batch)
+        checksums = InputChecksums(codec.model_inputs(batch), batch)
+        store = self._open_store(codec)
         if store is None:
-            records = self._predict_records(batch, checksums, task)
+            records = self._predict_records(batch, checksums, codec)
             self._create_store().write(indices, records)
         else:
-            records = self._read_or_predict(store, batch, indices, checksums, task)
+            records = self._read_or_predict(store, batch, indices, checksums, codec)
         assert self._layout is not None
-        outputs = self._layout.unpack(records[:, CHECKSUM_BYTES:])
-        return outputs if inputs.is_cpu else outputs.to(inputs.device)
+        tensors = self._layout.unpack(records._replace(fixed=records.fixed[:, self._layout.checksum_bytes :]))
+        return decode_outputs({name: t.to(checksums.device) for name, t in tensors.items()}, batch, codec)
+
+    def check(self, task: Task) -> None:
+        """Check the teacher, and stored outputs where there are some, before training; nothing is written.
+
+        Raises:
+            LimbeckError: the task has no codec; outputs depend on the batch; or stored outputs are not those of the
+                teacher.
+        """
+        self._open_store(require_codec(task))
 
     def populate(
         self, task: Task, *, batch_size: int = 256, rank: int = 0, world_size: int = 1
     ) -> Iterator[tuple[int, int]]:
         """Compute all missing outputs, or the share of process ``rank``; yields (number done, total)."""
+        codec = require_codec(task)
         starts = range(rank * batch_size, self.num_entries, batch_size * world_size)
         for step, start in enumerate(starts):
             indices = np.arange(start, min(start + batch_size, self.num_entries), dtype=np.int64)
-            store = self._open_store(task)
+            store = self._open_store(codec)
             missing = indices if store is None else indices[~store.read(indices)[1]]
             if store is not None and store.is_complete and len(missing):
-                self._repair(store, missing, task)
+                self._repair(store, missing, codec)
             else:
-                self._predict_and_write(missing, task)
+                self._predict_and_write(missing, codec)
             yield min((step + 1) * batch_size * world_size, self.num_entries), self.num_entries
         self.close()
 
@@ -159,15 +182,15 @@ class CachedTeacher(Teacher):
         }  # fmt: skip
 
     def _read_or_predict(
-        self, store: RecordStore, batch: Any, indices: Indices, checksums: ByteArray, task: Task
-    ) -> ByteArray:
+        self, store: OutputStore, batch: Any, indices: Indices, checksums: InputChecksums, task: TaskWithCodec
+    ) -> Records:
         records, is_valid, is_empty = store.read(indices)
         if not (is_valid | is_empty).all():
             records, is_valid, is_empty = store.read(indices)  # another process may have been writing
         if (is_damaged := ~is_valid & (~is_empty | store.is_complete)).any():
             self._repair(store, indices[is_damaged], task)
             records, is_valid, is_empty = store.read(indices)
-        matches_input = checksums_match(records[:, :CHECKSUM_BYTES], checksums)
+        matches_input = checksums.match(records.fixed)
         usable = is_valid & matches_input
         self.hits += int(usable.sum())
         if usable.all():
@@ -178,12 +201,14 @@ class CachedTeacher(Teacher):
                 f"{int(mismatched.sum())} outputs in {store.folder} are for other inputs (sample {sample_id}) and are "
                 "computed again"
             )
-        missing_batch = _index_batch(batch, ~usable) if usable.any() else batch
-        records[~usable] = self._predict_records(missing_batch, checksums[~usable], task)
-        store.write(indices[~usable], records[~usable])
+        computed = self._predict_records(_select_samples(batch, ~usable), checksums.select(~usable), task)
+        store.write(indices[~usable], computed)
+        records.fixed[~usable] = computed.fixed
+        if records.rows is not None and computed.rows is not None:
+            records.rows[~usable] = computed.rows
         return records
 
-    def _repair(self, store: RecordStore, indices: Indices, task: Task) -> None:
+    def _repair(self, store: OutputStore, indices: Indices, task: TaskWithCodec) -> None:
         """Compute all damaged outputs again in the shards of ``indices``."""
         was_complete = store.is_complete
         for shard in np.unique(indices // store.records_per_shard).tolist():
@@ -195,28 +220,51 @@ class CachedTeacher(Teacher):
         if was_complete:
             store.write_index(self._metadata())
 
-    def _predict_and_write(self, indices: Indices, task: Task) -> None:
+    def _predict_and_write(self, indices: Indices, task: TaskWithCodec) -> None:
         for chunk in np.split(indices, range(256, len(indices), 256)):
             if len(chunk):
-                batch = self._data.load(*self._record_index.sample_views(chunk))
-                records = self._predict_records(batch, input_checksum(get_inputs(batch)), task)
+                batch = self._load_batch(chunk)
+                records = self._predict_records(batch, InputChecksums(task.model_inputs(batch), batch), task)
                 self._create_store().write(chunk, records)
 
-    def _predict_records(self, batch: Any, checksums: ByteArray, task: Task) -> ByteArray:
-        # Without autocast: the precision of the run is not in the key.
-        with torch.autocast(get_inputs(batch).device.type, enabled=False):
-            outputs = self._teacher.predict(batch, task)
-        self.misses += len(checksums)
-        if self._layout is None:
-            self._layout = RecordLayout.from_outputs(outputs, len(checksums), self._config)
-        return np.concatenate([checksums, self._layout.pack(outputs, len(checksums))], axis=1)
+    def _load_batch(self, indices: Indices) -> Any:
+        """The samples and views of records, on the device and in the precision of the teacher."""
+        batch = self._data.load(*self._record_index.sample_views(indices))
+        parameters = () if self.network is None else self.network.parameters()
+        parameter = next((parameter for parameter in parameters if parameter.is_floating_point()), None)
+        if parameter is None or (parameter.is_cpu and parameter.dtype == torch.float32):
+            return batch
+        device, dtype = parameter.device, parameter.dtype
 
-    def _open_store(self, task: Task) -> RecordStore | None:
+        def move(leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor):
+                return leaf
+            return leaf.to(device, dtype) if leaf.is_floating_point() else leaf.to(device)
+
+        return tree_map(move, batch)
+
+    def _encode(self, teacher: Teacher, batch: Any, task: TaskWithCodec) -> dict[str, Tensor]:
+        # Without autocast: the precision of the run is not in the key.
+        device = InputChecksums.device_of(task.model_inputs(batch))
+        with torch.autocast(device.type, enabled=False):
+            outputs = teacher.predict(batch, task)
+        return encode_outputs(outputs, batch, task, batch_size=len(batch["sample_id"]))
+
+    def _predict_records(self, batch: Any, checksums: InputChecksums, task: TaskWithCodec) -> Records:
+        tensors = self._encode(self._teacher, batch, task)
+        self.misses += len(checksums.values)
+        if self._layout is None:
+            self._layout = RecordLayout.from_tensors(tensors, self._config, checksums=checksums.kinds)
+        records = self._layout.pack(tensors)
+        return records._replace(fixed=np.concatenate([checksums.values, records.fixed], axis=1))
+
+    def _open_store(self, task: TaskWithCodec) -> OutputStore | None:
         """The store, where any process has created it."""
         if self._store is not None:
             return self._store
         if self._folder is None:
-            self._folder = cache_dir(self._root) / self._key(task)
+            kinds = self._check_independence(task)
+            self._folder = cache_dir(self._root) / self._key(task, kinds)
         path = self._folder / "layout.json"
         if not path.exists():
             return None
@@ -225,9 +273,10 @@ class CachedTeacher(Teacher):
         except (OSError, ValueError, KeyError, TypeError, LimbeckError) as error:
             self._log_message(f"{path} is damaged ({error}) and is written again with the first output")
             return None
+        self._check_stored(OutputStore(self._folder, self._layout, num_records=self.num_entries), task)
         return self._create_store()
 
-    def _create_store(self) -> RecordStore:
+    def _create_store(self) -> OutputStore:
         if self._store is None:
             assert self._layout is not None
             assert self._folder is not None
@@ -235,16 +284,61 @@ class CachedTeacher(Teacher):
             metadata = json.dumps(self._metadata(), indent=1)
             if not (path := self._folder / "layout.json").exists() or path.read_text() != metadata:
                 write_text(path, metadata)
-            record_bytes = CHECKSUM_BYTES + self._layout.num_bytes
-            self._store = RecordStore(self._folder, record_bytes=record_bytes, num_records=self.num_entries)
+            self._store = OutputStore(self._folder, self._layout, num_records=self.num_entries)
         return self._store
 
-    def _key(self, task: Task) -> str:
+    def _check_independence(self, task: TaskWithCodec) -> tuple[str, ...]:
+        """Compare the outputs for one sample in two batches; returns the kinds of checksums of the inputs.
+
+        Attributes that the second call changes, such as a counter, are no part of the identity of the teacher.
+        """
+        num_samples, num_views = self._record_index.num_samples, self._record_index.num_views
+        batches = [
+            self._load_batch(np.array([i % num_samples for i in samples], np.int64) * num_views)
+            for samples in ((0, 1), (0, 2, 3))
+        ]
+        teacher, network = self._checked_teacher(), self.network
+        first = self._encode(teacher, batches[0], task)
+        before = {} if network is None else describe_network(network)
+        second = self._encode(teacher, batches[1], task)
+        after = {} if network is None else describe_network(network)
+        if isinstance(self._teacher, FrozenTeacher):
+            changed = (path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+            self._teacher.ignored_attributes = frozenset(changed)
+        require_independent_samples(first, second, name=self._name)
+        return InputChecksums(task.model_inputs(batches[0]), batches[0]).kinds
+
+    def _check_stored(self, store: OutputStore, task: TaskWithCodec) -> None:
+        """Compare a few stored outputs, for inputs that have not changed, with those of the teacher."""
+        assert self._layout is not None
+        indices = store.written_indices(NUM_CHECKED_RECORDS)
+        if not len(indices):
+            return
+        batch, (records, is_valid, _) = self._load_batch(indices), store.read(indices)
+        comparable = is_valid & InputChecksums(task.model_inputs(batch), batch).match(records.fixed)
+        live = self._encode(self._checked_teacher(), batch, task)
+        stored = records._replace(fixed=records.fixed[:, self._layout.checksum_bytes :])
+        for position in np.flatnonzero(comparable).tolist():
+            sample_id = self._record_index.sample_id(int(indices[position]))
+            require_same_outputs(
+                self._layout, stored.select(slice(position, position + 1)), select_sample(live, position),
+                name=self._name, sample_id=sample_id, folder=store.folder,
+            )  # fmt: skip
+
+    def _checked_teacher(self) -> Teacher:
+        """The teacher for checks: in eager mode, since a backend is selected by the first training batch."""
+        if isinstance(self._teacher, FrozenTeacher):
+            return FrozenTeacher(self._teacher.network, self._teacher.feature_layers)
+        return self._teacher
+
+    def _key(self, task: Task, checksums: tuple[str, ...]) -> str:
         """32 hex digits that depend on everything that changes the outputs."""
-        components = {
+        components: dict[str, Any] = {
             "version": CACHE_VERSION, "teacher": self._teacher.fingerprint(), "data": self._data.fingerprint(),
             "num_views": self._record_index.num_views, "task": repr(task), "config": self._config.model_dump(),
         }  # fmt: skip
+        if checksums != ("float",):
+            components["checksums"] = checksums
         return hashlib.sha256(json.dumps(components, sort_keys=True).encode()).hexdigest()[:32]
 
     def _metadata(self) -> dict[str, Any]:
@@ -262,13 +356,25 @@ class CachedTeacher(Teacher):
         return f"CachedTeacher({self._teacher!r}, num_views={self._record_index.num_views}, config={self._config})"
 
 
-def _index_batch(batch: dict[str, Any], mask: Any) -> dict[str, Any]:
-    """The samples of a batch where ``mask`` is true."""
+def _select_samples(batch: Any, mask: NDArray[np.bool_]) -> Any:
+    """The samples of a batch, of any nesting of tensors and lists, where ``mask`` is true."""
+    if mask.all():
+        return batch
     index, batch_size = torch.from_numpy(mask), len(mask)
-    return {
-        name: value[index.to(value.device)] if isinstance(value, Tensor) and len(value) == batch_size else value
-        for name, value in batch.items()
-    }
+
+    def select(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value[index.to(value.device)] if value.ndim and len(value) == batch_size else value
+        if isinstance(value, Mapping):
+            return {name: select(item) for name, item in value.items()}
+        if isinstance(value, tuple):
+            return tuple(map(select, value))
+        if isinstance(value, list):
+            is_by_sample = len(value) == batch_size
+            return [v for v, m in zip(value, mask, strict=True) if m] if is_by_sample else [select(v) for v in value]
+        return value
+
+    return select(batch)
 
 
 def _print_to_stderr(text: str) -> None:

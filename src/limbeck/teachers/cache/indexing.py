@@ -1,13 +1,17 @@
 """The record of each sample and view, and checksums of the inputs that records were computed for.
 
-A user's data set may return other inputs under the same sample ids. Each record holds two sums of its input in float16,
-plain and with fixed random signs. They are compared within a tolerance, since the last bits of interpolated pixels
-differ between machines.
+A user's data set may return other inputs under the same sample ids. Each record holds checksums of its own values,
+without the padding of its batch: an exact hash of integers (tokens, lengths, masks), and of floating-point values two
+sums in float16, plain and with fixed random signs. The sums are compared within a tolerance, since the last bits of
+interpolated pixels differ between machines.
 """
 
 from __future__ import annotations
 
+import copy
 import math
+import zlib
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, final
 
@@ -15,15 +19,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from limbeck.core.errors import LimbeckError
 from limbeck.teachers.cache.store import ByteArray, Indices
 
-__all__ = ["CHECKSUM_BYTES", "RecordIndex", "checksums_match", "get_inputs", "input_checksum"]
+__all__ = ["CHECKSUM_BYTES", "InputChecksums", "RecordIndex"]
 
 CHECKSUM_BYTES: Final = 4
+"""Size of each of the checksums of :attr:`InputChecksums.kinds`."""
 _MAX_ELEMENTS = 1024
 _TOLERANCE = 4e-3
+_NO_PADDING = slice(None)
 
 
 @final
@@ -53,7 +60,7 @@ class RecordIndex:
 
     def record_indices(self, batch: Any) -> Indices:
         """The record of each sample of ``batch``, by its ``sample_id`` and ``view``."""
-        if not isinstance(batch, dict) or "sample_id" not in batch:
+        if not isinstance(batch, Mapping) or "sample_id" not in batch:
             raise LimbeckError(
                 "a cached teacher needs batches with 'sample_id' (and 'view' where there are several): use batches of "
                 "limbeck.data"
@@ -82,43 +89,124 @@ class RecordIndex:
         return int(self._sample_ids[index // self.num_views])
 
 
-def input_checksum(inputs: Tensor) -> ByteArray:
-    """Checksums ``[batch, 4]`` in bytes of ``[batch, ...]`` inputs.
+@final
+class InputChecksums:
+    """Checksums of the inputs of a batch, by sample.
 
-    >>> a, b = torch.ones(1, 3, 8, 8), torch.ones(1, 3, 8, 8)
-    >>> b[0, 0, 0, 0] = 3.0
-    >>> [checksums_match(input_checksum(a), input_checksum(inputs)).item() for inputs in (a, b)]
-    [True, False]
+    Args:
+        inputs: tensors ``[batch, ...]`` in any nesting; others are ignored.
+        batch: the batch. Positions that ``attention_mask`` ``[batch, positions]`` masks, or that are at or beyond
+            ``input_length`` ``[batch]``, are padding: they are no part of a sample.
+
+    Attributes:
+        kinds: ``("float",)``, ``("int",)`` or both, by the dtypes of the inputs.
+        values: ``[batch, 4 · kinds]`` bytes.
+        device: of the inputs.
+
+    >>> tokens, mask = torch.tensor([[5, 7, 1], [5, 7, 9]]), torch.tensor([[1, 1, 0], [1, 1, 1]])
+    >>> padded, short = InputChecksums([tokens], {"attention_mask": mask}), InputChecksums([tokens[:1, :2]], {})
+    >>> padded.match(short.values.repeat(2, 0))
+    array([ True, False])
     """
-    flat = inputs.detach().reshape(len(inputs), -1)
-    step = max(1, -(-flat.shape[1] // _MAX_ELEMENTS))
-    subsample = flat[:, ::step].float().cpu()
-    # numpy, since autocast would round torch's product.
-    sums = (subsample.numpy() @ _random_signs(subsample.shape[1])).clip(-6e4, 6e4)
+
+    def __init__(self, inputs: Any, batch: Any) -> None:
+        leaves = _tensors(inputs)
+        self.device, num_samples = leaves[0].device, len(leaves[0])
+        tensors = [leaf.detach().cpu() for leaf in leaves if len(leaf) == num_samples]
+        floats = [tensor for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()]
+        integers = [tensor for tensor in tensors if not (tensor.is_floating_point() or tensor.is_complex())]
+        valid = _valid_positions(batch, num_samples)
+        self.kinds = (("float",) if floats else ()) + (("int",) if integers else ())
+        parts = [_float_checksums(floats, valid)] if floats else []
+        parts += [_integer_checksums(integers, valid)] if integers else []
+        self.values: ByteArray = np.concatenate(parts, axis=1)
+
+    @staticmethod
+    def device_of(inputs: Any) -> torch.device:
+        """The device of the first tensor of ``inputs``."""
+        return _tensors(inputs)[0].device
+
+    def select(self, mask: NDArray[np.bool_]) -> InputChecksums:
+        """The checksums of the samples where ``mask`` is true."""
+        selected = copy.copy(self)
+        selected.values = self.values[mask]
+        return selected
+
+    def match(self, stored: ByteArray) -> NDArray[np.bool_]:
+        """``[batch]``: whether the ``stored`` checksums are of the same inputs."""
+        same = np.ones(len(stored), bool)
+        for index, kind in enumerate(self.kinds):
+            a, b = (np.ascontiguousarray(values[:, 4 * index : 4 * index + 4]) for values in (stored, self.values))
+            same &= _floats_match(a, b) if kind == "float" else (a == b).all(axis=1)
+        return same
+
+
+def _tensors(inputs: Any) -> list[Tensor]:
+    leaves = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim]
+    if not leaves:
+        raise LimbeckError("the inputs of a cached teacher must contain a tensor, got none")
+    return leaves
+
+
+def _valid_positions(batch: Any, num_samples: int) -> Sequence[Any]:
+    """What of axis 1 belongs to each sample: a mask, a slice, or everything."""
+    masks = batch if isinstance(batch, Mapping) else {}
+    mask, lengths = masks.get("attention_mask"), masks.get("input_length")
+    if isinstance(mask, Tensor) and mask.ndim == 2:
+        return list(mask.detach().cpu().bool())
+    if isinstance(lengths, Tensor) and lengths.ndim == 1:
+        return [slice(length) for length in lengths.tolist()]
+    return [_NO_PADDING] * num_samples
+
+
+def _own_values(tensor: Tensor, index: int, valid: Any) -> Tensor:
+    """The values of one sample without padding, ``[elements]``."""
+    sample = tensor[index]
+    if not sample.ndim or valid is _NO_PADDING or (isinstance(valid, Tensor) and len(valid) != len(sample)):
+        return sample.reshape(-1)
+    return sample[valid].reshape(-1)
+
+
+def _float_checksums(tensors: Sequence[Tensor], valid: Sequence[Any]) -> ByteArray:
+    tensors = [torch.view_as_real(tensor) if tensor.is_complex() else tensor for tensor in tensors]
+    if all(positions is _NO_PADDING for positions in valid):
+        flat = torch.cat([tensor.reshape(len(tensor), -1) for tensor in tensors], dim=1)
+        sums = _signed_sums(flat)
+    else:
+        samples = (torch.cat([_own_values(t, i, positions) for t in tensors]) for i, positions in enumerate(valid))
+        sums = np.concatenate([_signed_sums(sample[None]) for sample in samples])
     return np.ascontiguousarray(sums.astype(np.float16)).view(np.uint8)
 
 
-def checksums_match(checksum_a: ByteArray, checksum_b: ByteArray) -> NDArray[np.bool_]:
-    """``[batch]``: whether two checksums are of the same input."""
-    a, b = (np.ascontiguousarray(checksum).view(np.float16).astype(np.float32) for checksum in (checksum_a, checksum_b))
+def _signed_sums(flat: Tensor) -> NDArray[np.float32]:
+    """``[n, 2]`` sums of at most 1,024 values of each row."""
+    step = max(1, -(-flat.shape[1] // _MAX_ELEMENTS))
+    subsample = flat[:, ::step].float()
+    # numpy, since autocast would round torch's product.
+    sums: NDArray[np.float32] = (subsample.numpy() @ _random_signs(subsample.shape[1])).clip(-6e4, 6e4)
+    return sums
+
+
+def _integer_checksums(tensors: Sequence[Tensor], valid: Sequence[Any]) -> ByteArray:
+    checksums = np.zeros(len(valid), np.uint32)
+    for index, positions in enumerate(valid):
+        for tensor in tensors:
+            values = _own_values(tensor, index, positions).to(torch.int64).numpy()
+            checksums[index] = zlib.crc32(values.tobytes(), int(checksums[index]))
+    return checksums[:, None].view(np.uint8)
+
+
+def _floats_match(checksum_a: ByteArray, checksum_b: ByteArray) -> NDArray[np.bool_]:
+    a, b = (checksum.view(np.float16).astype(np.float32) for checksum in (checksum_a, checksum_b))
     close: NDArray[np.bool_] = (np.abs(a - b) <= _TOLERANCE * (1 + np.abs(a))).all(axis=1)
     return close
 
 
-def get_inputs(batch: Any) -> Tensor:
-    """The input of the networks: the first floating-point tensor of a batch, else the first tensor."""
-    values = list(batch.values()) if isinstance(batch, dict) else [batch] if isinstance(batch, Tensor) else list(batch)
-    tensors = [value for value in values if isinstance(value, Tensor)]
-    if not tensors:
-        raise LimbeckError("a batch for a cached teacher must contain a tensor, got none")
-    return next((tensor for tensor in tensors if tensor.is_floating_point()), tensors[0])
-
-
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=64)
 def _random_signs(num_elements: int) -> NDArray[np.float32]:
     """``[elements, 2]``: ones and random signs, over the square root of their number."""
     generator = torch.Generator().manual_seed(0)
     signs = torch.randint(0, 2, (num_elements, 2), generator=generator) * 2 - 1
     signs[:, 0] = 1
-    scaled: NDArray[np.float32] = (signs.numpy() / math.sqrt(num_elements)).astype(np.float32)
+    scaled: NDArray[np.float32] = (signs.numpy() / math.sqrt(max(num_elements, 1))).astype(np.float32)
     return scaled

@@ -1,10 +1,14 @@
-"""Teacher outputs as bytes: a record of one numpy structured dtype for each sample and view."""
+"""Named tensors as bytes: a record of one numpy structured dtype for each sample and view.
+
+Where samples have different numbers of rows, a record holds what does not depend on them, and each row has bytes of its
+own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self, final
+from typing import Any, NamedTuple, Self, final
 
 import numpy as np
 import torch
@@ -13,11 +17,29 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.outputs import Outputs
 from limbeck.teachers.cache.cache_config import CacheConfig
+from limbeck.teachers.cache.codec import FEATURES, LENGTH, VALID
+from limbeck.teachers.cache.indexing import CHECKSUM_BYTES
 from limbeck.teachers.cache.store import ByteArray
+from limbeck.teachers.cache.tensor_encoding import TensorEncoding
 
-__all__ = ["RecordField", "RecordLayout"]
+__all__ = ["RecordField", "RecordLayout", "Records"]
+
+
+class Records(NamedTuple):
+    """Stored samples as bytes.
+
+    Attributes:
+        fixed: ``[n, bytes]``, what has the same size for each sample.
+        rows: the bytes of the rows of each sample, ``[n]`` arrays; ``None`` where all samples have equally many.
+    """
+
+    fixed: ByteArray
+    rows: NDArray[np.object_] | None = None
+
+    def select(self, index: Any) -> Records:
+        """The records at ``index``."""
+        return Records(self.fixed[index], None if self.rows is None else self.rows[index])
 
 
 @final
@@ -26,18 +48,20 @@ class RecordField:
     """A tensor in a record.
 
     Attributes:
-        name: ``logits``, ``spatial_logits``, ``embedding``, ``valid``, ``features.NAME``, ``samples.NAME`` or
-            ``rows.NAME`` for further tensors by sample and by row.
-        encoding: ``float16``, ``float32``, ``int8`` (with a float32 scale) or ``top_k`` (the largest logits, their
-            classes and, with ``tail="spread"``, the float32 logsumexp of the others).
-        shape: stored shape of one sample; ``(rows, classes)`` for logits.
-        full_size: height and width before pooling, for spatial logits.
+        name: its name, that of a hidden feature with the prefix ``features.``.
+        encoding: ``float16``, ``float32``, ``int64``, ``bool``, ``int8`` (with a float32 scale) or ``top_k`` (the
+            largest values of the last axis, their indices and, with ``tail="spread"``, the float32 logsumexp of the
+            others).
+        shape: stored shape of one sample, or of one row.
+        full_size: height and width before pooling, to which a map is resized.
+        by_row: whether it has one entry for each row of a sample, and samples differ in their number of rows.
     """
 
     name: str
     encoding: str
     shape: tuple[int, ...]
-    full_size: tuple[int, ...]
+    full_size: tuple[int, ...] = ()
+    by_row: bool = False
 
 
 @final
@@ -48,85 +72,133 @@ class RecordLayout:
     Args:
         config: settings of the cache.
         fields: the fields in order.
-        multi_row: whether outputs have ``row_to_sample`` (several rows for each sample).
+        checksums: kinds of the checksums of the inputs, see :class:`~limbeck.teachers.cache.indexing.InputChecksums`.
 
-    >>> outputs = Outputs(logits=torch.tensor([[3.0, 1.0, 2.0, 1.0]]))
-    >>> layout = RecordLayout.from_outputs(outputs, 1, CacheConfig(top_k=2))
-    >>> layout.num_bytes, layout.unpack(layout.pack(outputs, 1)).require_logits()
+    >>> tensors = {"logits": torch.tensor([[3.0, 1.0, 2.0, 1.0]])}
+    >>> layout = RecordLayout.from_tensors(tensors, CacheConfig(top_k=2))
+    >>> layout.num_bytes, layout.unpack(layout.pack(tensors))["logits"]
     (12, tensor([[3., 1., 2., 1.]]))
     """
 
     config: CacheConfig
     fields: tuple[RecordField, ...]
-    multi_row: bool
+    checksums: tuple[str, ...] = ("float",)
 
     @property
     def dtype(self) -> np.dtype[np.void]:
-        """The dtype of a record."""
-        return np.dtype([(field.name, _field_dtype(field, self.config)) for field in self.fields])
+        """The dtype of what has the same size for each sample."""
+        return np.dtype([(f.name, _encoding(f, self.config).dtype) for f in self.fields if not f.by_row])
+
+    @property
+    def row_dtype(self) -> np.dtype[np.void]:
+        """The dtype of one row."""
+        return np.dtype([(f.name, _encoding(f, self.config).dtype) for f in self.fields if f.by_row])
 
     @property
     def num_bytes(self) -> int:
-        """Size of a record without checksums."""
+        """Size of a record without checksums and rows."""
         return self.dtype.itemsize
 
-    @classmethod
-    def from_outputs(cls, outputs: Outputs, batch_size: int, config: CacheConfig) -> Self:
-        """The layout of ``outputs`` for ``batch_size`` samples."""
-        fields = []
-        for name, tensor in _named_tensors(outputs, batch_size, config).items():
-            full_size: tuple[int, ...] = ()
-            if name == "spatial_logits" and outputs.spatial_logits is not None and config.pool_factor > 1:
-                full_size = tuple(outputs.spatial_logits.shape[2:])
-            fields.append(RecordField(name, _field_encoding(name, config), tuple(tensor.shape[1:]), full_size))
-        if not fields:
-            raise LimbeckError("outputs must have logits or features to be cached, got neither")
-        return cls(config, tuple(fields), outputs.row_to_sample is not None)
+    @property
+    def checksum_bytes(self) -> int:
+        """Size of the checksums of the inputs of a record."""
+        return CHECKSUM_BYTES * len(self.checksums)
 
-    def pack(self, outputs: Outputs, batch_size: int) -> ByteArray:
-        """Records ``[batch, bytes]`` of ``outputs`` for ``batch_size`` samples.
+    @property
+    def has_rows(self) -> bool:
+        """Whether samples differ in their number of rows."""
+        return any(field.by_row for field in self.fields)
+
+    @classmethod
+    def from_tensors(
+        cls, tensors: Mapping[str, Tensor], config: CacheConfig, *, checksums: tuple[str, ...] = ("float",)
+    ) -> Self:
+        """The layout of ``tensors`` ``[batch, ...]``.
+
+        Raises:
+            LimbeckError: ``top_k`` is set, and there are no ``logits``.
+        """
+        if config.top_k is not None and "logits" not in tensors:
+            raise LimbeckError(
+                f"cache.top_k selects the largest of `logits`, and the task stores {', '.join(tensors)}: remove top_k"
+            )
+        fields = []
+        for name, tensor in tensors.items():
+            by_row = LENGTH in tensors and tensor.ndim > 1 and _may_have_rows(name)
+            pooled = tensor if by_row else _pool(tensor, config)
+            is_resized = pooled is not tensor and not name.startswith(FEATURES)
+            shape = tuple(pooled.shape[2 if by_row else 1 :])
+            full_size = tuple(tensor.shape[2:]) if is_resized else ()
+            fields.append(RecordField(name, _encoding_name(name, tensor, config), shape, full_size, by_row))
+        return cls(config, tuple(fields), checksums)
+
+    def pack(self, tensors: Mapping[str, Tensor]) -> Records:
+        """Records of ``tensors`` ``[batch, ...]``.
 
         Raises:
             LimbeckError: other tensors or shapes than those of the layout, or values that cannot be stored.
         """
-        tensors = _named_tensors(outputs, batch_size, self.config)
         names = [field.name for field in self.fields]
         if set(names) != tensors.keys():
             raise LimbeckError(
                 f"all outputs of a cached teacher must have the tensors {', '.join(names)}, got {', '.join(tensors)}"
             )
-        records = np.zeros(batch_size, self.dtype)
+        batch_size = len(next(iter(tensors.values())))
+        is_row = _row_mask(tensors) if self.has_rows else None
+        fixed = np.zeros(batch_size, self.dtype)
+        rows = np.zeros(0 if is_row is None else int(is_row.sum()), self.row_dtype)
         for field in self.fields:
-            tensor = tensors[field.name].detach().float().cpu()
+            tensor = self._stored_part(field, tensors[field.name], is_row)
             if (shape := tuple(tensor.shape[1:])) != field.shape:
                 raise LimbeckError(
                     f"{field.name} of a cached teacher must have the shape {list(field.shape)} for each sample, got "
                     f"{list(shape)}: use inputs of one size"
                 )
-            _encode(records[field.name], tensor, field, self.config)
-        return records.view(np.uint8).reshape(batch_size, self.num_bytes)
+            _encoding(field, self.config).encode((rows if field.by_row else fixed)[field.name], tensor)
+        fixed_bytes = fixed.view(np.uint8).reshape(batch_size, self.num_bytes)
+        if is_row is None:
+            return Records(fixed_bytes)
+        return Records(fixed_bytes, _split_rows(rows, is_row.sum(dim=1).tolist()))
 
-    def unpack(self, raw: ByteArray) -> Outputs:
-        """The outputs in records ``[batch, bytes]``, on the CPU in float32."""
-        records = np.ascontiguousarray(raw).view(self.dtype)[:, 0]
-        tensors = {field.name: _decode(records[field.name], field, self.config) for field in self.fields}
-        logits = tensors.get("logits")
-        rows_per_sample = 0 if logits is None else logits.shape[1]
-        return Outputs(
-            logits=None if logits is None else logits.flatten(0, 1),
-            spatial_logits=tensors.get("spatial_logits"),
-            embedding=tensors.get("embedding"),
-            features=_with_prefix("features.", tensors),
-            by_row={name: tensor.flatten(0, 1) for name, tensor in _with_prefix("rows.", tensors).items()},
-            by_sample=_with_prefix("samples.", tensors),
-            row_to_sample=torch.arange(len(raw)).repeat_interleave(rows_per_sample) if self.multi_row else None,
-            valid=tensors["valid"].bool().squeeze(1) if "valid" in tensors else None,
-        )
+    def unpack(self, records: Records) -> dict[str, Tensor]:
+        """The tensors ``[batch, ...]`` in ``records``, on the CPU; rows are padded with zeros to the longest sample."""
+        fixed = np.ascontiguousarray(records.fixed).view(self.dtype).reshape(-1)
+        tensors = {f.name: self._decode(f, fixed[f.name]) for f in self.fields if not f.by_row}
+        if records.rows is None:
+            return tensors
+        rows, lengths = self._joined_rows(records), tensors[LENGTH]
+        is_row = torch.arange(int(lengths.max()) if len(lengths) else 0) < lengths[:, None]
+        for field in (field for field in self.fields if field.by_row):
+            values = self._decode(field, rows[field.name])
+            padded = values.new_zeros(*is_row.shape, *values.shape[1:])
+            padded[is_row] = values
+            tensors[field.name] = padded
+        return {field.name: tensors[field.name] for field in self.fields}
+
+    def lengths(self, fixed: ByteArray) -> NDArray[np.int64]:
+        """The number of rows of each sample in ``fixed`` records."""
+        lengths: NDArray[np.int64] = np.ascontiguousarray(fixed).view(self.dtype).reshape(-1)[LENGTH]
+        return lengths
+
+    def difference(self, records: Records, tensors: Mapping[str, Tensor]) -> tuple[float, str]:
+        """The largest difference between ``records`` and ``tensors``, relative to the largest value, and its field."""
+        fixed = np.ascontiguousarray(records.fixed).view(self.dtype).reshape(-1)
+        live = self.pack(tensors)
+        if self.has_rows and self.lengths(live.fixed).tolist() != self.lengths(records.fixed).tolist():
+            return float("inf"), LENGTH
+        is_row = _row_mask(tensors) if self.has_rows else None
+        largest = (0.0, self.fields[0].name)
+        for field in self.fields:
+            stored = self._joined_rows(records) if field.by_row else fixed
+            tensor = self._stored_part(field, tensors[field.name], is_row)
+            difference = _encoding(field, self.config).difference(stored[field.name], tensor)
+            largest = max(largest, (difference, field.name))
+        return largest
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for ``layout.json``."""
-        fields = [asdict(f) | {"num_bytes": _field_dtype(f, self.config).itemsize} for f in self.fields]
-        return {"config": self.config.model_dump(), "fields": fields, "multi_row": self.multi_row}
+        fields = [asdict(f) | {"num_bytes": _encoding(f, self.config).dtype.itemsize} for f in self.fields]
+        return {"config": self.config.model_dump(), "fields": fields, "checksums": list(self.checksums)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -136,128 +208,77 @@ class RecordLayout:
             ValueError: the sizes of the fields do not match their shapes.
         """
         config = CacheConfig(**data["config"])
+        one_row = data.get("multi_row") is False  # layouts of before there was a codec, with an axis of one row
         fields = tuple(
-            RecordField(str(f["name"]), str(f["encoding"]), tuple(f["shape"]), tuple(f["full_size"]))
+            RecordField(
+                str(f["name"]), str(f["encoding"]), tuple(f["shape"])[1 if one_row and f["name"] == "logits" else 0 :],
+                tuple(f["full_size"]), bool(f.get("by_row", False)),
+            )
             for f in data["fields"]
-        )
-        if [_field_dtype(f, config).itemsize for f in fields] != [f["num_bytes"] for f in data["fields"]]:
+        )  # fmt: skip
+        if [_encoding(f, config).dtype.itemsize for f in fields] != [f["num_bytes"] for f in data["fields"]]:
             raise ValueError("num_bytes of the fields do not match their shapes")
-        return cls(config, fields, bool(data["multi_row"]))
+        return cls(config, fields, tuple(data.get("checksums", ("float",))))
+
+    def _joined_rows(self, records: Records) -> NDArray[np.void]:
+        """The rows of all samples, ``[rows]``."""
+        chunks = () if records.rows is None else records.rows
+        return np.frombuffer(b"".join(chunk.tobytes() for chunk in chunks), self.row_dtype)
+
+    def _stored_part(self, field: RecordField, tensor: Tensor, is_row: Tensor | None) -> Tensor:
+        """What is stored of a tensor: its valid rows, or the pooled map."""
+        tensor = tensor.detach().cpu()
+        return tensor[is_row] if field.by_row and is_row is not None else _pool(tensor, self.config)
+
+    def _decode(self, field: RecordField, record: NDArray[Any]) -> Tensor:
+        values = _encoding(field, self.config).decode(record)
+        if field.full_size:
+            values = F.interpolate(values, size=field.full_size, mode="bilinear", align_corners=False)
+        return values
 
 
-def _field_encoding(name: str, config: CacheConfig) -> str:
-    if name == "valid":
+def _encoding(field: RecordField, config: CacheConfig) -> TensorEncoding:
+    return TensorEncoding(field.name, field.encoding, field.shape, config)
+
+
+def _encoding_name(name: str, tensor: Tensor, config: CacheConfig) -> str:
+    if name == VALID:
         return "float16"
-    if name.startswith("features."):
+    if tensor.dtype == torch.bool:
+        return "bool"
+    if not tensor.is_floating_point():
+        return "int64"
+    if name.startswith(FEATURES):
         return config.feature_dtype
     return "top_k" if name == "logits" and config.top_k is not None else config.dtype
 
 
-def _field_dtype(field: RecordField, config: CacheConfig) -> np.dtype[Any]:
-    if field.encoding == "int8":
-        return np.dtype([("scale", "f4"), ("steps", "i1", field.shape)])
-    if field.encoding != "top_k":
-        return np.dtype((field.encoding, field.shape))
-    rows, classes = field.shape
-    shape = (rows, min(config.top_k or classes, classes))
-    members: list[Any] = [("values", config.dtype, shape), ("classes", "u2" if classes <= 2**16 else "u4", shape)]
-    return np.dtype([*members, ("tail", "f4", (rows,))] if config.tail == "spread" else members)
-
-
-def _encode(record: NDArray[Any], tensor: Tensor, field: RecordField, config: CacheConfig) -> None:
-    """Write ``[batch, ...]`` values to a field of records."""
-    if field.encoding == "int8":
-        flat = tensor.flatten(1).numpy()
-        if not np.isfinite(flat).all():
-            raise LimbeckError("teacher outputs must be finite to be cached as int8, got NaN or infinity")
-        scale = (np.abs(flat).max(axis=1) / 127).astype(np.float32)
-        record["scale"] = scale
-        steps = np.rint(flat / np.where(scale > 0, scale, 1)[:, None])
-        record["steps"] = steps.astype(np.int8).reshape(record["steps"].shape)
-    elif field.encoding == "top_k":
-        values, top_classes = tensor.topk(record["values"].shape[2], dim=2)
-        _store_floats(record["values"], values)
-        record["classes"] = top_classes.numpy()
-        if config.tail == "spread":
-            record["tail"] = tensor.scatter(2, top_classes, -torch.inf).logsumexp(dim=2).numpy()
-    else:
-        _store_floats(record, tensor)
-
-
-def _store_floats(record: NDArray[Any], tensor: Tensor) -> None:
-    values = tensor.numpy()
-    if np.isnan(values).any():
-        raise LimbeckError("teacher outputs must be finite to be cached, got NaN")
-    with np.errstate(over="ignore"):
-        record[...] = values
-    overflowed = np.isinf(record) & ~np.isinf(values)
-    if overflowed.any():
+def _row_mask(tensors: Mapping[str, Tensor]) -> Tensor:
+    """``[batch, rows]``: which of the padded rows belong to a sample."""
+    lengths = tensors[LENGTH].detach().cpu()
+    sizes = {tensor.shape[1] for name, tensor in tensors.items() if tensor.ndim > 1 and _may_have_rows(name)}
+    if len(sizes) != 1 or (len(lengths) and int(lengths.max()) > min(sizes)):
         raise LimbeckError(
-            f"teacher outputs must be at most {float(np.finfo(record.dtype).max):g} for {record.dtype}, got "
-            f"{float(np.abs(values[overflowed]).max()):g}: store them as float32"
+            f"with `length`, tensors of two or more dimensions must be padded along axis 1 to one number of rows of at "
+            f"least {int(lengths.max())}, got {sorted(sizes)}: correct encode_outputs of the task"
         )
+    return torch.arange(sizes.pop()) < lengths[:, None]
 
 
-def _decode(record: NDArray[Any], field: RecordField, config: CacheConfig) -> Tensor:
-    """The float32 values ``[batch, ...]`` of a field of records."""
-    if field.encoding == "int8":
-        scale = record["scale"].reshape(-1, *[1] * len(field.shape))
-        return torch.from_numpy(record["steps"].astype(np.float32) * scale)
-    if field.encoding == "top_k":
-        classes = field.shape[1]
-        values, top_classes = (
-            torch.from_numpy(record[name].astype(t)) for name, t in (("values", "f4"), ("classes", "i8"))
-        )
-        tail_logit = torch.full((*values.shape[:2], 1), -torch.inf)
-        if config.tail == "spread" and values.shape[2] < classes:
-            tail_logit = torch.from_numpy(record["tail"].copy())[:, :, None] - float(np.log(classes - values.shape[2]))
-        return tail_logit.expand(*values.shape[:2], classes).clone().scatter_(2, top_classes, values)
-    values = torch.from_numpy(record.astype(np.float32))
-    if field.full_size:
-        values = F.interpolate(values, size=field.full_size, mode="bilinear", align_corners=False)
-    return values
+def _may_have_rows(name: str) -> bool:
+    return not name.startswith(FEATURES) and name != VALID
 
 
-def _named_tensors(outputs: Outputs, batch_size: int, config: CacheConfig) -> dict[str, Tensor]:
-    """The tensors of ``outputs`` by field name, ``[batch, ...]``, with rows grouped by sample and maps pooled."""
-    tensors: dict[str, Tensor] = {}
-    if outputs.logits is not None:
-        tensors["logits"] = _group_by_sample(outputs.logits, outputs, batch_size)
-    if outputs.spatial_logits is not None:
-        tensors["spatial_logits"] = _pool(outputs.spatial_logits, config)
-    if outputs.embedding is not None:
-        tensors["embedding"] = outputs.embedding
-    for name, tensor in outputs.features.items():
-        tensors[f"features.{name}"] = _pool(tensor, config)
-    for name, tensor in outputs.by_row.items():
-        tensors[f"rows.{name}"] = _group_by_sample(tensor, outputs, batch_size)
-    for name, tensor in outputs.by_sample.items():
-        tensors[f"samples.{name}"] = tensor
-    if outputs.valid is not None:
-        tensors["valid"] = outputs.valid.reshape(-1, 1)
-    return tensors
-
-
-def _group_by_sample(rows: Tensor, outputs: Outputs, batch_size: int) -> Tensor:
-    """``[batch, rows of a sample, ...]``."""
-    rows_per_sample = len(rows) // max(batch_size, 1)
-    expected = torch.arange(batch_size, device=rows.device).repeat_interleave(rows_per_sample)
-    if len(rows) != rows_per_sample * batch_size or (
-        outputs.row_to_sample is not None and not torch.equal(outputs.row_to_sample, expected)
-    ):
-        raise LimbeckError(
-            f"a cached teacher must have equally many rows for each sample, got {len(rows)} rows for {batch_size} "
-            "samples: cache spatial logits or features, or use no cache"
-        )
-    return rows.reshape(batch_size, rows_per_sample, *rows.shape[1:])
+def _split_rows(rows: NDArray[np.void], lengths: list[int]) -> NDArray[np.object_]:
+    """The bytes of the rows of each sample, as an array of arrays."""
+    result = np.empty(len(lengths), np.object_)
+    for index, chunk in enumerate(np.split(rows, np.cumsum(lengths)[:-1]) if lengths else []):
+        result[index] = np.frombuffer(chunk.tobytes(), np.uint8)
+    return result
 
 
 def _pool(tensor: Tensor, config: CacheConfig) -> Tensor:
-    if config.pool_factor == 1 or tensor.ndim != 4:
+    if config.pool_factor == 1 or tensor.ndim != 4 or not tensor.is_floating_point():
         return tensor
     height, width = (max(1, side // config.pool_factor) for side in tensor.shape[2:])
     return F.adaptive_avg_pool2d(tensor.float(), (height, width))
-
-
-def _with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -23,6 +23,7 @@ from limbeck.teachers import (
     load_sample_mask,
     match_classes,
 )
+from limbeck.teachers.cache.round_trip import RoundTripTeacher
 
 if TYPE_CHECKING:
     from limbeck.workflows._job.job import Job
@@ -51,21 +52,31 @@ def make_uncached_teacher(job: Job, name: str, network: nn.Module, feature_layer
 
 
 def make_dry_run_teacher(job: Job, name: str, network: nn.Module, feature_layers: FeatureLayers) -> Teacher:
-    """Like :func:`make_recipe_teacher`, without reading or writing; two samples are too few to select a backend."""
-    if job.recipe.cache is not None:
-        _open_cache(job, name, FrozenTeacher(network))  # which checks the views
+    """Like :func:`make_recipe_teacher`, without writing; two samples are too few to select a backend.
+
+    With a cache, outputs have its precision, and those that are stored are compared with the teacher.
+    """
     backend = InferenceBackend(_backend_name(job, name))
     backend.require_feature_support(feature_layers or {})
     # Compilation takes a minute, and auto drops a backend that fails.
     use_eager = backend.name in ("auto", "compile")
-    return _mask_teacher(job, name, FrozenTeacher(network, feature_layers, backend="eager" if use_eager else backend))
+    teacher: Teacher = FrozenTeacher(network, feature_layers, backend="eager" if use_eager else backend)
+    if job.recipe.cache is not None:
+        _open_cache(job, name, FrozenTeacher(network, feature_layers)).check(job.task)
+        teacher = RoundTripTeacher(teacher, _cache_config(job))
+    return _mask_teacher(job, name, teacher)
 
 
 def _open_cache(job: Job, name: str, teacher: Teacher) -> CachedTeacher:
     node = job.recipe.cache
     assert node is not None
-    config = CacheConfig(**node.model_dump(exclude={"root"}))
-    return CachedTeacher(teacher, job.data, root=node.root, config=config, name=name)
+    return CachedTeacher(teacher, job.data, root=node.root, config=_cache_config(job), name=name)
+
+
+def _cache_config(job: Job) -> CacheConfig:
+    node = job.recipe.cache
+    assert node is not None
+    return CacheConfig(**node.model_dump(exclude={"root"}))
 
 
 def _backend_name(job: Job, name: str) -> str:
