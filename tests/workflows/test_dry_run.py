@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from limbeck.core.errors import LimbeckError
+from limbeck.models import save_weights
 from limbeck.recipe import load_recipe
+from limbeck.teachers.cache.cache_registry import list_caches
 from limbeck.workflows._job.job import Job
+from limbeck.workflows._job.teachers import make_recipe_teacher
 
 RECIPE = """
 task: Classification
 data: {{use: Digits, num_labeled: 100, num_samples: 200, augment: {views}}}
-teachers: {{big: {{use: small_cnn, width: 8}}}}
+teachers: {{big: {{use: small_cnn, width: 8{teacher}}}}}
 student: {{use: small_cnn, width: 4}}
 teacher_training: {{steps: 4, objective: {{target: CrossEntropyLoss}}}}
 stages:
-  - {{name: distill, steps: 4, objective: {{target: CrossEntropyLoss, kd: KDLoss}}}}
+  - {{name: distill, steps: 4, objective: {{target: CrossEntropyLoss, kd: {objective}}}}}
 training: {{batch_size: {batch}}}
+cache: {cache}
 """
 
 
-def job(tmp_path, views, batch=16):
+def job(tmp_path, views, batch=16, objective="KDLoss", cache="null", teacher=""):
     path = tmp_path / "tiny.yaml"
-    path.write_text(RECIPE.format(views=views, batch=batch))
+    if cache != "null":
+        cache = cache.replace("{", f"{{root: {tmp_path / 'outputs'}, ").replace(", }", "}")
+    path.write_text(RECIPE.format(views=views, batch=batch, objective=objective, cache=cache, teacher=teacher))
     return Job.from_recipe(load_recipe(path), tmp_path / "run")
 
 
@@ -45,3 +52,53 @@ def test_a_stage_is_run_dry_with_its_augmentation(tmp_path, views):
 def test_a_batch_that_the_augmentation_does_not_fit_is_refused_before_training(tmp_path):
     with pytest.raises(LimbeckError, match=r"batch_size must be at least 1 and a multiple of repeats .4., got 18"):
         job(tmp_path, "{use: default_augmentation, crop: 1, repeats: 4}", batch=18).validate()
+
+
+@pytest.mark.parametrize(
+    ("loss", "cache"),
+    [
+        ("ReverseKLLoss", "{top_k: 3, tail: renormalized}"),
+        ("LogitMSELoss", "{top_k: 9, tail: renormalized}"),
+        ("DKDLoss", "{top_k: 1, tail: renormalized}"),
+        ("NKDLoss", "{top_k: 1, tail: renormalized}"),
+    ],
+)
+def test_a_loss_that_truncated_outputs_make_infinite_is_refused_before_training(tmp_path, loss, cache):
+    made = job(tmp_path, "{use: Augmentation}", objective=loss, cache=cache)
+    with pytest.raises(LimbeckError, match=r"tail: renormalized .* the loss 'kd' of stage 'distill' is not finite"):
+        made.validate()
+    assert not list(tmp_path.glob("outputs*"))
+
+
+@pytest.mark.parametrize(
+    ("loss", "cache"),
+    [
+        ("KDLoss", "{top_k: 1, tail: renormalized}"),
+        ("{use: KDLoss, temperature: {use: LogitStandardization}}", "{top_k: 3, tail: renormalized}"),
+        ("DKDLoss", "{top_k: 2, tail: renormalized}"),
+        ("NKDLoss", "{top_k: 2, tail: renormalized}"),
+        ("ReverseKLLoss", "{top_k: 1}"),
+        ("LogitMSELoss", "{top_k: 1, tail: spread}"),
+        ("LogitMSELoss", "{}"),
+    ],
+)
+def test_a_loss_that_truncated_outputs_leave_finite_is_trained(tmp_path, loss, cache):
+    job(tmp_path, "{use: Augmentation}", objective=loss, cache=cache).validate()
+
+
+def test_stored_outputs_of_another_teacher_are_refused_before_training(tmp_path):
+    made = job(tmp_path, "{use: Augmentation}", cache="{}")
+    save_weights(made.build_teacher("big"), tmp_path / "big.safetensors")
+    made = job(tmp_path, "{use: Augmentation}", cache="{}", teacher=f", weights: {tmp_path / 'big.safetensors'}")
+    cached = make_recipe_teacher(made, "big", made.build_teacher("big"), None)
+    for _ in cached.populate(made.task):
+        pass
+    made.validate()
+    folder = cached.stats()["folder"]
+    store = list_caches(tmp_path / "outputs")[0].open_store()
+    indices = np.arange(len(made.data.train))
+    records, _, _ = store.read(indices)
+    records.fixed[:, 4:] = np.roll(records.fixed[:, 4:], 2, axis=1)
+    store.write(indices, records)
+    with pytest.raises(LimbeckError, match=f"the cache {folder} holds other outputs than the teacher 'big'"):
+        made.validate()

@@ -43,8 +43,12 @@ def train(teacher, data, *, epochs=4, batch=32):
     return [row["loss"] for row in run.history], torch.cat([p.detach().flatten() for p in student.parameters()])
 
 
+CHECKED = 4
+"""Batches of at most so many images are those of the checks at the opening of a cache."""
+
+
 class Counting(Teacher):
-    """A teacher that counts the images it was run on."""
+    """A teacher that counts the images it was run on, without those of checks."""
 
     def __init__(self, network):
         self._inner, self.num_images = FrozenTeacher(network), 0
@@ -53,7 +57,7 @@ class Counting(Teacher):
         return self._inner.fingerprint()
 
     def predict(self, batch, task):
-        self.num_images += len(batch["sample_id"])
+        self.num_images += len(batch["sample_id"]) if len(batch["sample_id"]) > CHECKED else 0
         return self._inner.predict(batch, task)
 
 
@@ -102,7 +106,7 @@ def test_probabilities_of_a_callable_are_computed_once_for_each_version(tmp_path
     data, calls, inner = digits(num_views=1), [], network(2)
 
     def ask(images):
-        calls.append(len(images))
+        calls.append(len(images) if len(images) > CHECKED else 0)
         return inner.eval()(images).softmax(1)
 
     for version, num_computed in (("1", 96), ("1", 96), ("2", 192)):
@@ -279,11 +283,13 @@ FILLER = """
 import sys, time, torch
 from torch import nn
 sys.path.insert(0, sys.argv[2])
-from test_cached_teacher import TASK, digits, network, FULL
+from test_cached_teacher import TASK, Counting, digits, network, FULL
 from limbeck.teachers import CachedTeacher
-teacher = network(2)
-teacher.register_forward_hook(lambda *_: time.sleep(float(sys.argv[3])))
-cached = CachedTeacher(teacher, digits(num_views=4), root=sys.argv[1], config=FULL)
+class Slow(Counting):
+    def predict(self, batch, task):
+        time.sleep(float(sys.argv[3]))
+        return super().predict(batch, task)
+cached = CachedTeacher(Slow(network(2)), digits(num_views=4), root=sys.argv[1], config=FULL)
 for done, _ in cached.populate(TASK, batch_size=8, rank=int(sys.argv[4]), world_size=int(sys.argv[5])):
     print(done, flush=True)
 print("misses", cached.misses)
@@ -339,3 +345,89 @@ def test_two_processes_without_shares_do_not_harm_each_other(tmp_path, filler):
     for _ in cached.populate(TASK):
         pass
     assert cached.misses == 0
+
+
+class Scaled(nn.Module):
+    """A network whose outputs depend on a file, which is no part of its identity."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.net, self.path = network(2), path
+
+    def forward(self, x):
+        return self.net(x) * float(self.path.read_text())
+
+
+@pytest.mark.parametrize("config", [FULL, CacheConfig(), CacheConfig(top_k=3)])
+def test_stored_outputs_that_are_not_the_teachers_are_an_error(tmp_path, config):
+    data, path = digits(num_views=2), tmp_path / "scale.txt"
+    path.write_text("1.0")
+    for step in (0, 1):
+        cached = CachedTeacher(Scaled(path), data, root=tmp_path, config=config, name="big")
+        cached.predict(data.batches(batch_size=16).batch(step), TASK)
+    assert (cached.misses, cached.hits) == (16, 0)
+    path.write_text("1.5")
+    message = r"other outputs than the teacher 'big' computes now \(sample \d+: logits"
+    for call in (lambda c: c.check(TASK), lambda c: c.predict(data.batches(batch_size=16).batch(0), TASK)):
+        with pytest.raises(limbeck.LimbeckError, match=message):
+            call(CachedTeacher(Scaled(path), data, root=tmp_path, config=config, name="big"))
+    path.write_text("1.0")
+    CachedTeacher(Scaled(path), data, root=tmp_path, config=config).check(TASK)
+
+
+def test_a_changed_attribute_hook_or_forward_is_another_cache(tmp_path):
+    data, teachers = digits(num_views=1), [network(2) for _ in range(4)]
+    teachers[1][2].inplace_scale = 3
+    teachers[2][0].register_forward_hook(lambda module, args, output: output + 1)
+    teachers[3].forward = lambda x: nn.Sequential.forward(teachers[3], x) * 2
+    assert len({one_key(teacher, data, tmp_path) for teacher in teachers}) == 4
+
+
+def test_a_teacher_whose_outputs_depend_on_the_batch_is_refused(tmp_path):
+    torch.manual_seed(0)
+    data = digits(num_views=1)
+    layers = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.Flatten(), nn.Linear(4 * 36, 10)]
+    message = "the outputs of teacher 'bn' for a sample depend on the other samples of its batch"
+    with pytest.raises(limbeck.LimbeckError, match=message):
+        CachedTeacher(nn.Sequential(*layers), data, root=tmp_path, name="bn").check(TASK)
+    with pytest.raises(limbeck.LimbeckError, match=message):
+        train(CachedTeacher(nn.Sequential(*layers), data, root=tmp_path, name="bn"), data)
+    assert not list(tmp_path.iterdir())
+    layers[1] = nn.InstanceNorm2d(4)
+    CachedTeacher(nn.Sequential(*layers), data, root=tmp_path).check(TASK)
+
+
+def test_an_attribute_that_each_call_changes_is_no_part_of_the_identity(tmp_path):
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.calls, self.last = network(2), 0, None
+
+        def forward(self, x):
+            self.calls, self.last = self.calls + 1, x
+            return self.net(x)
+
+    data, teacher = digits(num_views=1), Counts()
+    assert one_key(teacher, data, tmp_path) == one_key(teacher, data, tmp_path) == one_key(Counts(), data, tmp_path)
+
+
+def test_checks_do_not_select_a_backend(tmp_path):
+    data, teacher = digits(num_views=1), FrozenTeacher(network(2), backend="auto")
+    cached = CachedTeacher(teacher, data, root=tmp_path)
+    cached.check(TASK)
+    assert teacher.backend.report.backend == "auto"
+    assert cached.stats()["folder"] is not None
+    assert not Path(cached.stats()["folder"]).exists()
+
+
+def test_a_task_without_a_codec_is_refused(tmp_path):
+    class Bare:
+        def outputs(self, network, batch):
+            return TASK.outputs(network, batch)
+
+        def target(self, batch):
+            return TASK.target(batch)
+
+    data = digits(num_views=1)
+    with pytest.raises(limbeck.LimbeckError, match="Bare has no model_inputs, encode_outputs, decode_outputs"):
+        CachedTeacher(network(2), data, root=tmp_path).predict(data.batches(batch_size=8).batch(0), Bare())

@@ -235,13 +235,23 @@ class Job:
         training = make_training_config(stage, phase)
         distiller = make_distiller(self, network, teachers, stage, phase=phase, make_teacher=make_dry_run_teacher)
         distiller.progress = Progress(step=0, steps=1, total_steps=1)
-        stream = self.data.batches(batch_size=training.batch_size)
+        cache = self.recipe.cache
+        has_infinities = cache is not None and cache.tail == "renormalized"
+        # The labeled samples, so that losses on the target meet the infinities.
+        subset = "labeled" if has_infinities and self.data.num_labeled else "all"
+        stream = self.data.batches(batch_size=training.batch_size, subset=subset)
         # The same sample twice is a pair of one class.
         indices = torch.arange(2) % (1 if training.batch_pairing == "same_class" else len(stream.split))
         batch = stream.load(indices, torch.zeros_like(indices))
         with torch.no_grad(), single_process():
-            distiller.prepare(batch).eval()(batch)
+            output = distiller.prepare(batch).eval()(batch)
             deployment_model(distiller)
+        if has_infinities and (names := [name for name, loss in output.by_loss.items() if not loss.isfinite()]):
+            raise LimbeckError(
+                f"cache.tail: renormalized gives classes beyond the top {cache.top_k} a logit of minus infinity, for "
+                f"which the loss {names[0]!r} of stage {stage.stage.name!r} is not finite: set tail: spread, or top_k: "
+                "null to store all logits"
+            )
         if phase in self.recipe.assistants and (simkd_names := classifier_source(distiller)):
             raise LimbeckError(
                 f"stages: {simkd_names[0]} (SimKD) ends a student in its teacher's classifier, and an assistant must "
