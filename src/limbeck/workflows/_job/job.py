@@ -17,6 +17,7 @@ from limbeck.core.protocols import Task, loss_attribute
 from limbeck.core.roles import Role
 from limbeck.data import DataModule
 from limbeck.data.counter_rng import derive_seed
+from limbeck.data.module import LabelSubset
 from limbeck.distiller import (
     Distiller,
     Objective,
@@ -235,10 +236,9 @@ class Job:
         training = make_training_config(stage, phase)
         distiller = make_distiller(self, network, teachers, stage, phase=phase, make_teacher=make_dry_run_teacher)
         distiller.progress = Progress(step=0, steps=1, total_steps=1)
-        cache = self.recipe.cache
-        has_infinities = cache is not None and cache.tail == "renormalized"
-        # The labeled samples, so that losses on the target meet the infinities.
-        subset = "labeled" if has_infinities and self.data.num_labeled else "all"
+        # Losses on the target must meet the logits of minus infinity of a truncated cache.
+        needs_labels = self.recipe.cache is not None and self.recipe.cache.tail == "renormalized"
+        subset: LabelSubset = "labeled" if needs_labels and self.data.num_labeled else "all"
         stream = self.data.batches(batch_size=training.batch_size, subset=subset)
         # The same sample twice is a pair of one class.
         indices = torch.arange(2) % (1 if training.batch_pairing == "same_class" else len(stream.split))
@@ -246,12 +246,8 @@ class Job:
         with torch.no_grad(), single_process():
             output = distiller.prepare(batch).eval()(batch)
             deployment_model(distiller)
-        if has_infinities and (names := [name for name, loss in output.by_loss.items() if not loss.isfinite()]):
-            raise LimbeckError(
-                f"cache.tail: renormalized gives classes beyond the top {cache.top_k} a logit of minus infinity, for "
-                f"which the loss {names[0]!r} of stage {stage.stage.name!r} is not finite: set tail: spread, or top_k: "
-                "null to store all logits"
-            )
+        if distiller.teachers:
+            self._require_finite_losses(output.by_loss, stage.stage.name)
         if phase in self.recipe.assistants and (simkd_names := classifier_source(distiller)):
             raise LimbeckError(
                 f"stages: {simkd_names[0]} (SimKD) ends a student in its teacher's classifier, and an assistant must "
@@ -265,6 +261,17 @@ class Job:
             training.scheduler(optimizer, 2)
         with freeze_modules(network, stage.stage.freeze):
             pass
+
+    def _require_finite_losses(self, losses: Mapping[str, torch.Tensor], stage: str) -> None:
+        """Refuse losses that outputs of a cache without the smallest logits make infinite."""
+        cache = self.recipe.cache
+        infinite = [name for name, loss in losses.items() if not loss.isfinite()]
+        if cache is not None and cache.tail == "renormalized" and infinite:
+            raise LimbeckError(
+                f"cache.tail: renormalized gives classes beyond the top {cache.top_k} a logit of minus infinity, for "
+                f"which the loss {infinite[0]!r} of stage {stage!r} is not finite: set tail: spread, or top_k: null to "
+                "store all logits"
+            )
 
     def temperature_warnings(self) -> list[str]:
         """Warnings of the temperatures of the stages, each once."""
