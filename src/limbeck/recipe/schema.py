@@ -62,6 +62,7 @@ class TrainingNode(TrainingSettings):
         devices: the number of processes that the recipe is for; any other number is an error.
     """
 
+    omit_if_default = ("parameter_groups", "validation_batch_size")
     optimizer: Node = Node.model_validate({"use": "AdamW", "lr": 1e-3})
     scheduler: SchedulerNode | None = None
     precision: Literal[

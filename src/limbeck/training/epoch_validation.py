@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,7 +28,7 @@ __all__ = ["require_same_validation", "require_validation", "run_validation", "v
 
 def validate_epoch(data: Any, state: TrainState) -> dict[str, float]:
     """:func:`run_validation` of the network of ``state`` on its share of the validation batches."""
-    batches = _local_batches(data, state.fabric)
+    batches = _local_batches(data, state)
     if is_fsdp(state.fabric):
         batches = _equalize(batches, state.padding_batch, state.fabric)
     return run_validation(state.eval_model(), batches, state.distiller.task, state.fabric)
@@ -73,10 +74,13 @@ def _drop_unlabeled(statistics: Tensor) -> Tensor:
     return statistics[~statistics.isnan().all(dim=1)]
 
 
-def _local_batches(data: Any, fabric: Fabric) -> Iterable[Any]:
-    """The validation batches of this process."""
-    rank_kwargs = {} if fabric.world_size == 1 else {"rank": fabric.global_rank, "world_size": fabric.world_size}
-    batches: Iterable[Any] = data.validation_batches(**rank_kwargs)
+def _local_batches(data: Any, state: TrainState) -> Iterable[Any]:
+    """The validation batches of this process, of ``validation_batch_size`` where the data takes a batch size."""
+    fabric, training = state.fabric, state.training
+    kwargs = {} if fabric.world_size == 1 else {"rank": fabric.global_rank, "world_size": fabric.world_size}
+    if "batch_size" in inspect.signature(data.validation_batches).parameters:
+        kwargs["batch_size"] = training.validation_batch_size or training.batch_size
+    batches: Iterable[Any] = data.validation_batches(**kwargs)
     return batches
 
 
@@ -93,9 +97,9 @@ def require_validation(data: Any, state: TrainState) -> None:
 
 
 def _require_validation(data: Any, state: TrainState) -> None:
-    fabric, training, task = state.fabric, state.training, state.distiller.task
-    batches = _local_batches(data, fabric)
-    if isinstance(batches, Iterator) and batches is _local_batches(data, fabric):
+    training, task = state.training, state.distiller.task
+    batches = _local_batches(data, state)
+    if isinstance(batches, Iterator) and batches is _local_batches(data, state):
         raise LimbeckError(
             "validation_batches() must return a new iterator at each call, got the same one twice, which is empty "
             "after the first epoch: return iter() of a list or a DataLoader"

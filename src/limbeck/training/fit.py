@@ -40,7 +40,11 @@ class TrainingData(Protocol):
         ...
 
     def validation_batches(self) -> Iterator[Any]:
-        """Batches of the validation split; with several processes, takes ``rank`` and ``world_size`` too."""
+        """Batches of the validation split, each time from the first.
+
+        With several processes, it takes ``rank`` and ``world_size`` too; a parameter ``batch_size`` gets
+        ``training.validation_batch_size``.
+        """
         ...
 
 

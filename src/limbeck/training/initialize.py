@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data.batch_sampler import BatchStream
@@ -21,6 +20,7 @@ from limbeck.training.checkpoint import to_plain_values
 from limbeck.training.config import TrainingConfig
 from limbeck.training.convert_precision import require_precision, to_precision
 from limbeck.training.fsdp import is_fsdp, shard_module
+from limbeck.training.optimizers import make_optimizer, make_scheduler
 from limbeck.training.train_state import TrainState
 from limbeck.training.training_length import TrainingLength
 from limbeck.utils.random_states import seed_everything
@@ -52,11 +52,9 @@ def initialize_state(
                 "ema_decay away, or set the strategy to ddp"
             )
         distiller, model = shard_module(original, fabric)
-    trainable = [parameter for parameter in distiller.parameters() if parameter.requires_grad]
-    if not trainable:
-        raise LimbeckError("nothing is left to train: every parameter of the student is frozen")
-    optimizer = training.optimizer(trainable)
-    scheduler = _make_scheduler(optimizer, length, training)
+    optimizer = make_optimizer(distiller, training)
+    num_scheduler_steps = length.steps if training.scheduler_interval == "step" else length.epochs
+    scheduler = make_scheduler(optimizer, num_scheduler_steps, training)
     require_precision(precision.precision, distiller, training, optimizer)
     model, backward, fabric_optimizer = _set_up(distiller, model, optimizer, fabric)
     distiller.train()
@@ -70,6 +68,7 @@ def initialize_state(
         "objective": str(distiller.objective), "steps": length.description, "steps_per_epoch": length.steps_per_epoch,
         "batch_size": f"{training.batch_size}{pairing}" if pairing else training.batch_size,
         "world_size": fabric.world_size, "seed": seed,
+        "parameter_groups": str(list(training.parameter_groups)) if training.parameter_groups else None,
         "optimizer": f"{type(optimizer).__name__} {to_plain_values(optimizer.defaults)}",
         "student": zlib.crc32(str([(n, tuple(p.shape)) for n, p in distiller.student.state_dict().items()]).encode()),
     }  # fmt: skip
@@ -95,15 +94,6 @@ def _require_deployable(distiller: Distiller, training: TrainingConfig, fabric: 
                 f"{setting} keeps the student's own weights, and with SimKD the loss's projector is deployed too: "
                 "leave it away"
             )
-
-
-def _make_scheduler(optimizer: Optimizer, length: TrainingLength, training: TrainingConfig) -> Any:
-    if training.scheduler is None:
-        return None
-    scheduler = training.scheduler(optimizer, length.steps if training.scheduler_interval == "step" else length.epochs)
-    if isinstance(scheduler, ReduceLROnPlateau) and training.scheduler_interval == "step":
-        raise LimbeckError("ReduceLROnPlateau needs the validation loss of each epoch: set `interval: epoch`")
-    return scheduler
 
 
 def _make_ema_model(student: nn.Module, decay: float | None) -> Any:

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from limbeck.utils.validation import Number, Settings, StrictInt, raise_validation_error
+from limbeck.utils.validation import (
+    Number,
+    Settings,
+    StrictInt,
+    StrictStr,
+    format_value,
+    parse_number,
+    raise_validation_error,
+)
 
 __all__ = ["BatchPairing", "CacheSettings", "Strategy", "TrainingSettings"]
 
@@ -23,8 +31,12 @@ class TrainingSettings(Settings):
         max_grad_norm: norm to clip the gradient to; ``None`` does not clip.
         ema_decay: decay of an exponential moving average of the weights and BatchNorm statistics, which is then
             validated and kept; ``None`` keeps the weights themselves.
-        early_stopping_patience: stop after this many epochs without a better validation accuracy; ``None``: never.
+        early_stopping_patience: stop after this many epochs without a better first monitored metric; ``None``: never.
         keep_weights: keep the weights of the ``last`` epoch, or of the ``best`` on the validation split.
+        parameter_groups: settings of the optimizer for some parameters, such as ``{"match": "*.bias", "lr": 0.1}``:
+            a pattern (``fnmatch``) over the names in ``student.named_parameters()`` and ``losses.LOSS.…``, and any
+            settings. A parameter belongs to the first group that matches.
+        validation_batch_size: batch size of validation after each epoch; ``None``: ``batch_size``.
         num_workers: number of processes that load batches; 0 loads in this process.
         batch_pairing: ``none``; ``same_class``: the second half of a batch has other samples of the classes of the
             first; ``repeat_previous``: the first half repeats the second half of the previous batch. See
@@ -40,8 +52,23 @@ class TrainingSettings(Settings):
     ema_decay: Annotated[Number, Field(gt=0, lt=1)] | None = None
     early_stopping_patience: Annotated[StrictInt, Field(ge=1)] | None = None
     keep_weights: Literal["last", "best"] = "last"
+    parameter_groups: tuple[dict[StrictStr, Any], ...] = ()
+    validation_batch_size: Annotated[StrictInt, Field(ge=1)] | None = None
     num_workers: Annotated[StrictInt, Field(ge=0)] = 0
     batch_pairing: BatchPairing = "none"
+
+    @field_validator("parameter_groups")
+    @classmethod
+    def _check_groups(cls, groups: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+        for group in groups:
+            if not isinstance(group.get("match"), str) or len(group) < 2 or "params" in group:
+                raise_validation_error(
+                    "a group must have match, a pattern over parameter names, and settings of the optimizer, got "
+                    f"{format_value(group)}: write {{match: '*.bias', weight_decay: 0.0}}"
+                )
+        return tuple(
+            {key: value if key == "match" else parse_number(value) for key, value in group.items()} for group in groups
+        )
 
     @model_validator(mode="after")
     def _check_batch_size(self) -> Self:

@@ -30,6 +30,7 @@ __all__ = [
     "describe_validation_error",
     "format_value",
     "join_path",
+    "parse_number",
     "raise_validation_error",
     "translate_errors",
     "unknown_setting_message",
@@ -167,7 +168,8 @@ def _parse_integer(value: Any) -> Any:
     return int(value) if isinstance(value, numbers.Integral) else value
 
 
-def _parse_number(value: Any) -> Any:
+def parse_number(value: Any) -> Any:
+    """A numpy number, or text such as ``1e-3``, as a number; any other value as it is."""
     if isinstance(value, int):
         return value
     if isinstance(value, numbers.Real):
@@ -184,7 +186,7 @@ def _parse_path(value: Any) -> Path:
 
 
 StrictInt = Annotated[int, Strict(), BeforeValidator(_parse_integer)]
-Number = Annotated[float, Strict(), BeforeValidator(_parse_number)]
+Number = Annotated[float, Strict(), BeforeValidator(parse_number)]
 StrictStr = Annotated[str, Strict()]
 StrictBool = Annotated[bool, Strict()]
 PathValue = Annotated[Path, BeforeValidator(_parse_path)]

@@ -35,6 +35,7 @@ from limbeck.teachers.identity import fingerprint_network, network_signature
 from limbeck.training import FitResult, Processes, TrainingConfig, fit, freeze_modules, make_fabric
 from limbeck.training.callbacks import Callback, make_logger
 from limbeck.training.convert_precision import require_precision
+from limbeck.training.optimizers import make_optimizer, make_scheduler
 from limbeck.utils.all_gather import single_process
 from limbeck.workflows._job.stages import BASELINE_PHASES, check_world_size, make_distiller, make_training_config
 from limbeck.workflows._job.teachers import adapt_teacher_network, make_dry_run_teacher, make_uncached_teacher
@@ -215,6 +216,11 @@ class Job:
         """
         check_world_size(self.recipe, self.processes.world_size)
         teachers = {name: self.build_teacher(name) for name in self.recipe.teachers}
+        # First, since a stage freezes its teachers.
+        if self.plan.teacher_training is not None:
+            for name, network in teachers.items():
+                if not isinstance(network, ExternalTeacher):
+                    self._validate_stage(self.plan.teacher_training, network, {}, name)
         networks = teachers | {name: self.build_network(name) for name in self.recipe.assistants}
         for student_name, teacher_names in self.recipe.training_order():
             student = networks[student_name] if student_name in networks else self.build_student()
@@ -225,10 +231,6 @@ class Job:
         if Role.NO_ASSISTANTS in self.recipe.baselines:
             for stage in self.plan.stages:
                 self._validate_stage(stage, self.build_student(), teachers, Role.NO_ASSISTANTS)
-        if self.plan.teacher_training is not None:
-            for name, network in teachers.items():
-                if not isinstance(network, ExternalTeacher):
-                    self._validate_stage(self.plan.teacher_training, network, {}, name)
 
     def _validate_stage(
         self, stage: ResolvedStage, network: nn.Module, teachers: Mapping[str, nn.Module], phase: str
@@ -253,14 +255,12 @@ class Job:
                 f"stages: {simkd_names[0]} (SimKD) ends a student in its teacher's classifier, and an assistant must "
                 "be a network of its own: remove assistants, or SimKD"
             )
-        optimizer = training.optimizer(distiller.parameters())
+        with freeze_modules(network, stage.stage.freeze):
+            optimizer = make_optimizer(distiller, training)
+            make_scheduler(optimizer, 2, training)
         require_precision(
             stage.training.precision, distiller, training, optimizer, has_cache=self.recipe.cache is not None
         )
-        if training.scheduler is not None:
-            training.scheduler(optimizer, 2)
-        with freeze_modules(network, stage.stage.freeze):
-            pass
 
     def _require_finite_losses(self, losses: Mapping[str, torch.Tensor], stage: str) -> None:
         """Refuse losses that outputs of a cache without the smallest logits make infinite."""

@@ -107,11 +107,13 @@ def baseline_weights(weights: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def make_training_config(stage: ResolvedStage, phase: str) -> TrainingConfig:
-    """The training settings of a stage; a baseline has unpaired batches, since no loss of it needs pairs."""
+    """The training settings of a stage; a baseline has unpaired batches and no groups of losses."""
     scheduler, node = stage.scheduler, stage.training
     settings = node.model_dump(exclude={"optimizer", "scheduler", "precision", "strategy", "devices"})
     if phase in BASELINE_PHASES:
         settings["batch_pairing"] = "none"
+        groups = settings["parameter_groups"]
+        settings["parameter_groups"] = [group for group in groups if not group["match"].startswith("losses.")]
     return TrainingConfig(
         optimizer=stage.optimizer.build,
         scheduler=None if scheduler is None else lambda optimizer, steps: scheduler.build(optimizer, steps=steps),

@@ -27,6 +27,7 @@ from limbeck.training.callbacks import Callback
 from limbeck.training.checkpoint import TrainingInterrupted
 from limbeck.training.convert_precision import to_precision
 from limbeck.training.fit import get_batches
+from limbeck.training.optimizers import make_optimizer
 from limbeck.utils.io import write_text
 from limbeck.utils.timing import measure_latencies
 from limbeck.workflows._job.job import DataCache, Job
@@ -230,7 +231,7 @@ def _make_step(
     with precision.forward_context():
         distiller.prepare(next_batch()).train()
     distiller.progress = Progress(step=0, steps=1, total_steps=1)
-    optimizer = training.optimizer(distiller.parameters())
+    optimizer = make_optimizer(distiller, training)
 
     def step() -> None:
         optimizer.zero_grad()
