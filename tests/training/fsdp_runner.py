@@ -99,6 +99,9 @@ def main():
     fsdp, ddp = partial(make_fabric, strategy="fsdp"), partial(make_fabric, strategy="ddp")
     results = {"fsdp": in_turn(out / "fsdp", fsdp, optimizer=partial(spy, seen=seen))}
     results["best"] = train(distiller(), fsdp(), None, keep_weights="best")
+    half = partial(fsdp, precision="bf16-true")
+    groups = [{"match": "*.bias", "lr": 0.01, "weight_decay": 0.0}]
+    results["half"] = in_turn(out / "half", half, optimizer=torch.optim.SGD, parameter_groups=groups)
     results["ddp"] = in_turn(out / "ddp", ddp, noise, ema_decay=0.9)
     mine = {name: results[name][0]["weights"] for name in ("fsdp", "ddp")}
     every = [None, None]

@@ -78,6 +78,14 @@ def test_a_checkpoint_of_shares_is_whole(out, results, trainings):
     assert type(moments) is torch.Tensor
 
 
+def test_weights_in_16_bits_and_groups_are_resumed_and_come_back_in_float32(results):
+    whole, resumed = results["half"]
+    assert {tensor.dtype for tensor in whole["weights"].values() if tensor.is_floating_point()} == {torch.float32}
+    assert all(torch.equal(whole["weights"][name], tensor) for name, tensor in resumed["weights"].items())
+    for tensor in whole["weights"].values():
+        assert torch.equal(tensor.to(torch.bfloat16).to(tensor.dtype), tensor)
+
+
 POISON = """
 import runpy
 import torch
