@@ -58,7 +58,7 @@ def main() -> None:
         if name == "resnet":
             load_published(network, "resnet20", options.data_root)
         run = job.train_teacher(teacher_name, network, resume=True, callbacks=None)
-        metrics = evaluate_split(network, job.data, job.task, job.data.validation)[0]["metrics"]
+        metrics = evaluate_split(network, job.data, job.task, job.data.validation).metrics
         print(f"{name}: {100 * metrics['accuracy']:.1f} % on validation, {run.seconds:.0f} s", flush=True)
         save_weights(network, file, metadata={"recipe": recipe})
 

@@ -6,9 +6,10 @@ import json
 import numpy as np
 import torch
 
-from limbeck.evaluation import save_predictions
+from limbeck.evaluation import evaluate_network, save_predictions
 from limbeck.report.record import METRIC_INFO, PRIMARY_METRIC, SCHEMA
 from limbeck.report.record_io import add_hashes
+from limbeck.tasks import Classification
 
 CLASSES = ["zero", "one", "two", "three"]
 VARIANTS = {
@@ -139,7 +140,11 @@ def write_folder(folder, variants, seed, *, sample_fingerprint="samples", **more
         folder / "metrics.csv", {variant: models[variant]["validation"]["metrics"]["accuracy"] for variant in variants}
     )
     if sample_fingerprint:
-        save_predictions(folder / "predictions.safetensors", logits, target, fingerprint=sample_fingerprint)
+        task = Classification(len(CLASSES))
+        scores = {name: evaluate_network(torch.nn.Identity(), [(rows, target)], task) for name, rows in logits.items()}
+        save_predictions(
+            folder / "predictions.safetensors", scores, primary_metric="accuracy", fingerprint=sample_fingerprint
+        )
     return folder
 
 

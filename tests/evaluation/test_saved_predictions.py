@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.evaluation import load_predictions, save_predictions
+from limbeck.evaluation import evaluate_network, load_predictions, save_predictions
+from limbeck.tasks import Classification
+
+TASK = Classification(2)
 
 
 def test_predictions_round_trip(tmp_path):
     logits = {"baseline": torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]]), "big.one": torch.eye(2)[[1, 1, 0]]}
     target = torch.tensor([0, 0, -100])
-    predictions = load_predictions(save_predictions(tmp_path / "a.safetensors", logits, target, fingerprint="abc"))
+    scores = {name: evaluate_network(nn.Identity(), [(rows, target)], TASK) for name, rows in logits.items()}
+    path = save_predictions(tmp_path / "a.safetensors", scores, primary_metric="accuracy", fingerprint="abc")
+    predictions = load_predictions(path)
     assert predictions.target.tolist() == [0, 0, -100]
     assert predictions.predicted["baseline"].tolist() == [0, 1, 0]
     assert predictions.confidence["baseline"][0].item() == pytest.approx(0.880797, abs=1e-6)
-    assert predictions.correct("baseline").tolist() == [True, False]
-    assert predictions.correct("big.one").tolist() == [False, False]
+    for name, correct in (("baseline", [1.0, 0.0]), ("big.one", [0.0, 0.0])):
+        assert predictions.statistics[name][:2, 0].tolist() == correct
+        assert predictions.statistics[name][2].isnan().all()
+    assert (predictions.sample_ids.tolist(), predictions.primary_metric) == ([0, 1, 2], "accuracy")
     assert (predictions.split, predictions.fingerprint) == ("test", "abc")
 
 
@@ -29,7 +38,12 @@ def test_unreadable_predictions_raise(tmp_path):
         load_predictions(tmp_path / "junk")
 
 
-def test_mismatched_logits_raise(tmp_path):
-    with pytest.raises(LimbeckError, match="3 class indices"):
-        save_predictions(tmp_path / "a", {"baseline": torch.zeros(3, 2)}, torch.zeros(2).long())
-    assert not (tmp_path / "a").exists()
+def test_a_file_of_version_2_has_statistics_of_correct_predictions(tmp_path):
+    tensors = {
+        "target": torch.tensor([0, 1, -100]), "baseline.predicted": torch.tensor([0, 0, 0]),
+        "baseline.confidence": torch.ones(3),
+    }  # fmt: skip
+    save_file(tensors, tmp_path / "a", metadata={"format": "limbeck predictions 2", "split": "test"})
+    statistics = load_predictions(tmp_path / "a").statistics["baseline"]
+    assert statistics[:2].tolist() == [[1.0], [0.0]]
+    assert statistics[2].isnan().all()

@@ -301,7 +301,7 @@ def test_a_file_outside_of_the_run_is_not_looked_at(run):
 
 def test_the_schema_is_printed(capsys):
     assert main(["record", "schema"]) == 0
-    assert json.loads(capsys.readouterr().out)["$id"] == "limbeck-record-3.0"
+    assert json.loads(capsys.readouterr().out)["$id"] == "limbeck-record-3.1"
 
 
 def test_one_trial_of_a_study_may_be_a_baseline(record):

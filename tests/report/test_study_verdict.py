@@ -45,7 +45,7 @@ INCONCLUSIVE = {
 def test_both_intervals_above_zero_improve_with_every_number_stated():
     gap = {"fraction": 0.72, "low": 0.6, "high": 0.84, "num_seeds": 5}
     assert format_verdict_over_seeds(
-        "distilled", "student_only", IMPROVES, gap_recovered=gap, seeds_needed=2, accuracies=(0.963, 0.932)
+        "distilled", "student_only", IMPROVES, gap_recovered=gap, seeds_needed=2, values=(0.963, 0.932)
     ) == (
         "distilled improves over student_only: +3.10 points (96.3 % against 93.2 %), 95 % interval +2.70 to +3.50 by "
         "bootstrap and +2.48 to +3.72 by Student's t, n = 5 seeds, and recovers 72 % of the gap to its teacher "

@@ -67,7 +67,7 @@ def test_one_seed_has_an_interval_over_the_test_samples(runs):
     comparison = build_comparison(runs[:1])
     gain = variant(comparison, "distilled").gain
     predictions = load_predictions(runs[0] / "predictions.safetensors")
-    differences = predictions.correct("distilled").double().numpy() - predictions.correct("baseline").double().numpy()
+    differences = (predictions.statistics["distilled"] - predictions.statistics["baseline"])[:, 0].numpy()
     resamples = np.random.default_rng(3).integers(0, len(differences), (4000, len(differences)))
     low, high = np.quantile(100 * differences[resamples].mean(1), [0.025, 0.975])
     assert gain.mean == pytest.approx(100 * differences.mean())

@@ -66,6 +66,7 @@ def test_the_record_says_what_was_done(run):
     assert record["data"] | {"fingerprint": "", "normalization": {}} == {
         "name": "Digits", "classes": list("0123456789"), "shape": [1, 8, 8], "num_train": 200, "num_labeled": 100,
         "num_val": 360, "num_test": 359, "fingerprint": "", "normalization": {},
+        "facts": {"classes": 10, "channels": 1, "class_names": list("0123456789")},
     }  # fmt: skip
     assert [(name, model["role"], model["steps"]) for name, model in record["models"].items()] == [
         ("big", "teacher", 12), ("baseline", "baseline", 14), ("distilled", "distilled", 14),

@@ -25,6 +25,7 @@ class MetricSpec:
         min_gap: smallest gap between teacher and baseline, in the metric's own scale, of which a recovered fraction is
             reported: the fraction of a smaller gap is mostly noise.
         digits: decimals of a value as shown.
+        phrase: its name within a sentence; empty: the label.
 
     >>> per = MetricSpec(name="per", label="Phoneme error rate", higher_is_better=False)
     >>> per.gain(0.38, 0.55), per.difference_unit, per.format(0.38)
@@ -38,6 +39,7 @@ class MetricSpec:
     scale: float | None = None
     min_gap: float = 0.005
     digits: int = 1
+    phrase: str = ""
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
@@ -70,9 +72,14 @@ class MetricSpec:
             return "–"
         return f"{self.display_scale * value:.{self.digits}f} {self.unit}".rstrip()
 
+    @property
+    def text(self) -> str:
+        """The name within a sentence."""
+        return self.phrase or self.label
+
     def to_dict(self) -> dict[str, Any]:
         """The entry in ``metric_info`` of ``record.json``."""
         return {
             "label": self.label, "unit": self.unit, "higher_is_better": self.higher_is_better,
-            "scale": self.display_scale, "min_gap": self.min_gap, "digits": self.digits,
+            "scale": self.display_scale, "min_gap": self.min_gap, "digits": self.digits, "phrase": self.phrase,
         }  # fmt: skip

@@ -100,12 +100,15 @@ class DataModule:
 
 
 def iterate_batches(
-    split: Split, normalization: Normalization, *, batch_size: int = 512, rank: int = 0, world_size: int = 1
+    split: Split, normalization: Normalization | None, *, batch_size: int = 512, rank: int = 0, world_size: int = 1
 ) -> Iterator[Batch]:
-    """Batches of ``split`` in order, without augmentation: every ``world_size``-th, from ``rank`` on."""
+    """Batches of ``split`` in order, without augmentation: every ``world_size``-th, from ``rank`` on.
+
+    With ``normalization=None`` inputs are as the split holds them.
+    """
     for indices in torch.split(torch.arange(len(split)), batch_size)[rank::world_size]:
         yield {
-            "input": normalization.apply(split.read(indices)),
+            "input": split.read(indices) if normalization is None else normalization.apply(split.read(indices)),
             "target": split.target[indices],
             "sample_id": split.sample_ids[indices],
         }

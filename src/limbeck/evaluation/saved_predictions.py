@@ -1,9 +1,9 @@
-"""Predictions of networks on a split, saved with the record for paired tests and agreement."""
+"""Statistics and predictions of networks on a split, saved with the record for paired tests and agreement."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
@@ -12,55 +12,66 @@ from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 from limbeck.evaluation.checks import check_logits, labeled_mask
+from limbeck.evaluation.evaluate import SplitScores
 from limbeck.utils.io import write_atomically
 
 __all__ = ["Predictions", "load_predictions", "save_predictions"]
 
-_FORMAT = "limbeck predictions 2"
+_FORMAT = "limbeck predictions 3"
+_FORMAT_2 = "limbeck predictions 2"
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """Predictions of several networks for the same samples.
+    """Statistics of several networks for the same samples, and predicted classes where a sample has one class.
 
     Attributes:
-        target: ``[n]`` class indices, −100 for no label.
-        predicted: by network, ``[n]`` class indices.
-        confidence: by network, ``[n]`` probabilities of the predicted class.
+        statistics: by network, ``[n, k]`` float64, what each sample adds to the primary metric; NaN without a target.
+        target: ``[n]`` class indices, −100 for no label; ``None`` for a task without one class per sample.
+        predicted: by network, ``[n]`` class indices, or empty.
+        confidence: by network, ``[n]`` probabilities of the predicted class, or empty.
+        sample_ids: ``[n]``; ``None`` in a file of an older version.
         split: ``test`` or ``validation``.
         fingerprint: fingerprint of the samples and their order.
+        primary_metric: name of the metric of the statistics.
     """
 
-    target: Tensor
-    predicted: Mapping[str, Tensor]
-    confidence: Mapping[str, Tensor]
-    split: str
-    fingerprint: str
-
-    def correct(self, name: str) -> Tensor:
-        """Whether network ``name`` is correct on each labeled sample, ``[labeled]`` booleans."""
-        return (self.predicted[name] == self.target)[self.target >= 0]
+    statistics: Mapping[str, Tensor]
+    target: Tensor | None = None
+    predicted: Mapping[str, Tensor] = field(default_factory=dict)
+    confidence: Mapping[str, Tensor] = field(default_factory=dict)
+    sample_ids: Tensor | None = None
+    split: str = "test"
+    fingerprint: str = ""
+    primary_metric: str = "accuracy"
 
 
 def save_predictions(
-    path: Path, logits: Mapping[str, Tensor], target: Tensor, *, split: str = "test", fingerprint: str = ""
+    path: Path, scores: Mapping[str, SplitScores], *, primary_metric: str, split: str = "test", fingerprint: str = ""
 ) -> Path:
-    """Saves the predictions of networks, by name, from their ``logits`` ``[n, classes]`` as one safetensors file."""
+    """Save the statistics of networks by name, and the predicted classes where there are logits, as safetensors."""
     from safetensors.torch import save_file
 
-    tensors = {"target": target.detach().cpu().long().contiguous()}
-    for name, model_logits in logits.items():
-        rows = check_logits(model_logits, owner=f"{name}'s")
-        labeled_mask(tensors["target"], num_rows=len(rows), num_classes=rows.shape[1])
-        confidence, predicted = rows.double().softmax(dim=1).max(dim=1)
-        tensors |= {f"{name}.predicted": predicted, f"{name}.confidence": confidence.float()}
-    metadata = {"format": _FORMAT, "split": split, "fingerprint": fingerprint}
+    tensors: dict[str, Tensor] = {}
+    for name, entry in scores.items():
+        tensors["sample_id"] = entry.sample_ids.contiguous()
+        tensors[f"{name}.statistics"] = entry.statistics.contiguous()
+        if entry.logits is not None and entry.target is not None:
+            rows = check_logits(entry.logits, owner=f"{name}'s")
+            labeled_mask(entry.target, num_rows=len(rows), num_classes=rows.shape[1])
+            confidence, predicted = rows.double().softmax(dim=1).max(dim=1)
+            tensors |= {f"{name}.predicted": predicted, f"{name}.confidence": confidence.float()}
+    # Every network has the same target; a teacher without outputs for a sample has none there.
+    targets = [entry.target for entry in scores.values() if entry.target is not None]
+    if targets:
+        tensors["target"] = torch.stack(targets).amax(dim=0)
+    metadata = {"format": _FORMAT, "split": split, "fingerprint": fingerprint, "primary_metric": primary_metric}
     return write_atomically(path, lambda partial: save_file(tensors, partial, metadata=metadata))
 
 
 def load_predictions(path: Path) -> Predictions:
-    """Loads a file of :func:`save_predictions`."""
+    """Load a file of :func:`save_predictions`, or one of version 2, whose statistics are correct or not."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -68,13 +79,25 @@ def load_predictions(path: Path) -> Predictions:
             metadata, tensors = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise LimbeckError(f"{path} holds no readable predictions; run again with this version of limbeck") from error
-    if metadata.get("format") != _FORMAT or "target" not in tensors:
+    if metadata.get("format") not in (_FORMAT, _FORMAT_2):
         raise LimbeckError(f"{path} is no file of limbeck's predictions; give the file of a finished run")
-    names = [key.removesuffix(".predicted") for key in tensors if key.endswith(".predicted")]
+    fields = {
+        kind: {key.removesuffix(f".{kind}"): value for key, value in tensors.items() if key.endswith(f".{kind}")}
+        for kind in ("statistics", "predicted", "confidence")
+    }
+    target = tensors.get("target")
+    if metadata["format"] == _FORMAT_2:
+        if target is None:
+            raise LimbeckError(f"{path} is no file of limbeck's predictions; give the file of a finished run")
+        fields["statistics"] = {
+            name: (predicted == target).double().masked_fill(target < 0, torch.nan)[:, None]
+            for name, predicted in fields["predicted"].items()
+        }
     return Predictions(
-        tensors["target"],
-        {name: tensors[f"{name}.predicted"] for name in names},
-        {name: tensors.get(f"{name}.confidence", torch.empty(0)) for name in names},
-        metadata.get("split", "test"),
-        metadata.get("fingerprint", ""),
+        **fields,
+        target=target,
+        sample_ids=tensors.get("sample_id"),
+        split=metadata.get("split", "test"),
+        fingerprint=metadata.get("fingerprint", ""),
+        primary_metric=metadata.get("primary_metric", "accuracy"),
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
+from limbeck.core.metric_spec import MetricSpec
 from limbeck.core.roles import Role
 from limbeck.report.verdict import Outcome
 
-SCHEMA, SCHEMA_MINOR = 3, 0
+SCHEMA, SCHEMA_MINOR = 3, 1
 """Incremented with every added key; SCHEMA with every key that is removed or changes its meaning."""
 METRIC_INFO: Final[dict[str, dict[str, Any]]] = {
     "accuracy": {"label": "Top-1 accuracy", "unit": "%", "higher_is_better": True},
@@ -43,11 +44,11 @@ class Latency(RecordSection):
     num_repeats: OptionalInt = None
 
 
-class ClassAccuracy(RecordSection):
-    """Accuracy within one class."""
+class ClassMetric(RecordSection):
+    """A metric of one class: accuracy within it, or its IoU. In records 3.0 it is named ``accuracy``."""
 
     name: CoercedStr = Field(alias="class")
-    accuracy: OptionalFloat = None
+    value: OptionalFloat = Field(default=None, validation_alias=AliasChoices("value", "accuracy"))
     num_samples: int = 0
 
 
@@ -62,11 +63,15 @@ class ReliabilityBin(RecordSection):
 
 
 class MetricInfo(RecordSection):
-    """Label, unit and direction of one metric; with the unit ``%`` it is a fraction."""
+    """Label, unit and direction of one metric, see :class:`limbeck.core.metric_spec.MetricSpec`."""
 
     label: CoercedStr
     unit: CoercedStr = ""
     higher_is_better: bool
+    scale: OptionalFloat = None
+    min_gap: float = 0.005
+    digits: int = 1
+    phrase: str = ""
 
 
 class SplitMetrics(RecordSection):
@@ -74,7 +79,8 @@ class SplitMetrics(RecordSection):
 
     num_samples: int = 0
     metrics: dict[str, OptionalFloat] = {}
-    per_class: list[ClassAccuracy] = []
+    interval: dict[str, tuple[OptionalFloat, OptionalFloat]] = {}
+    per_class: list[ClassMetric] = []
     reliability: list[ReliabilityBin] = []
 
 
@@ -120,6 +126,8 @@ class RecordedGain(RecordSection):
 
     text: str = ""
     outcome: Outcome = "unknown"
+    metric: CoercedStr = "accuracy"
+    unit: CoercedStr = "points"
     gain_points: OptionalFloat = None
     interval_points: tuple[OptionalFloat, OptionalFloat] | None = None
 
@@ -261,6 +269,31 @@ class Disagreement(RecordSection):
     png: str | None = None
 
 
+class PanelRecord(RecordSection):
+    """A text, an image as base64 PNG, or both; ``correct`` of a prediction is null where that is no yes or no."""
+
+    text: str = ""
+    png: str | None = None
+    correct: bool | None = None
+
+
+class ExampleRecord(RecordSection):
+    """One test sample with its input, its target and the prediction of each model."""
+
+    sample_id: int
+    input: PanelRecord
+    target: PanelRecord
+    predictions: dict[str, PanelRecord] = {}
+
+
+class TaskInfo(RecordSection):
+    """The task of the run, and the loss that trains its baselines."""
+
+    name: CoercedStr = "Classification"
+    settings: CoercedStr = ""
+    supervised_loss: CoercedStr = "CrossEntropyLoss"
+
+
 class DataInfo(RecordSection):
     """The data set of the run."""
 
@@ -273,6 +306,7 @@ class DataInfo(RecordSection):
     num_test: OptionalInt = None
     fingerprint: CoercedStr = ""
     normalization: NormalizationStats | None = None
+    facts: dict[str, Any] = {}
 
 
 class HeldOutAccess(RecordSection):
@@ -336,6 +370,7 @@ class Record(RecordSection):
     reproduces: ReproducedRun | None = None
     data: DataInfo = DataInfo()
     test_set: HeldOutAccess = HeldOutAccess()
+    task: TaskInfo = TaskInfo()
     metric_info: dict[str, MetricInfo] = {}
     primary_metric: CoercedStr = ""
     models: dict[str, ModelRecord]
@@ -347,11 +382,22 @@ class Record(RecordSection):
     early_exits: dict[str, ExtraModel] = {}
     ensemble: ExtraModel | None = None
     disagreements: list[Disagreement] = []
+    examples: list[ExampleRecord] = []
     warnings: list[CoercedStr] = []
     cache: dict[str, CacheStats] = {}
     files: dict[str, FileDigest] = {}
     config_hash: str | None = None
     record_hash: str | None = None
+
+    @property
+    def primary_spec(self) -> MetricSpec:
+        """The primary metric."""
+        return self.metric_spec(self.primary_metric)
+
+    def metric_spec(self, name: str) -> MetricSpec:
+        """One metric of ``metric_info``, by its name."""
+        info = self.metric_info.get(name)
+        return MetricSpec(name=name, label=name) if info is None else MetricSpec(name=name, **info.model_dump())
 
     @property
     def split(self) -> Literal["test", "validation"]:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from limbeck.core.metric_spec import MetricSpec
 from limbeck.core.roles import Role
 from limbeck.report.formatting import format_interval, format_percent, format_points
 
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
     from limbeck.report.compare.comparison import GapRecovered, PairedGain
 
 RULE: Final = (
-    "Rule: distillation improves accuracy if the whole 95 % interval of the gain over the baseline lies above zero, "
-    "it degrades accuracy if the whole interval lies below, and otherwise there is no significant difference."
+    "Rule: distillation improves a metric if the whole 95 % interval of the gain over the baseline lies above zero, "
+    "it degrades it if the whole interval lies below, and otherwise there is no significant difference. The metric is "
+    "the primary one of the task; where lower is better, a gain is a decrease."
 )
 RULE_OVER_SEEDS: Final = (
     "Rule: a variant improves if both 95 % intervals of its gain, paired by seed, lie above zero: the bootstrap over "
@@ -35,6 +37,8 @@ VARIANT_RULE: Final = (
 )
 Outcome = Literal["improves", "degrades", "inconclusive", "unknown"]
 """Of a run, of a study and of a comparison alike."""
+ACCURACY: Final = MetricSpec(name="accuracy", label="Top-1 accuracy", phrase="accuracy")
+"""The metric of records that name none."""
 _PREPOSITIONS: Final[Mapping[Outcome, str]] = {"improves": "over", "degrades": "against"}
 
 
@@ -79,18 +83,21 @@ def format_verdict(
     gain_points: float | None,
     interval: Sequence[float | None] | None,
     gap_recovered: float | None,
+    *,
+    metric: MetricSpec = ACCURACY,
 ) -> str:
     """The verdict on a run (see :data:`RULE`).
 
     Args:
         models: ``models`` of the record: by name, each with ``role`` and ``test`` (or null).
-        gain_points: distilled minus baseline on the test set, in percentage points.
-        interval: its 95 % interval in points, low and high.
+        gain_points: how much better distilled is than baseline on the test set, in the metric's unit of differences.
+        interval: its 95 % interval, low and high.
         gap_recovered: (distilled - baseline) / (teacher - baseline); ``None`` where there is no gap.
+        metric: the primary metric.
     """
     splits = {model.get("role"): model.get("test") for model in models.values()}
     baseline, distilled = (
-        split if split and split["metrics"].get("accuracy") is not None else None
+        split if split and split["metrics"].get(metric.name) is not None else None
         for split in (splits.get(Role.BASELINE), splits.get(Role.DISTILLED))
     )
     outcome = classify_interval(interval)
@@ -99,21 +106,21 @@ def format_verdict(
         if Role.BASELINE not in splits:
             reason = "the student was not trained without a teacher, so there is no baseline"
         elif not baseline or not distilled:
-            reason = "the test set was not opened for both, so there is no accuracy to compare"
-        return f"Whether distillation improves accuracy is unknown: {reason}."
-    accuracies = [split["metrics"]["accuracy"] for split in (distilled, baseline)] if baseline and distilled else None
-    accuracy_note, interval_text = _format_accuracies(accuracies), format_interval(*interval)
+            reason = f"the test set was not opened for both, so there is no {metric.text} to compare"
+        return f"Whether distillation improves {metric.text} is unknown: {reason}."
+    values = [split["metrics"][metric.name] for split in (distilled, baseline)] if baseline and distilled else None
+    values_note, interval_text = _format_values(values, metric), _format_interval(interval, metric)
     n = f"n = {distilled['num_samples']}" if distilled else "n not recorded"
     if outcome == "inconclusive":
         return (
             f"No significant difference between distilled and baseline ({n}): the difference is "
-            f"{format_points(gain_points)} points{accuracy_note}, and its 95 % interval, {interval_text}, includes "
+            f"{_format_gain(gain_points, metric)}{values_note}, and its 95 % interval, {interval_text}, includes "
             "zero."
         )
     if outcome == "degrades":
         return (
-            f"Distillation degrades accuracy: the student loses {abs(gain_points):.1f} points against the "
-            f"baseline{accuracy_note}, 95 % interval {interval_text}, {n}."
+            f"Distillation degrades {metric.text}: the student loses {_format_size(gain_points, metric)} against the "
+            f"baseline{values_note}, 95 % interval {interval_text}, {n}."
         )
     gap_text = ""
     if gap_recovered is not None and math.isfinite(gap_recovered):
@@ -121,27 +128,29 @@ def format_verdict(
         gap_text = f", and recovers {percent} of the gap to its teacher"
         gap_text = f", and exceeds its teacher ({percent} of the gap)" if gap_recovered > 1 else gap_text
     return (
-        f"Distillation improves accuracy: the student gains {gain_points:.1f} points over the baseline{accuracy_note}, "
+        f"Distillation improves {metric.text}: the student gains {_format_size(gain_points, metric)} over the "
+        f"baseline{values_note}, "
         f"95 % interval {interval_text}, {n}{gap_text}."
     )
 
 
-def format_vs_no_assistants(gain_points: float, interval: Sequence[float]) -> str:
+def format_vs_no_assistants(gain_points: float, interval: Sequence[float], *, metric: MetricSpec = ACCURACY) -> str:
     """The verdict on assistants between teacher and student, by the same rule.
 
     Args:
-        gain_points: distilled minus the student distilled from the teachers without assistants, in points.
-        interval: its 95 % interval in points, low and high.
+        gain_points: gain over the student distilled from the teachers without assistants.
+        interval: its 95 % interval, low and high.
+        metric: the primary metric.
     """
-    outcome, interval_text = classify_interval(interval), format_interval(*interval)
+    outcome, interval_text = classify_interval(interval), _format_interval(interval, metric)
     if outcome == "inconclusive":
         return (
             "The assistants make no significant difference: the difference to the same student without them is "
-            f"{format_points(gain_points)} points, and its 95 % interval, {interval_text}, includes zero."
+            f"{_format_gain(gain_points, metric)}, and its 95 % interval, {interval_text}, includes zero."
         )
     return (
-        f"The assistants {outcome.removesuffix('s')} accuracy: {format_points(gain_points)} points against the same "
-        f"student without them, 95 % interval {interval_text}."
+        f"The assistants {outcome.removesuffix('s')} {metric.text}: {_format_gain(gain_points, metric)} against the "
+        f"same student without them, 95 % interval {interval_text}."
     )
 
 
@@ -152,18 +161,20 @@ def format_verdict_over_seeds(
     *,
     gap_recovered: Mapping[str, Any] | None = None,
     seeds_needed: int | None = None,
-    accuracies: Sequence[float] | None = None,
+    values: Sequence[float] | None = None,
+    metric: MetricSpec = ACCURACY,
 ) -> str:
     """The verdict on one variant of a study (see :data:`RULE_OVER_SEEDS`).
 
     Args:
         name: the variant.
         baseline: the variant it is compared with.
-        gain: ``name`` minus ``baseline`` in percentage points, as ``limbeck.evaluation.paired_mean_ci`` returns it.
+        gain: how much better ``name`` is, as ``limbeck.evaluation.paired_mean_ci`` returns it.
         gap_recovered: the fraction of the gap to the teacher, as ``limbeck.evaluation.gap_recovered_ci`` returns it.
         seeds_needed: as ``limbeck.evaluation.required_num_seeds`` returns it, stated where there is no significant
             difference; ``None`` means that no number up to 10,000 would show one.
-        accuracies: the mean accuracies of ``name`` and of ``baseline``, as fractions.
+        values: the mean metric of ``name`` and of ``baseline``, in its own scale.
+        metric: the primary metric.
     """
     outcome = classify_gain_over_seeds(gain)
     if gain is None or outcome == "unknown":
@@ -171,12 +182,12 @@ def format_verdict_over_seeds(
         if not gain or not gain["num_seeds"]:
             reason = "no seed has metrics of both"
         elif gain["num_seeds"] == 1:
-            points = format_points(gain["mean"], digits=2)
-            reason = f"one seed ({points} points) does not show what another would change; run at least two"
+            text = _format_gain(gain["mean"], metric, digits=2)
+            reason = f"one seed ({text}) does not show what another would change; run at least two"
         return f"Whether {name} improves over {baseline} is unknown: {reason}."
     n = f"n = {gain['num_seeds']} seeds"
     gain_text = (
-        f"{format_points(gain['mean'], digits=2)} points{_format_accuracies(accuracies)}, 95 % interval "
+        f"{_format_gain(gain['mean'], metric, digits=2)}{_format_values(values, metric)}, 95 % interval "
         f"{format_interval(gain['low'], gain['high'], digits=2)} by bootstrap and "
         f"{format_interval(gain['t_low'], gain['t_high'], digits=2)} by Student's t"
     )
@@ -196,6 +207,7 @@ def format_gain_verdict(
     gap_recovered: GapRecovered | None,
     *,
     num_samples: int | None,
+    metric: MetricSpec = ACCURACY,
 ) -> str:
     """The verdict on one variant of a comparison (see :data:`VARIANT_RULE`); ``num_samples`` counts test samples.
 
@@ -214,8 +226,8 @@ def format_gain_verdict(
         return f"Whether {variant} improves is unknown: {reason}."
     samples = "the test samples" if num_samples is None else f"the {num_samples:,} test samples"
     resampled_unit = f"{gain.num_seeds} seeds" if gain.resampled_unit == "seeds" else f"{samples} of one seed"
-    interval_text = f"95 % interval {format_interval(*gain.interval)} over {resampled_unit}"
-    points = f"{format_points(gain.mean)} points"
+    interval_text = f"95 % interval {_format_interval(gain.interval, metric)} over {resampled_unit}"
+    points = _format_gain(gain.mean, metric)
     if outcome == "inconclusive":
         return f"no significant difference between {variant} and {baseline}: {points}, {interval_text}."
     gap_note = ""
@@ -229,8 +241,27 @@ def _has_zero_spread(gain: Mapping[str, Any]) -> bool:
     return gain.get("std") == 0 or gain["t_low"] == gain["t_high"]
 
 
-def _format_accuracies(accuracies: Sequence[float] | None) -> str:
-    return f" ({' against '.join(map(format_percent, accuracies))})" if accuracies else ""
+def _format_values(values: Sequence[float] | None, metric: MetricSpec) -> str:
+    return f" ({' against '.join(map(metric.format, values))})" if values else ""
+
+
+def _gain_digits(metric: MetricSpec) -> int:
+    """Decimals of a gain: one for points, as many as of a value for other units."""
+    return 1 if metric.unit == "%" else metric.digits
+
+
+def _format_gain(gain: float, metric: MetricSpec, *, digits: int | None = None) -> str:
+    text = format_points(gain, digits=max(_gain_digits(metric), digits or 0))
+    return f"{text} {metric.difference_unit}".rstrip()
+
+
+def _format_size(gain: float, metric: MetricSpec) -> str:
+    return f"{abs(gain):.{_gain_digits(metric)}f} {metric.difference_unit}".rstrip()
+
+
+def _format_interval(interval: Sequence[float | None], metric: MetricSpec) -> str:
+    low, high = interval
+    return format_interval(low, high, digits=_gain_digits(metric))
 
 
 def _format_seeds_needed(gain: Mapping[str, Any], seeds: int | None) -> str:

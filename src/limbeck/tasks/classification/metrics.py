@@ -10,7 +10,7 @@ from torch import Tensor
 
 from limbeck.core.metric_spec import MetricSpec
 
-ACCURACY: Final = MetricSpec(name="accuracy", label="Top-1 accuracy")
+ACCURACY: Final = MetricSpec(name="accuracy", label="Top-1 accuracy", phrase="accuracy")
 NLL: Final = MetricSpec(name="nll", label="NLL", unit="nats", higher_is_better=False, digits=3)
 METRICS: Final = (
     ACCURACY,

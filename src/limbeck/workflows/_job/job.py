@@ -13,8 +13,9 @@ from torch import nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.progress import Progress
-from limbeck.core.protocols import Task, loss_attribute
+from limbeck.core.protocols import loss_attribute
 from limbeck.core.roles import Role
+from limbeck.core.task import EvaluableTask, require_evaluable
 from limbeck.data import DataModule
 from limbeck.data.counter_rng import derive_seed
 from limbeck.data.module import LabelSubset
@@ -65,6 +66,12 @@ class DataCache:
         return data
 
 
+def data_facts(data: DataModule) -> dict[str, Any]:
+    """What the data declares to tasks and models, as plain data: the classes, and further facts of its source."""
+    facts = {"classes": len(data.class_names), "channels": data.input_shape[0], "class_names": list(data.class_names)}
+    return {**facts, **getattr(data, "facts", {})}
+
+
 class TrainOptions(TypedDict):
     """Options of :func:`limbeck.fit` for every training of a run."""
 
@@ -91,7 +98,7 @@ class Job:
 
     plan: ResolvedRecipe
     data: DataModule
-    task: Task
+    task: EvaluableTask
     run_dir: Path
     backends: dict[str, InferenceBackend] = field(default_factory=dict)
     caches: list[tuple[str, CachedTeacher]] = field(default_factory=list)
@@ -113,7 +120,7 @@ class Job:
                 f"data: {plan.data.use}.load must return a limbeck.data.DataModule, got a {type(data).__name__}"
             )
         names = data.class_names
-        task = plan.task.build(classes=len(names))
+        task = require_evaluable(plan.task.build(classes=len(names)), "limbeck")
         if (task_classes := getattr(task, "classes", len(names))) != len(names):
             raise LimbeckError(
                 f"task.classes is {task_classes}, and the data has {len(names)} classes ({', '.join(names[:5])}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,20 +13,20 @@ from torch import Tensor, nn
 
 from limbeck import evaluation
 from limbeck.core.errors import LimbeckError
-from limbeck.core.protocols import Task
 from limbeck.core.roles import Role
+from limbeck.core.task import DeployableTask, EvaluableTask, Example, Panel
 from limbeck.data import DataModule, Split, iterate_batches
-from limbeck.data.split import UNLABELED
+from limbeck.evaluation import SplitScores
 from limbeck.recipe import Recipe
-from limbeck.report.record import METRIC_INFO
 from limbeck.report.verdict import classify_interval, format_verdict, format_vs_no_assistants
 from limbeck.teachers import ExternalTeacher, TeacherSimilarity, TeacherStats, teacher_warnings
 from limbeck.teachers.external.external_teacher import missing_rows
 from limbeck.utils.png import encode_png
-from limbeck.workflows._job.job import Job
+from limbeck.workflows._job.job import Job, data_facts
 
 _NUM_FIDELITY_SAMPLES = 1000
 _MAX_FEATURE_SAMPLES = 10_000
+_NUM_EXAMPLES = 12
 
 
 def example_input(data: DataModule) -> Tensor:
@@ -33,29 +34,27 @@ def example_input(data: DataModule) -> Tensor:
     return data.normalization.apply(data.validation.read(torch.tensor([0])))
 
 
-def evaluate_split(
-    network: nn.Module, data: DataModule, task: Task, split: Split
-) -> tuple[dict[str, Any], Tensor, Tensor]:
-    """Metrics of ``network`` on ``split``, with its logits and the target.
-
-    A teacher is evaluated on the samples that it has outputs for; its logits for the others are zero.
-    """
-    logits, target = evaluation.collect_logits(network, iterate_batches(split, data.normalization), task)
-    scored_target = target
-    if getattr(network, "allow_missing", False):
-        missing = missing_rows(logits)
-        logits, scored_target = logits.masked_fill(missing[:, None], 0.0), target.masked_fill(missing, UNLABELED)
-    return (
-        group_metrics(evaluation.classification_metrics(logits, scored_target, class_names=data.class_names)),
-        logits,
-        target,
+def evaluate_split(network: nn.Module, data: DataModule, task: EvaluableTask, split: Split) -> SplitScores:
+    """The scores of ``network`` on ``split``; a teacher is evaluated on the samples that it has outputs for."""
+    return evaluation.evaluate_network(
+        network,
+        iterate_batches(split, data.normalization),
+        task,
+        class_names=data.class_names,
+        missing_as_unlabeled=getattr(network, "allow_missing", False),
     )
 
 
-def group_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """``metrics`` of one split as the record holds them: those of ``metric_info`` in a mapping of their own."""
-    grouped = {name: metrics[name] for name in METRIC_INFO if name in metrics}
-    return {"metrics": grouped, **{name: value for name, value in metrics.items() if name not in grouped}}
+def to_split_metrics(scores: SplitScores, task: EvaluableTask) -> dict[str, Any]:
+    """``scores`` as the record holds them."""
+    interval = evaluation.metric_interval(task, scores.statistics)
+    return {
+        "metrics": dict(scores.metrics),
+        "num_samples": scores.num_samples,
+        "interval": {} if interval is None else {task.primary_metric.name: list(interval)},
+        "per_class": list(scores.per_class),
+        **scores.details,
+    }
 
 
 def measure_inference_cost(network: nn.Module, data: DataModule) -> dict[str, Any]:
@@ -67,41 +66,95 @@ def measure_inference_cost(network: nn.Module, data: DataModule) -> dict[str, An
     return evaluation.measure_cost(network, sample)
 
 
+def best_teacher(job: Job, models: Mapping[str, Any]) -> str | None:
+    """The teacher with the best primary metric on the validation split; ``None`` without a teacher."""
+    spec = job.task.primary_metric
+
+    def rank(name: str) -> float:
+        value = models[name]["validation"]["metrics"][spec.name]
+        return -math.inf if value is None else spec.sign * value
+
+    return max(job.recipe.teachers, key=rank, default=None)
+
+
 def compare_models(
-    logits: Mapping[str, Tensor], target: Tensor, models: Mapping[str, Any], teacher: str | None
+    task: EvaluableTask, scores: Mapping[str, SplitScores], models: Mapping[str, Any], teacher: str | None
 ) -> dict[str, Any]:
-    """Verdict and agreement on the test set, from the logits of each network by name."""
-    agreement, disagreements = None, []
-    if teacher is not None:
-        student_logits, teacher_logits = logits[Role.DISTILLED], logits[teacher]
-        agreement = {"split": "test", **evaluation.prediction_agreement(student_logits, teacher_logits, target)}
-        disagreements = evaluation.find_disagreements(student_logits, teacher_logits, target)
+    """Verdict and agreement on the test set, from the scores of each network by name."""
+    spec, agreement, disagreements = task.primary_metric, None, []
+    if teacher is not None and scores[Role.DISTILLED].logits is not None:
+        student, reference = scores[Role.DISTILLED], scores[teacher]
+        assert student.logits is not None
+        assert student.target is not None
+        assert reference.logits is not None
+        logits = student.logits, reference.logits, student.target
+        agreement = {"split": "test", **evaluation.prediction_agreement(*logits)}
+        disagreements = evaluation.find_disagreements(*logits)
     gap = None
-    if Role.BASELINE in logits and teacher is not None:
+    if Role.BASELINE in scores and teacher is not None:
         names = (Role.BASELINE, Role.DISTILLED, teacher)
-        gap = evaluation.gap_recovered(*(models[name]["test"]["metrics"]["accuracy"] for name in names))
-    gain, interval = _gain_over(Role.BASELINE, logits, target)
+        values = [models[name]["test"]["metrics"][spec.name] for name in names]
+        if None not in values:
+            gap = evaluation.gap_recovered(*(spec.sign * value for value in values), min_gap=spec.min_gap)
+    gain, interval = _gain_over(Role.BASELINE, scores, task)
     verdict: dict[str, Any] = {
-        "outcome": classify_interval(interval), "text": format_verdict(models, gain, interval, gap),
-        "gain_points": gain, "interval_points": interval, "gap_recovered": gap,
+        "outcome": classify_interval(interval), "text": format_verdict(models, gain, interval, gap, metric=spec),
+        "metric": spec.name, "unit": spec.difference_unit, "gain_points": gain,
+        "interval_points": interval, "gap_recovered": gap,
         "statistical_test": "paired bootstrap over the test samples, 95 %",
     }  # fmt: skip
-    gain, interval = _gain_over(Role.NO_ASSISTANTS, logits, target)
+    gain, interval = _gain_over(Role.NO_ASSISTANTS, scores, task)
     if gain is not None and interval is not None:
         verdict["vs_no_assistants"] = {
-            "outcome": classify_interval(interval), "text": format_vs_no_assistants(gain, interval),
-            "gain_points": gain, "interval_points": interval,
+            "outcome": classify_interval(interval), "text": format_vs_no_assistants(gain, interval, metric=spec),
+            "metric": spec.name, "unit": spec.difference_unit, "gain_points": gain, "interval_points": interval,
         }  # fmt: skip
     return {"agreement": agreement, "disagreements": disagreements, "verdict": verdict}
 
 
-def _gain_over(reference: str, logits: Mapping[str, Tensor], target: Tensor) -> tuple[float | None, list[float] | None]:
-    """The gain of the distilled student in points, with its interval; ``None`` without ``reference``."""
-    if reference not in logits:
+def _gain_over(
+    reference: str, scores: Mapping[str, SplitScores], task: EvaluableTask
+) -> tuple[float | None, list[float] | None]:
+    """The gain of the distilled student with its interval; ``None`` without ``reference``."""
+    if reference not in scores:
         return None, None
-    student, baseline = (logits[name].argmax(dim=1) == target for name in (Role.DISTILLED, reference))
-    gain, *interval = evaluation.paired_bootstrap(student, baseline)
+    gain, *interval = evaluation.paired_gain(task, scores[Role.DISTILLED].statistics, scores[reference].statistics)
     return gain, interval
+
+
+def choose_examples(
+    job: Job, networks: Mapping[str, nn.Module], scores: Mapping[str, SplitScores], split: Split, teacher: str | None
+) -> list[dict[str, Any]]:
+    """Samples where the distilled student is most worse, and most better than the teacher (or the baseline)."""
+    reference = teacher or (Role.BASELINE.value if Role.BASELINE in scores else None)
+    if reference is None or not isinstance(job.task, DeployableTask):
+        return []
+    values = [evaluation.sample_values(job.task, scores[name].statistics) for name in (Role.DISTILLED, reference)]
+    gains = torch.nan_to_num(job.task.primary_metric.sign * (values[0] - values[1]), nan=0.0)
+    order = gains.argsort(stable=True)
+    half = _NUM_EXAMPLES // 2
+    worse, better = order[:half], order.flip(0)[:half]
+    indices = torch.cat([worse[gains[worse] < 0], better[gains[better] > 0]])
+    if not len(indices):
+        return []
+    batch, raw = (next(iterate_batches(split.subset(indices), data)) for data in (job.data.normalization, None))
+    with torch.no_grad():
+        by_network = {name: job.task.score(network.eval(), batch) for name, network in networks.items()}
+    return [_example_to_dict(example) for example in job.task.examples(raw, by_network, data_facts(job.data))]
+
+
+def _example_to_dict(example: Example) -> dict[str, Any]:
+    def panel(value: Panel) -> dict[str, Any]:
+        return {
+            "text": value.text,
+            "png": base64.b64encode(value.image).decode() if value.image else None,
+            "correct": value.correct,
+        }
+
+    return {
+        "sample_id": example.sample_id, "input": panel(example.input), "target": panel(example.target),
+        "predictions": {name: panel(value) for name, value in example.predictions.items()},
+    }  # fmt: skip
 
 
 def add_thumbnails(samples: list[dict[str, Any]], split: Split) -> list[dict[str, Any]]:
@@ -111,11 +164,12 @@ def add_thumbnails(samples: list[dict[str, Any]], split: Split) -> list[dict[str
 
 
 def measure_student_fidelity(
-    job: Job, networks: Mapping[str, nn.Module], logits: Mapping[str, Tensor], target: Tensor, *, teacher: str | None
+    job: Job, networks: Mapping[str, nn.Module], scores: Mapping[str, SplitScores], *, teacher: str | None
 ) -> dict[str, Any] | None:
     """``fidelity`` of the record: each student compared with ``teacher`` on the validation split.
 
-    Outputs are compared on the whole split, by ``logits``, and layers on at most 1000 evenly spaced samples.
+    Predictions are compared on the whole split where a sample has one class, and layers on at most 1000 evenly spaced
+    samples.
     """
     students = [name for name in networks if name not in job.recipe.teachers and name not in job.recipe.assistants]
     if teacher is None or not students:
@@ -123,12 +177,18 @@ def measure_student_fidelity(
     features = {name: _record_layers(job, networks[name]) for name in (teacher, *students)}
     similarities = {
         name: {
-            **evaluation.prediction_similarity(logits[name], logits[teacher], target, class_names=job.data.class_names),
+            **_prediction_similarity(scores[name], scores[teacher], job.data.class_names),
             "cka": evaluation.layerwise_cka(features[name], features[teacher]),
         }
         for name in students
     }
     return {"split": "validation", "teacher": teacher, "students": similarities}
+
+
+def _prediction_similarity(student: SplitScores, teacher: SplitScores, class_names: Sequence[str]) -> dict[str, Any]:
+    if student.logits is None or teacher.logits is None or student.target is None:
+        return {}
+    return evaluation.prediction_similarity(student.logits, teacher.logits, student.target, class_names=class_names)
 
 
 def _record_layers(job: Job, network: nn.Module) -> dict[str, Tensor]:
@@ -157,7 +217,10 @@ def collect_teacher_warnings(job: Job, networks: Mapping[str, nn.Module], models
     teachers = list(job.recipe.teachers)
     if not teachers:
         return []
-    outputs = {name: collect_validation_outputs(job, networks[name]) for name in teachers} if len(teachers) > 1 else {}
+    has_logits = "accuracy" in models[teachers[0]]["validation"]["metrics"]
+    outputs = {}
+    if len(teachers) > 1 and has_logits:
+        outputs = {name: collect_validation_outputs(job, networks[name]) for name in teachers}
     student = models.get(Role.BASELINE) or {**models[Role.DISTILLED], "validation": {"metrics": {}}}
     return teacher_warnings(
         {name: to_teacher_stats(models[name]) for name in teachers},

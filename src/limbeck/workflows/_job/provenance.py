@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from limbeck._version import __version__
+from limbeck.core.task import EvaluableTask
 from limbeck.evaluation import (
     get_git_revision,
     get_hardware_info,
@@ -22,7 +23,7 @@ from limbeck.evaluation import (
 from limbeck.recipe import fill_defaults
 from limbeck.recipe.schema import to_plain
 from limbeck.utils.io import digest
-from limbeck.workflows._job.job import Job
+from limbeck.workflows._job.job import Job, data_facts
 
 
 def collect_provenance(job: Job, command_info: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -46,8 +47,23 @@ def collect_provenance(job: Job, command_info: Mapping[str, Any] | None = None) 
             "num_train": len(data.train), "num_labeled": data.num_labeled, "num_val": len(data.validation),
             "num_test": len(data.test), "fingerprint": data.fingerprint(),
             "normalization": {"mean": list(normalization.mean), "std": list(normalization.std)},
+            "facts": data_facts(data),
         },
+        **describe_task(job.task),
     }  # fmt: skip
+
+
+def describe_task(task: EvaluableTask) -> dict[str, Any]:
+    """``task``, ``metric_info`` and ``primary_metric`` of the record."""
+    return {
+        "task": {
+            "name": type(task).__name__,
+            "settings": repr(task),
+            "supervised_loss": task.supervised_loss,
+        },
+        "metric_info": {spec.name: spec.to_dict() for spec in task.metric_specs},
+        "primary_metric": task.primary_metric.name,
+    }
 
 
 def hash_weight_files(recipe: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

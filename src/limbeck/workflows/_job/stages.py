@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.protocols import Loss, Teacher, loss_attribute
+from limbeck.core.protocols import Loss, Task, Teacher, loss_attribute
 from limbeck.core.roles import Role
 from limbeck.core.schedules import Schedule
 from limbeck.distiller import Distiller, MutualTask, PeerStudents, loss_per_teacher, scale_weights_for_peers
@@ -65,7 +65,7 @@ def make_distiller(
         # The distiller binds self teachers to the student, and records their layers as well.
         for name, node in job.plan.self_teachers.items():
             loss_teachers[name], feature_layers[name] = node.build(classes=num_classes), layers.get(name, {})
-    task = job.task
+    task: Task = job.task
     if isinstance(network, PeerStudents):
         task, weights = MutualTask(task, len(network.names)), scale_weights_for_peers(weights, len(network.names))
     weighting = None if stage.loss_weighting is None or is_baseline else stage.loss_weighting.build()

@@ -10,7 +10,14 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from limbeck.core.roles import Role
-from limbeck.evaluation import Predictions, bootstrap_mean_ci, gap_recovered, paired_bootstrap, paired_mean_ci
+from limbeck.evaluation import (
+    Predictions,
+    bootstrap_mean_ci,
+    gap_recovered,
+    labeled_pair,
+    paired_bootstrap,
+    paired_mean_ci,
+)
 from limbeck.report.compare.comparison import (
     AgreementMatrix,
     ClassChange,
@@ -121,7 +128,10 @@ def _accuracy_gain(variant_trials: TrialsBySeed, baseline_trials: TrialsBySeed, 
         accuracies.append((100 * variant_accuracy, 100 * baseline_accuracy))
         predictions = _same_sample_predictions(trial, baseline)
         if predictions is not None and predictions[0].split == split:
-            pairs.append((predictions[0].correct(trial.model_name), predictions[1].correct(baseline.model_name)))
+            statistics = (
+                side.statistics[entry.model_name] for side, entry in zip(predictions, (trial, baseline), strict=True)
+            )
+            pairs.append(labeled_pair(*statistics))
     if not accuracies:
         return None
     stats = paired_mean_ci(*map(list, zip(*accuracies, strict=True)))
@@ -130,8 +140,8 @@ def _accuracy_gain(variant_trials: TrialsBySeed, baseline_trials: TrialsBySeed, 
             **{name: stats[name] for name in ("mean", "low", "high", "t_low", "t_high", "num_seeds", "p_value")}
         )
     interval = (
-        paired_bootstrap(*pairs[0])[1:]
-        if pairs and len(pairs[0][0])
+        paired_bootstrap(*(side[:, 0] > 0.5 for side in pairs[0]))[1:]
+        if pairs and pairs[0][0].shape[1] == 1
         else _recorded_interval(next(iter(variant_trials.values())), next(iter(baseline_trials.values())))
     )
     return PairedGain(mean=stats["mean"], sample_interval=interval, num_seeds=1)
@@ -147,11 +157,11 @@ def _per_class_changes(
         metrics, baseline_metrics = variant_trials[seed].metrics(split), baseline_trials[seed].metrics(split)
         if metrics is None or baseline_metrics is None:
             continue
-        baseline_accuracies = {entry.name: entry.accuracy for entry in baseline_metrics.per_class}
+        baseline_accuracies = {entry.name: entry.value for entry in baseline_metrics.per_class}
         for entry in metrics.per_class:
             baseline_accuracy = baseline_accuracies.get(entry.name)
-            if entry.accuracy is not None and baseline_accuracy is not None:
-                points.setdefault(entry.name, []).append(100 * (entry.accuracy - baseline_accuracy))
+            if entry.value is not None and baseline_accuracy is not None:
+                points.setdefault(entry.name, []).append(100 * (entry.value - baseline_accuracy))
                 sample_counts[entry.name] = entry.num_samples
     return tuple(ClassChange(name, fmean(values), sample_counts[name]) for name, values in points.items())
 
@@ -233,7 +243,7 @@ def _mean_of_known(values: Iterable[float | None]) -> float | None:
 
 def _agreement_fraction(first: TrialResult, second: TrialResult) -> float | None:
     predictions = _same_sample_predictions(first, second)
-    if predictions is None or not len(predictions[0].target):
+    if predictions is None or predictions[0].target is None or not len(predictions[0].target):
         return None
     labels = [pair.predicted[trial.model_name] for pair, trial in zip(predictions, (first, second), strict=True)]
     return float((labels[0] == labels[1]).double().mean())
@@ -243,10 +253,14 @@ def _same_sample_predictions(first: TrialResult, second: TrialResult) -> tuple[P
     """The predictions of both; ``None`` if one has none, or they are of different samples."""
     predictions = first.predictions, second.predictions
     a, b = predictions
-    if a is None or b is None or first.model_name not in a.predicted or second.model_name not in b.predicted:
+    if a is None or b is None or first.model_name not in a.statistics or second.model_name not in b.statistics:
         return None
     is_same_source = bool(a.fingerprint) and (a.split, a.fingerprint) == (b.split, b.fingerprint)
-    return (a, b) if a is b or (is_same_source and len(a.target) == len(b.target)) else None
+    return (a, b) if a is b or (is_same_source and _num_samples(a) == _num_samples(b)) else None
+
+
+def _num_samples(predictions: Predictions) -> int:
+    return len(next(iter(predictions.statistics.values())))
 
 
 def _recorded_interval(trial: TrialResult, baseline: TrialResult) -> tuple[float, float] | None:

@@ -16,12 +16,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Unpack
 
-import torch
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.roles import Role
-from limbeck.evaluation import save_predictions
+from limbeck.evaluation import SplitScores, save_predictions
 from limbeck.models import save_weights
 from limbeck.models.ensemble_model import EnsembleModel
 from limbeck.recipe import Recipe, find_recipe, load_recipe, to_yaml
@@ -36,11 +35,14 @@ from limbeck.utils.io import digest, write_text
 from limbeck.workflows._job.job import Job, TrainOptions
 from limbeck.workflows._job.measure import (
     add_thumbnails,
+    best_teacher,
+    choose_examples,
     collect_teacher_warnings,
     compare_models,
     evaluate_split,
     measure_inference_cost,
     measure_student_fidelity,
+    to_split_metrics,
 )
 from limbeck.workflows._job.provenance import collect_provenance, hash_networks
 from limbeck.workflows._job.run_dir import choose_run_dir, lock_folder
@@ -230,9 +232,9 @@ def save_extra_models(
 
 def _measure_extra_model(job: Job, network: nn.Module, *keys: str) -> dict[str, Any]:
     network.cpu().eval()
-    metrics = evaluate_split(network, job.data, job.task, job.data.validation)[0]["metrics"]
+    scores = evaluate_split(network, job.data, job.task, job.data.validation)
     cost = measure_inference_cost(network, job.data)
-    validation = {"metrics": {name: metrics[name] for name in ("accuracy", "nll", "ece")}}
+    validation = {"metrics": dict(scores.metrics), "num_samples": scores.num_samples}
     return {**{key: cost[key] for key in keys}, "validation": validation}
 
 
@@ -241,23 +243,24 @@ def _measure_models(
 ) -> dict[str, Any]:
     """The part of the record that does not need the test set."""
     models: dict[str, Any] = {}
-    warnings, logits, target = list[str](), dict[str, torch.Tensor](), torch.empty(0)
+    warnings, scores = list[str](), dict[str, SplitScores]()
     for name, network in networks.items():
         cost, run = measure_inference_cost(network, job.data), runs[name]
         warnings += [f"{name}: {text}" for text in cost.pop("warnings")]
-        metrics, logits[name], target = evaluate_split(network, job.data, job.task, job.data.validation)
+        scores[name] = evaluate_split(network, job.data, job.task, job.data.validation)
         role = (
             Role.TEACHER if name in job.recipe.teachers else Role.ASSISTANT if name in job.recipe.assistants else name
         )
         models[name] = {
             "role": str(role), "title": _model_title(job, name), **cost, "steps": run.steps if run else None,
-            "seconds": round(run.seconds, 2) if run else None, "validation": metrics, "test": None,
+            "seconds": round(run.seconds, 2) if run else None,
+            "validation": to_split_metrics(scores[name], job.task), "test": None,
         }  # fmt: skip
         if name in job.backends:
             models[name]["backend"] = job.backends[name].report.to_dict()
     warnings += collect_teacher_warnings(job, networks, models) + _order_warnings(job, models)
     warnings += job.temperature_warnings()
-    fidelity = measure_student_fidelity(job, networks, logits, target, teacher=_best_teacher(job, models))
+    fidelity = measure_student_fidelity(job, networks, scores, teacher=best_teacher(job, models))
     return {"models": models, "fidelity": fidelity, "export": {}, "warnings": warnings}
 
 
@@ -275,20 +278,21 @@ def _order_warnings(job: Job, models: Mapping[str, Any]) -> list[str]:
 
 def _evaluate_test_set(job: Job, networks: Mapping[str, nn.Module], record: dict[str, Any]) -> dict[str, Any]:
     """Open the test set, once, and measure every network on it."""
-    split, models = job.data.test.unlock(hash_networks(networks)), record["models"]
-    logits, target = dict[str, torch.Tensor](), torch.empty(0)
+    split, models, scores = job.data.test.unlock(hash_networks(networks)), record["models"], dict[str, SplitScores]()
     for name, network in networks.items():
-        models[name]["test"], logits[name], target = evaluate_split(network, job.data, job.task, split)
-    save_predictions(job.run_dir / "predictions.safetensors", logits, target, fingerprint=job.data.test.fingerprint())
-    log, comparison = job.data.test.read_log(), compare_models(logits, target, models, _best_teacher(job, models))
+        scores[name] = evaluate_split(network, job.data, job.task, split)
+        models[name]["test"] = to_split_metrics(scores[name], job.task)
+    save_predictions(
+        job.run_dir / "predictions.safetensors", scores, primary_metric=record["primary_metric"],
+        fingerprint=job.data.test.fingerprint(),
+    )  # fmt: skip
+    teacher = best_teacher(job, models)
+    log, comparison = job.data.test.read_log(), compare_models(job.task, scores, models, teacher)
     comparison["disagreements"] = add_thumbnails(comparison["disagreements"], split)
+    if scores[Role.DISTILLED].logits is None:
+        comparison["examples"] = choose_examples(job, networks, scores, split, teacher)
     test_set = {"num_reads": log["num_reads"], "opened_at": log["opened_at"], "num_samples": len(split)}
     return {**comparison, "test_set": test_set}
-
-
-def _best_teacher(job: Job, models: Mapping[str, Any]) -> str | None:
-    """The teacher with the best accuracy on the validation split; ``None`` without a teacher."""
-    return max(job.recipe.teachers, key=lambda name: models[name]["validation"]["metrics"]["accuracy"], default=None)
 
 
 def _collect_cache_stats(job: Job) -> dict[str, Any]:

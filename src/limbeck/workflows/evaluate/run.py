@@ -29,7 +29,7 @@ from limbeck.report.terminal import render_evaluation_table
 from limbeck.teachers import ExternalTeacher
 from limbeck.utils.io import write_text
 from limbeck.workflows._job.job import Job
-from limbeck.workflows._job.measure import evaluate_split
+from limbeck.workflows._job.measure import evaluate_split, to_split_metrics
 from limbeck.workflows._job.provenance import hash_networks
 from limbeck.workflows.evaluate.efficiency import measure_efficiency
 from limbeck.workflows.evaluate.robustness import CHECKS, RobustnessConfig, evaluate_side_by_side
@@ -47,16 +47,19 @@ def evaluate_student(folder: Path, *, split: str = "validation", data_root: str 
     """
     job = Job.from_run(folder, data_root)
     student = load_weights(job.build_deployed_student(), folder).eval()
-    metrics, _, _ = evaluate_split(student, job.data, job.task, _open_split(job, split, {"distilled": student}))
+    scores = evaluate_split(student, job.data, job.task, _open_split(job, split, {"distilled": student}))
+    metrics = to_split_metrics(scores, job.task)
     _print(f"{folder}, {split} split:")
     for name, value in {"num_samples": metrics["num_samples"], **metrics["metrics"]}.items():
         _print(f"  {name:<10} {value if isinstance(value, int | None) else f'{value:.4f}'}")
-    model = read_record(folder / "record.json").models.get("distilled")
+    record = read_record(folder / "record.json")
+    model = record.models.get("distilled")
     recorded = None if model is None else model.validation if split == "validation" else model.test
     if recorded is not None:
-        accuracy = recorded.metrics["accuracy"]
-        is_same = abs(accuracy - metrics["metrics"]["accuracy"]) < 1e-9
-        _print(f"the record has {accuracy:.4f}: {'the same' if is_same else 'NOT the same; did the data change?'}")
+        values = recorded.metrics.get(record.primary_metric), metrics["metrics"].get(record.primary_metric)
+        is_same = None not in values and abs(values[0] - values[1]) < 1e-9
+        text = "none" if values[0] is None else f"{values[0]:.4f}"
+        _print(f"the record has {text}: {'the same' if is_same else 'NOT the same; did the data change?'}")
     if split == "test":
         job.data.test.close()
     return metrics

@@ -25,7 +25,6 @@ from limbeck.core.roles import Role
 from limbeck.evaluation import (
     ModelOutputs,
     architecture_family,
-    classification_metrics,
     count_flops,
     count_parameters,
     get_hardware_info,
@@ -50,9 +49,10 @@ from limbeck.utils.io import write_text
 from limbeck.workflows._job.job import Job
 from limbeck.workflows._job.measure import (
     collect_validation_outputs,
+    evaluate_split,
     example_input,
     exempt_from_gap_warning,
-    group_metrics,
+    to_split_metrics,
     to_teacher_similarities,
     to_teacher_stats,
 )
@@ -245,8 +245,8 @@ def _measure_model(
     """Cost and validation metrics; these are those of the record without ``outputs``."""
     sample, validation = example_input(job.data), model.validation
     if outputs is not None:
-        metrics = classification_metrics(outputs.logits, outputs.target, class_names=job.data.class_names)
-        validation = group_metrics(metrics)
+        scores = evaluate_split(model.network, job.data, job.task, job.data.validation)
+        validation = to_split_metrics(scores, job.task)
     return {
         "parameters": count_parameters(model.network), "flops": count_flops(model.network, sample)[0],
         "bytes": weights_file_size(model.network), "peak_memory": measure_peak_memory(model.network, sample),

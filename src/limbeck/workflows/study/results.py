@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self, final
+
+import torch
+from torch import Tensor
 
 from limbeck._version import __version__
 from limbeck.core.errors import LimbeckError
+from limbeck.core.metric_spec import MetricSpec
 from limbeck.core.roles import Role
+from limbeck.core.task import EvaluableTask, require_evaluable
 from limbeck.evaluation import (
     adjust_p_values_holm,
     bootstrap_mean_ci,
     gap_recovered_ci,
+    is_proportion,
+    labeled_pair,
     mcnemar_test,
-    paired_bootstrap_over_seeds,
+    paired_gain_over_seeds,
     paired_mean_ci,
     required_num_seeds,
 )
-from limbeck.recipe import Recipe
+from limbeck.recipe import Recipe, resolve_recipe
 from limbeck.recipe.schema import to_plain
 from limbeck.recipe.study_schema import BASELINES, Study
 from limbeck.report.formatting import format_points
 from limbeck.report.record import Record
-from limbeck.report.verdict import RULE_OVER_SEEDS, classify_gain_over_seeds, format_verdict_over_seeds
+from limbeck.report.verdict import ACCURACY, RULE_OVER_SEEDS, classify_gain_over_seeds, format_verdict_over_seeds
 from limbeck.utils.io import write_text
 from limbeck.workflows.compare.load_runs import TrialResult, TrialsBySeed, load_study_trials
 from limbeck.workflows.study.trials import list_trials, read_states
@@ -33,7 +41,6 @@ from limbeck.workflows.study.variants import StudyContext, Variant, make_variant
 __all__ = ["write_study"]
 
 _BASELINE = BASELINES[0]
-_METRICS = ("accuracy", "macro_f1", "nll", "ece")
 _RESOURCES = ("seconds", "cpu_seconds", "gpu_seconds", "joules")
 _OUTCOME_TEXTS = {"inconclusive": "no significant difference"}
 
@@ -71,7 +78,7 @@ def write_study(recipe: Recipe, context: StudyContext) -> dict[str, Any]:
                 f"{result.folder / 'record.json'} cannot be read ({result.error}): remove the folder {result.folder}, "
                 "and --resume trains it again"
             )
-    summary["results"] = _compute_results(results, variants)
+    summary["results"] = _compute_results(results, variants, _StudyMetric.from_results(recipe, results))
     write_text(context.study_dir / "study.json", json.dumps(summary, indent=1, allow_nan=False))
     return summary
 
@@ -89,13 +96,47 @@ def _variant_entry(variant: Variant, recipe: Recipe, context: StudyContext) -> d
     return {"role": variant.role, "title": variant.title, "overrides": dict(variant.overrides), "note": note}
 
 
-def _compute_results(results: Sequence[TrialResult], variants: Mapping[str, Variant]) -> dict[str, Any]:
+@final
+@dataclass(frozen=True, slots=True)
+class _StudyMetric:
+    """The primary metric of a study, by the first finished trial; ``task`` computes it from statistics."""
+
+    spec: MetricSpec
+    names: tuple[str, ...]
+    task: EvaluableTask | None
+
+    @classmethod
+    def from_results(cls, recipe: Recipe, results: Sequence[TrialResult]) -> Self:
+        record = next((result.record for result in results if result.record), None)
+        if record is None:
+            return cls(ACCURACY, (), None)
+        facts = record.data.facts or {"classes": len(record.data.classes)}
+        task = resolve_recipe(recipe).task.build(**facts)
+        return cls(record.primary_spec, tuple(record.metric_info), require_evaluable(task, "limbeck study"))
+
+    @property
+    def validation_key(self) -> str:
+        """The key of its mean on the validation split."""
+        return f"val_{self.spec.name}"
+
+    def gains(self, trials: TrialsBySeed, seeds: Sequence[int | None]) -> list[float]:
+        """The metric of each seed as a gain over zero: scaled, and with a sign so that higher is better."""
+        return [self.spec.sign * self.spec.display_scale * value for value in self.values(trials, seeds)]
+
+    def values(self, trials: TrialsBySeed, seeds: Sequence[int | None]) -> list[float]:
+        """The metric of each seed on the test split, in its own scale."""
+        return [value for seed in seeds if (value := trials[seed].metric("test", self.spec.name)) is not None]
+
+
+def _compute_results(
+    results: Sequence[TrialResult], variants: Mapping[str, Variant], metric: _StudyMetric
+) -> dict[str, Any]:
     trials: dict[str, TrialsBySeed] = {
         name: {result.seed: result for result in results if result.variant == name and result.record}
         for name in variants
     }
     summaries = {
-        name: _summarize_metrics(trials[name]) | _compare_to_baselines(variant, trials)
+        name: _summarize_metrics(trials[name], metric) | _compare_to_baselines(variant, trials, metric)
         for name, variant in variants.items()
         if trials[name]
     }
@@ -107,21 +148,25 @@ def _compute_results(results: Sequence[TrialResult], variants: Mapping[str, Vari
         for gain, p_value in zip(gains, corrected, strict=True):
             gain["p_value_holm"] = p_value
     # A variant is selected on validation; the test split selects nothing.
-    best = max(distilled, key=lambda name: distilled[name]["val_accuracy"]["mean"], default=None)
+    key = metric.validation_key
+    measured = [name for name, summary in distilled.items() if summary[key] is not None]
+    best = max(measured, key=lambda name: metric.spec.sign * distilled[name][key]["mean"], default=None)
     selected = None
     if best is not None:
-        accuracy = distilled[best]["val_accuracy"]["mean"]
-        selected = {"variant": best, "criterion": "mean validation accuracy", "val_accuracy": accuracy}
+        criterion = f"mean validation {metric.spec.text}"
+        selected = {"variant": best, "criterion": criterion, key: distilled[best][key]["mean"]}
     return {"variants": summaries, "rule": RULE_OVER_SEEDS, "selected": selected}
 
 
-def _summarize_metrics(trials: TrialsBySeed) -> dict[str, Any]:
+def _summarize_metrics(trials: TrialsBySeed, metric: _StudyMetric) -> dict[str, Any]:
     entries = [entry for trial in trials.values() if (entry := trial.model_entry)]
     costs = [entry.resources for entry in entries if entry.resources]
     records = [trial.record for trial in trials.values() if trial.record]
     return {
-        **{name: _mean_of_all([trial.metric("test", name) for trial in trials.values()]) for name in _METRICS},
-        "val_accuracy": _mean_of_all([trial.metric("validation") for trial in trials.values()]),
+        **{name: _mean_of_all([trial.metric("test", name) for trial in trials.values()]) for name in metric.names},
+        metric.validation_key: _mean_of_all(
+            [trial.metric("validation", metric.spec.name) for trial in trials.values()]
+        ),
         "resources": {name: _mean_of_all([getattr(cost, name) for cost in costs]) for name in _RESOURCES},
         "steps": entries[0].steps,
         "weights": "best on validation" if _keeps_best(records[0]) else "last epoch",
@@ -139,24 +184,30 @@ def _keeps_best(record: Record) -> bool:
     return any(training.get("keep_weights") == "best" for training in (record.recipe["training"], *stages))
 
 
-def _compare_to_baselines(variant: Variant, trials: Mapping[str, TrialsBySeed]) -> dict[str, Any]:
+def _compare_to_baselines(variant: Variant, trials: Mapping[str, TrialsBySeed], metric: _StudyMetric) -> dict[str, Any]:
     """Gain over ``student_only`` on the shared seeds with its verdict, and gains over the other baselines."""
     variant_trials, baseline, teachers = trials[variant.name], trials.get(_BASELINE, {}), trials.get("teacher", {})
     seeds = [seed for seed in variant_trials if seed in baseline]
     if variant.name == _BASELINE or not seeds:
         return {"gain": None, "gap_recovered": None, "verdict": None}
-    accuracies, baseline_accuracies = _test_accuracies(variant_trials, seeds), _test_accuracies(baseline, seeds)
-    gain = _paired_gain(variant_trials, baseline) | _test_over_samples(
-        [(variant_trials[seed], baseline[seed]) for seed in seeds]
+    gains, baseline_gains = metric.gains(variant_trials, seeds), metric.gains(baseline, seeds)
+    gain = _paired_gain(variant_trials, baseline, metric) | _test_over_samples(
+        [(variant_trials[seed], baseline[seed]) for seed in seeds], metric
     )
     gap = None
     if variant.role != Role.TEACHER and teachers and all(seed in teachers for seed in seeds):
-        gap = gap_recovered_ci(baseline_accuracies, accuracies, _test_accuracies(teachers, seeds))
-    differences = [100 * a - 100 * b for a, b in zip(accuracies, baseline_accuracies, strict=True)]
+        sides = (
+            [metric.spec.sign * value for value in metric.values(side, seeds)]
+            for side in (baseline, variant_trials, teachers)
+        )
+        gap = gap_recovered_ci(*sides, min_gap=metric.spec.min_gap)
+    differences = [a - b for a, b in zip(gains, baseline_gains, strict=True)]
     seeds_needed = required_num_seeds(differences)
     verdict: dict[str, Any] = {
         "outcome": classify_gain_over_seeds(gain),
-        "text": format_verdict_over_seeds(variant.name, _BASELINE, gain, gap_recovered=gap, seeds_needed=seeds_needed),
+        "text": format_verdict_over_seeds(
+            variant.name, _BASELINE, gain, gap_recovered=gap, seeds_needed=seeds_needed, metric=metric.spec
+        ),
         "seeds_needed": seeds_needed,
     }
     if not variant.uses_teachers:
@@ -165,24 +216,19 @@ def _compare_to_baselines(variant: Variant, trials: Mapping[str, TrialsBySeed]) 
     vs_baselines = {
         name: {"gain": baseline_gain, "outcome": classify_gain_over_seeds(baseline_gain)}
         for name in BASELINES[1:]
-        if name in trials and (baseline_gain := _paired_gain(variant_trials, trials[name]))
+        if name in trials and (baseline_gain := _paired_gain(variant_trials, trials[name], metric))
     }
-    verdict["text"] += _format_gains(vs_baselines)
+    verdict["text"] += _format_gains(vs_baselines, metric.spec)
     return {"gain": gain, "gap_recovered": gap, "verdict": verdict, "vs_baselines": vs_baselines}
 
 
-def _test_accuracies(trials: TrialsBySeed, seeds: Sequence[int | None]) -> list[float]:
-    return [accuracy for seed in seeds if (accuracy := trials[seed].metric("test")) is not None]
-
-
-def _paired_gain(trials: TrialsBySeed, baseline: TrialsBySeed) -> dict[str, Any]:
-    """In points of test accuracy over the shared seeds; empty if there are none."""
+def _paired_gain(trials: TrialsBySeed, baseline: TrialsBySeed, metric: _StudyMetric) -> dict[str, Any]:
+    """The gain on the test split over the shared seeds; empty if there are none."""
     seeds = [seed for seed in trials if seed in baseline]
-    points = [[100 * accuracy for accuracy in _test_accuracies(side, seeds)] for side in (trials, baseline)]
-    return paired_mean_ci(*points) if seeds else {}
+    return paired_mean_ci(metric.gains(trials, seeds), metric.gains(baseline, seeds)) if seeds else {}
 
 
-def _format_gains(gains: Mapping[str, Any]) -> str:
+def _format_gains(gains: Mapping[str, Any], spec: MetricSpec) -> str:
     """A sentence on the gains over the other baselines, after the verdict."""
     texts = []
     for name, entry in gains.items():
@@ -191,19 +237,26 @@ def _format_gains(gains: Mapping[str, Any]) -> str:
             low, high = min(gain["low"], gain["t_low"]), max(gain["high"], gain["t_high"])
             interval_text = f" ({format_points(low, digits=2)} to {format_points(high, digits=2)})"
         points = format_points(gain["mean"], digits=2)
-        texts.append(f"{name} {points} points{interval_text}, {_OUTCOME_TEXTS.get(outcome, outcome)}")
+        texts.append(f"{name} {points} {spec.difference_unit}{interval_text}, {_OUTCOME_TEXTS.get(outcome, outcome)}")
     return f" Against the other baselines: {'; '.join(texts)}." if texts else ""
 
 
-def _test_over_samples(pairs: Sequence[tuple[TrialResult, TrialResult]]) -> dict[str, Any]:
-    """The paired tests over test samples, where both trials have saved their predictions."""
-    correct_pairs, mcnemar_results, fingerprints = [], [], set()
+def _test_over_samples(pairs: Sequence[tuple[TrialResult, TrialResult]], metric: _StudyMetric) -> dict[str, Any]:
+    """The paired tests over test samples, where both trials have saved their predictions.
+
+    McNemar's test is for an accuracy only.
+    """
+    statistics, mcnemar_results, fingerprints = list[tuple[Tensor, Tensor]](), list[dict[str, Any]](), set[str]()
     for trial, baseline in pairs:
-        if trial.predictions is None or baseline.predictions is None:
+        if metric.task is None or trial.predictions is None or baseline.predictions is None:
             return {"sample_interval": None, "mcnemar": []}
-        pair = trial.predictions.correct(trial.model_name), baseline.predictions.correct(baseline.model_name)
-        correct_pairs.append(pair)
-        mcnemar_results.append({"seed": trial.seed, **mcnemar_test(*pair)})
+        pair = labeled_pair(
+            trial.predictions.statistics[trial.model_name], baseline.predictions.statistics[baseline.model_name]
+        )
+        statistics.append(pair)
+        if is_proportion(metric.task, torch.cat(pair)):
+            mcnemar_results.append({"seed": trial.seed, **mcnemar_test(*(side[:, 0] > 0.5 for side in pair))})
         fingerprints |= {trial.predictions.fingerprint, baseline.predictions.fingerprint}
-    interval = paired_bootstrap_over_seeds(correct_pairs, shared_samples=len(fingerprints) == 1)
+    assert metric.task is not None
+    interval = paired_gain_over_seeds(metric.task, statistics, shared_samples=len(fingerprints) == 1)
     return {"sample_interval": {"low": interval["low"], "high": interval["high"]}, "mcnemar": mcnemar_results}

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.roles import Role
-from limbeck.evaluation import ResourceMeter, prediction_agreement, save_predictions
+from limbeck.evaluation import ResourceMeter, SplitScores, prediction_agreement, save_predictions
 from limbeck.models import save_weights
 from limbeck.recipe import Recipe, to_yaml
 from limbeck.report import write_record
@@ -20,7 +20,12 @@ from limbeck.training import FitResult
 from limbeck.training.callbacks import Callback
 from limbeck.utils.io import write_text
 from limbeck.workflows._job.job import DataCache, Job
-from limbeck.workflows._job.measure import evaluate_split, measure_inference_cost, measure_student_fidelity
+from limbeck.workflows._job.measure import (
+    evaluate_split,
+    measure_inference_cost,
+    measure_student_fidelity,
+    to_split_metrics,
+)
 from limbeck.workflows._job.provenance import collect_provenance, hash_networks
 from limbeck.workflows.distill.run import save_extra_models
 from limbeck.workflows.study.variants import Variant
@@ -116,34 +121,40 @@ def _measure_models(
     resources: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """What the record holds without the test set; fidelity and agreement are those to the first teacher."""
-    models, warnings, logits = dict[str, Any](), list[str](), dict[str, Tensor]()
+    models, warnings, scores = dict[str, Any](), list[str](), dict[str, SplitScores]()
     for name, network in networks.items():
         entry, run = measure_inference_cost(network, job.data), runs[name]
         warnings += [f"{name}: {text}" for text in entry.pop("warnings")]
-        metrics, logits[name], target = evaluate_split(network, job.data, job.task, job.data.validation)
+        scores[name] = evaluate_split(network, job.data, job.task, job.data.validation)
         models[name] = {
             "role": variant.role if variant.role == Role.TEACHER or name == variant.name else Role.ASSISTANT,
             "title": variant.title if name == variant.name else name, **entry,
             "steps": run.steps if run else None, "seconds": round(run.seconds, 2) if run else None,
-            "resources": resources.get(name), "validation": metrics, "test": None,
+            "resources": resources.get(name), "validation": to_split_metrics(scores[name], job.task), "test": None,
         }  # fmt: skip
     if variant.role == Role.DISTILLED:
         warnings += job.temperature_warnings()
     fidelity = agreement = None
     for teacher, network in list(last_teachers.items())[:1]:
-        teacher_logits = evaluate_split(network, job.data, job.task, job.data.validation)[1]
-        agreement = {"split": "validation", **prediction_agreement(logits[variant.name], teacher_logits, target)}
+        student, reference = scores[variant.name], evaluate_split(network, job.data, job.task, job.data.validation)
+        if student.logits is not None and reference.logits is not None and student.target is not None:
+            logits = student.logits, reference.logits, student.target
+            agreement = {"split": "validation", **prediction_agreement(*logits)}
         fidelity = measure_student_fidelity(
-            job, {**networks, teacher: network}, logits | {teacher: teacher_logits}, target, teacher=teacher
+            job, {**networks, teacher: network}, scores | {teacher: reference}, teacher=teacher
         )
     return {"models": models, "fidelity": fidelity, "agreement": agreement, "warnings": warnings}
 
 
 def _evaluate_test_set(job: Job, networks: _Networks, record: dict[str, Any]) -> None:
     """Read the test set once, after all training."""
-    split, logits = job.data.test.unlock(hash_networks(networks)), dict[str, Tensor]()
+    split, scores = job.data.test.unlock(hash_networks(networks)), dict[str, SplitScores]()
     for name, network in networks.items():
-        record["models"][name]["test"], logits[name], target = evaluate_split(network, job.data, job.task, split)
-    save_predictions(job.run_dir / "predictions.safetensors", logits, target, fingerprint=job.data.test.fingerprint())
+        scores[name] = evaluate_split(network, job.data, job.task, split)
+        record["models"][name]["test"] = to_split_metrics(scores[name], job.task)
+    save_predictions(
+        job.run_dir / "predictions.safetensors", scores, primary_metric=record["primary_metric"],
+        fingerprint=job.data.test.fingerprint(),
+    )  # fmt: skip
     log = job.data.test.read_log()
     record["test_set"] = {"num_reads": log["num_reads"], "opened_at": log["opened_at"], "num_samples": len(split)}
