@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
-from limbeck.teachers import combine_teachers
+from limbeck.losses import CWDLoss
+from limbeck.teachers import (
+    ConfidenceWeighted,
+    LearnedWeights,
+    MeanLogits,
+    MeanProbabilities,
+    RandomTeacher,
+    combine_teachers,
+)
 
 FEW = settings(deadline=None, max_examples=25, derandomize=True, database=None)
 HOW = pytest.mark.parametrize("how", ["mean_logits", "mean_probabilities"])
@@ -156,3 +164,52 @@ def test_rows_of_different_samples_are_not_averaged(other):
     }
     with pytest.raises(LimbeckError, match="the same samples, and those of a, b do not"):
         combine_teachers(teachers)
+
+
+METHODS = [
+    "mean_logits", MeanLogits({"a": 3.0}), MeanProbabilities(temperature=2.0), ConfidenceWeighted(), RandomTeacher(),
+    LearnedWeights(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_spatial_logits_are_combined_position_by_position(method):
+    maps = {name: torch.randn(2, 3, 4, 5) for name in "abc"}
+    valid = torch.tensor([True, False])
+    rows = {name: tensor.permute(0, 2, 3, 1).reshape(-1, 3) for name, tensor in maps.items()}
+    sample = torch.arange(2).repeat_interleave(20)
+    outputs = {
+        name: Outputs(
+            logits=rows[name], spatial_logits=maps[name], row_to_sample=sample, valid=valid if name == "a" else None
+        )
+        for name in maps
+    }
+    combined = combine_teachers(outputs, ensemble=method)
+    expected = combined.require_logits().reshape(2, 4, 5, 3).permute(0, 3, 1, 2)
+    torch.testing.assert_close(combined.spatial_logits, expected)
+
+
+def test_spatial_logits_are_left_out_where_weights_need_a_target_or_shapes_differ():
+    outputs = {name: Outputs(logits=torch.randn(2, 3), spatial_logits=torch.randn(2, 3, 4, 4)) for name in "ab"}
+    method = ConfidenceWeighted(criterion="cross_entropy")
+    assert combine_teachers(outputs, ensemble=method, target=torch.tensor([0, 1])).spatial_logits is None
+    outputs["b"] = Outputs(logits=torch.randn(2, 3), spatial_logits=torch.randn(2, 3, 2, 2))
+    combined = combine_teachers(outputs)
+    assert combined.spatial_logits is None
+    student = Outputs(logits=torch.randn(2, 3), spatial_logits=torch.randn(2, 3, 4, 4))
+    with pytest.raises(LimbeckError, match=r"or the ensemble of its teachers, has none: .*CWDLoss\(teacher='big'\)"):
+        CWDLoss()(LossContext(student=student, teachers=outputs, teacher=combined))
+
+
+def test_tensors_by_row_are_averaged_with_the_weights_of_the_ensemble():
+    valid = {"a": torch.tensor([True, True]), "b": torch.tensor([True, False])}
+    outputs = {
+        name: Outputs(
+            logits=torch.randn(3, 2), by_row={"box": torch.full((3, 4), value), "label": torch.zeros(3).long()},
+            row_to_sample=torch.tensor([0, 1, 1]), valid=valid[name],
+        )
+        for name, value in (("a", 1.0), ("b", 5.0))
+    }  # fmt: skip
+    combined = combine_teachers(outputs, ensemble=MeanLogits({"a": 3.0}))
+    assert combined.by_row.keys() == {"box"}
+    assert combined.by_row["box"][:, 0].tolist() == [2.0, 1.0, 1.0]

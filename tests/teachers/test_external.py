@@ -13,6 +13,7 @@ from torch import nn
 
 import limbeck
 from limbeck.core.errors import LimbeckError
+from limbeck.core.outputs import Outputs
 from limbeck.data import Normalization
 from limbeck.losses import KDLoss
 from limbeck.models.onnx_graph import export_onnx_bytes
@@ -95,6 +96,24 @@ def test_a_file_is_run_in_its_input_dtype(kind, dtype, graph):
 
 
 @RUNTIMES
+@pytest.mark.parametrize("batch", ["n", 2])
+def test_a_file_of_several_inputs_takes_those_of_the_task(runtime, batch, tmp_path):
+    from onnx import TensorProto, helper, save
+
+    path = tmp_path / "two.onnx"
+    nodes = [helper.make_node("Cast", ["tokens"], ["float"], to=1), helper.make_node("Mul", ["float", "x"], ["y"])]
+    inputs = [("x", TensorProto.FLOAT), ("tokens", TensorProto.INT64)]
+    described = [helper.make_tensor_value_info(name, kind, [batch, 3]) for name, kind in inputs]
+    graph = helper.make_graph(nodes, "g", described, [helper.make_tensor_value_info("y", 1, [batch, 3])])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    teacher, x, tokens = onnx(path, runtime=runtime), torch.rand(5, 3), torch.arange(15).reshape(5, 3)
+    for output in (teacher(x, tokens), teacher(x, tokens=tokens), teacher(tokens=tokens, x=x)):
+        torch.testing.assert_close(output, x * tokens)
+    with pytest.raises(LimbeckError, match=r"takes 2 inputs \(x, tokens\), got 1"):
+        teacher(x)
+
+
+@RUNTIMES
 def test_the_output_to_read_is_named_where_there_are_several(runtime, graph):
     path = graph(outputs=("features", "logits"))
     with pytest.raises(LimbeckError, match=r"has 2 outputs \(features, logits\): set output_name"):
@@ -107,9 +126,9 @@ def test_the_output_to_read_is_named_where_there_are_several(runtime, graph):
 @pytest.mark.parametrize(
     ("changes", "settings", "sentence"),
     [
-        ({"inputs": ("x", "mask")}, {}, r"must have one input, got 2 \(x, mask\)"),
+        ({"inputs": ("x", "mask")}, {"input_name": "x"}, r"has 2 inputs \(x, mask\): remove input_name"),
         ({}, {"input_name": "picture"}, "has no input named 'picture'; available: x"),
-        ({"kind": 7}, {}, r"the input x must be floating point, got tensor\(int64\)"),
+        ({"kind": 4}, {}, r"the input x must be a number or a boolean, got tensor\(uint16\)"),
         ({}, {"runtime": "tensorrt"}, "unknown runtime 'tensorrt'"),
         ({}, {"output_type": "odds"}, "output_type must be logits or probabilities, got 'odds'"),
     ],
@@ -174,6 +193,7 @@ def test_reused_memory_of_a_callable_does_not_change_outputs():
 @pytest.mark.parametrize(
     ("of", "settings", "sentence"),
     [
+        (lambda x: x.sum(), {}, r"must return the shape \[5, classes\], got \[\]"),
         (lambda x: x[:2], {}, r"must return the shape \[5, classes\], got \[2, 4\]"),
         (lambda x: x, {"classes": 3}, r"must return the shape \[5, 3\], got \[5, 4\]"),
         (lambda x: x / 0, {}, "returned NaN or infinity"),
@@ -208,3 +228,55 @@ def test_other_outputs_have_another_fingerprint(file, graph):
     ]  # fmt: skip
     assert len(set(states)) == len(states)
     assert bytes(onnx(file).state_dict()["fingerprint"].tolist()) == states[0]
+
+
+class Tokens:
+    """A task with tokens and a mask, called by keyword, and an embedding beside the logits."""
+
+    def outputs(self, network, batch):
+        output = network(batch["tokens"], mask=batch["attention_mask"])
+        return Outputs(logits=output["logits"], embedding=output["pooled"][0])
+
+    def target(self, batch):
+        return None
+
+
+@pytest.mark.parametrize("array_type", ["torch", "numpy"])
+def test_a_callable_takes_the_inputs_of_the_task_and_returns_what_it_takes(array_type):
+    batch = {"tokens": torch.arange(10).reshape(5, 2), "attention_mask": torch.ones(5, 2, dtype=torch.bool)}
+    seen = []
+
+    def ask(tokens, mask):
+        seen.append((tokens.dtype, mask.dtype))
+        table = np.arange(30.0).reshape(10, 3)
+        return {"logits": table[np.asarray(tokens[:, 0])], "pooled": (np.asarray(tokens), mask)}
+
+    outputs = FrozenTeacher(from_callable(ask, array_type=array_type)).predict(batch, Tokens())
+    assert torch.equal(outputs.require_logits(), torch.arange(30.0).reshape(10, 3)[::2])
+    assert torch.equal(outputs.embedding, batch["tokens"].float())
+    assert [str(kind).removeprefix("torch.") for kind in seen[0]] == ["int64", "bool"]
+    with pytest.raises(LimbeckError, match=r"takes one tensor of images .* and the task gives 2 inputs"):
+        from_callable(ask, input_type="pixels", normalization=Normalization.none(1))(batch["tokens"], batch["tokens"])
+    with pytest.raises(LimbeckError, match="must return one array of probabilities"):
+        from_callable(ask, output_type="probabilities")(batch["tokens"], mask=batch["attention_mask"])
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((5, 3), 1), ((5, 3, 4, 2), 1), ((5, 6, 3), 2)])
+def test_probabilities_of_maps_and_sequences_become_logits(shape, axis):
+    probabilities = torch.rand(shape).softmax(axis)
+    logits = from_callable(lambda x: probabilities, output_type="probabilities")(X)
+    assert torch.allclose(logits.exp(), probabilities)
+    with pytest.raises(LimbeckError, match="must return probabilities, got a row with sum"):
+        from_callable(lambda x: 2 * probabilities, output_type="probabilities")(X)
+
+
+def test_a_callable_teaches_a_map_and_skips_samples():
+    task = limbeck.tasks.Segmentation(classes=3, stride=1)
+    maps = torch.randn(2, 3, 4, 4)
+    maps[1] = torch.nan
+    batch = {"input": torch.rand(2, 1, 4, 4), "target": torch.zeros(2, 4, 4, dtype=torch.long)}
+    outputs = FrozenTeacher(from_callable(lambda x: maps, allow_missing=True)).predict(batch, task)
+    assert outputs.valid.tolist() == [True, False]
+    assert torch.equal(outputs.spatial_logits[0], maps[0])
+    assert not outputs.spatial_logits.isnan().any()
+    assert not outputs.require_logits().isnan().any()

@@ -9,6 +9,7 @@ from torch import nn
 
 import limbeck
 from limbeck.core.errors import LimbeckError
+from limbeck.core.outputs import Outputs
 from limbeck.data import Digits
 from limbeck.losses import CrossEntropyLoss, KDLoss
 from limbeck.tasks import Classification
@@ -187,3 +188,15 @@ def _mask(*numbers):
 def _kl(teacher, log_q):
     log_p = teacher.log_softmax(0)
     return (log_p.exp() * (log_p - log_q)).sum()
+
+
+def test_a_sample_with_a_row_of_an_unknown_class_is_skipped():
+    class Rows:
+        def outputs(self, network, batch):
+            return Outputs(logits=torch.zeros(4, 3), row_to_sample=torch.tensor([0, 0, 2, 2]))
+
+        def target(self, batch):
+            return torch.tensor([0, 1, 2, 0])
+
+    teacher = MaskedTeacher(FrozenTeacher(nn.Linear(1, 1)), unknown_classes=(1,))
+    assert teacher.predict({"sample_id": torch.arange(3)}, Rows()).valid.tolist() == [False, True, True]

@@ -73,7 +73,8 @@ class CWDLoss(ProjectedFeatureLoss):
         student, teacher = context.pair(self.teacher)
         if student.spatial_logits is None or teacher.spatial_logits is None:
             raise LimbeckError(
-                "CWDLoss() compares spatial logits, and this task has none: name a layer, CWDLoss(layer='mid')"
+                "CWDLoss() compares spatial logits, and this task, or the ensemble of its teachers, has none: name a "
+                "layer, CWDLoss(layer='mid'), or with several teachers one of them, CWDLoss(teacher='big')"
             )
         return student.spatial_logits, teacher.spatial_logits
 

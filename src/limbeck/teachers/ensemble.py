@@ -22,6 +22,13 @@ from limbeck.core.progress import Progress
 from limbeck.data.counter_rng import make_generator
 from limbeck.losses import cross_entropy_loss
 from limbeck.losses._ops import upcast
+from limbeck.teachers.ensemble_weights import (
+    average_logits,
+    average_probabilities,
+    cross_entropy_weights,
+    entropy_weights,
+    normalize_weights,
+)
 
 __all__ = [
     "ConfidenceWeighted",
@@ -60,7 +67,9 @@ class TeacherLogits(NamedTuple):
 class EnsembleMethod(Protocol):
     """Combines the logits of several teachers.
 
-    A class with ``allows_single_teacher = True`` may be the ensemble of a recipe that has one teacher.
+    A class with ``allows_single_teacher = True`` may be the ensemble of a recipe that has one teacher. One with
+    ``needs_target = True`` reads ``target``, and combines no spatial logits, which have none. The optional method
+    ``row_weights(stacked) -> [teachers, rows]`` gives the weights by which tensors by row are averaged.
     """
 
     def combine(self, stacked: TeacherLogits) -> Tensor:
@@ -80,8 +89,9 @@ def combine_teachers(
         target: target by row, for methods that use it.
         progress: progress of the training, for methods that use it.
 
-    Only logits are combined. A sample that some teachers skip is the ensemble of the others; one that all skip is not
-    ``valid`` and enters no loss.
+    Logits and spatial logits are combined, and floating-point tensors ``by_row`` are averaged with the same weights;
+    features, embeddings and tensors by sample are not, so a loss on them needs ``teacher``. A sample that some teachers
+    skip is the ensemble of the others; one that all skip is not ``valid`` and enters no loss.
 
     Raises:
         LimbeckError: unknown ensemble, or logits of different shapes or samples.
@@ -101,7 +111,10 @@ def combine_teachers(
     masks = [outputs.valid for outputs in teachers.values() if outputs.valid is not None]
     any_valid = torch.stack(masks).any(dim=0) if len(masks) == len(teachers) else None
     first = next(iter(teachers.values()))
-    return Outputs(logits=method.combine(stacked), row_to_sample=first.row_to_sample, valid=any_valid)
+    return Outputs(
+        logits=method.combine(stacked), spatial_logits=_combine_spatial_logits(teachers, method, progress),
+        by_row=_combine_by_row(teachers, method, stacked), row_to_sample=first.row_to_sample, valid=any_valid,
+    )  # fmt: skip
 
 
 def resolve_ensemble(ensemble: EnsembleMethod | str) -> EnsembleMethod:
@@ -119,70 +132,6 @@ def resolve_ensemble(ensemble: EnsembleMethod | str) -> EnsembleMethod:
     return ensemble
 
 
-def normalize_weights(weights: Tensor, valid: Tensor) -> Tensor:
-    """``weights`` ``[teachers]`` above zero as shares of the valid teachers of each row, ``[teachers, rows]``.
-
-    >>> normalize_weights(torch.tensor([3.0, 1.0]), torch.tensor([[True, False], [True, True]]))
-    tensor([[0.7500, 0.0000],
-            [0.2500, 1.0000]])
-    """
-    weighted = weights[:, None] * valid
-    return weighted / weighted.sum(dim=0).clamp(min=torch.finfo(weights.dtype).tiny)
-
-
-def entropy_weights(logits: Tensor, valid: Tensor) -> Tensor:
-    """(1 − exp H_k / Σ_j exp H_j) / (K − 1) with the entropy H_k of teacher k, over the K valid teachers of a row.
-
-    Kwon et al., *Adaptive Knowledge Distillation Based on Entropy* (ICASSP 2020,
-    https://doi.org/10.1109/ICASSP40776.2020.9054698). A confident wrong teacher gets the most weight.
-
-    >>> uniform, confident = torch.tensor([[0.0, 0.0]]), torch.tensor([[9.0, -9.0]])
-    >>> entropy_weights(torch.stack([uniform, confident]), torch.ones(2, 1, dtype=torch.bool)).T
-    tensor([[0.3333, 0.6667]])
-    """
-    return _inverse_softmax_weights(torch.special.entr(F.softmax(logits, dim=2)).sum(dim=2), valid)
-
-
-def cross_entropy_weights(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """Like :func:`entropy_weights`, with the cross-entropy of each prediction with the target.
-
-    CA-MKD: Zhang, Chen & Wang, *Confidence-Aware Multi-Teacher Knowledge Distillation* (ICASSP 2022,
-    https://arxiv.org/abs/2201.00007). ``target`` is class indices ``[rows]`` (−100: no label) or probabilities
-    ``[rows, classes]`` (all zero: no label). Rows without a label get equal weights.
-
-    >>> logits = torch.tensor([[[0.0, 0.0]], [[1.0986123, 0.0]]])  # probability of the target: 1/2 and 3/4
-    >>> cross_entropy_weights(logits, torch.tensor([0]), torch.ones(2, 1, dtype=torch.bool)).T
-    tensor([[0.4000, 0.6000]])
-    """
-    log_p = F.log_softmax(logits, dim=2)
-    if target.ndim == 2:
-        target_probabilities = target.to(logits)
-    else:
-        is_labeled = target >= 0
-        target_probabilities = F.one_hot(target.where(is_labeled, 0), logits.shape[2]).to(logits) * is_labeled[:, None]
-    # A class of logit −inf that is not the target costs 0, not 0 · inf.
-    loss = -(target_probabilities * log_p.masked_fill((target_probabilities == 0).expand_as(log_p), 0.0)).sum(dim=2)
-    return _inverse_softmax_weights(loss.clamp(max=torch.finfo(logits.dtype).max), valid)
-
-
-def average_logits(logits: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean of logits ``[teachers, rows, classes]``, ``[rows, classes]``."""
-    # Weight 0 times a logit of −inf is 0, not NaN.
-    return (logits * weight.unsqueeze(2)).masked_fill((weight == 0).unsqueeze(2), 0.0).sum(dim=0)
-
-
-def average_probabilities(logits: Tensor, weight: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """``temperature`` · log of the weighted mean of the probabilities at ``temperature``, ``[rows, classes]``.
-
-    >>> average_probabilities(torch.tensor([[[1.0986123, 0.0]], [[0.0, 0.0]]]), torch.full((2, 1), 0.5)).exp()
-    tensor([[0.6250, 0.3750]])
-    """
-    is_zero = weight == 0
-    # The gradient of log(0) would be NaN for learned weights.
-    log_weight = weight.masked_fill(is_zero, 1.0).log().masked_fill(is_zero, -torch.inf)
-    return temperature * torch.logsumexp(F.log_softmax(logits / temperature, dim=2) + log_weight.unsqueeze(2), dim=0)
-
-
 @final
 @dataclass(frozen=True, slots=True)
 class MeanLogits:
@@ -198,8 +147,11 @@ class MeanLogits:
     def __post_init__(self) -> None:
         _check_weights(self.weights)
 
+    def row_weights(self, stacked: TeacherLogits) -> Tensor:
+        return normalize_weights(_teacher_weights(self.weights, stacked), stacked.valid)
+
     def combine(self, stacked: TeacherLogits) -> Tensor:
-        return average_logits(stacked.logits, normalize_weights(_teacher_weights(self.weights, stacked), stacked.valid))
+        return average_logits(stacked.logits, self.row_weights(stacked))
 
 
 @final
@@ -220,9 +172,11 @@ class MeanProbabilities:
         _check_weights(self.weights)
         _check_temperature(self.temperature)
 
+    def row_weights(self, stacked: TeacherLogits) -> Tensor:
+        return normalize_weights(_teacher_weights(self.weights, stacked), stacked.valid)
+
     def combine(self, stacked: TeacherLogits) -> Tensor:
-        weight = normalize_weights(_teacher_weights(self.weights, stacked), stacked.valid)
-        return average_probabilities(stacked.logits, weight, temperature=self.temperature)
+        return average_probabilities(stacked.logits, self.row_weights(stacked), temperature=self.temperature)
 
 
 @final
@@ -244,17 +198,23 @@ class ConfidenceWeighted:
             raise LimbeckError(f"criterion must be entropy or cross_entropy, got {self.criterion!r}")
         _check_temperature(self.temperature)
 
-    def combine(self, stacked: TeacherLogits) -> Tensor:
+    @property
+    def needs_target(self) -> bool:
+        """Whether it reads the target."""
+        return self.criterion == "cross_entropy"
+
+    def row_weights(self, stacked: TeacherLogits) -> Tensor:
         if self.criterion == "entropy":
-            weight = entropy_weights(stacked.logits, stacked.valid)
-        elif stacked.target is None:
+            return entropy_weights(stacked.logits, stacked.valid)
+        if stacked.target is None:
             raise LimbeckError(
                 "ConfidenceWeighted(criterion='cross_entropy') needs a target, and the batch has none: set "
                 "criterion='entropy'"
             )
-        else:
-            weight = cross_entropy_weights(stacked.logits, stacked.target, stacked.valid)
-        return average_probabilities(stacked.logits, weight, temperature=self.temperature)
+        return cross_entropy_weights(stacked.logits, stacked.target, stacked.valid)
+
+    def combine(self, stacked: TeacherLogits) -> Tensor:
+        return average_probabilities(stacked.logits, self.row_weights(stacked), temperature=self.temperature)
 
 
 @final
@@ -276,7 +236,7 @@ class RandomTeacher:
     def __post_init__(self) -> None:
         _check_weights(self.weights)
 
-    def combine(self, stacked: TeacherLogits) -> Tensor:
+    def row_weights(self, stacked: TeacherLogits) -> Tensor:
         step = stacked.progress.steps_before + stacked.progress.step
         probability = _teacher_weights(self.weights, stacked).double().cpu()
         generator = make_generator(self.seed, _TEACHER_DRAW_STREAM, step)
@@ -284,8 +244,10 @@ class RandomTeacher:
         arrival_time = -torch.rand(len(probability), generator=generator, dtype=torch.float64).log()
         order = (arrival_time / probability).argsort().to(stacked.logits.device)
         first_valid = order[stacked.valid[order].long().argmax(dim=0)]
-        weight = torch.zeros_like(stacked.logits[..., 0]).scatter(0, first_valid[None], 1.0) * stacked.valid
-        return average_logits(stacked.logits, weight)
+        return torch.zeros_like(stacked.logits[..., 0]).scatter(0, first_valid[None], 1.0) * stacked.valid
+
+    def combine(self, stacked: TeacherLogits) -> Tensor:
+        return average_logits(stacked.logits, self.row_weights(stacked))
 
 
 @final
@@ -307,6 +269,10 @@ class LearnedWeights(nn.Module):
         logits = next(outputs.require_logits() for outputs in context.teachers.values())
         self.scores = nn.Parameter(torch.zeros(len(context.teachers), device=logits.device))
 
+    def row_weights(self, stacked: TeacherLogits) -> Tensor:
+        """The current weights of the valid teachers of each row, without gradients."""
+        return self._row_weights(stacked).detach()
+
     def combine(self, stacked: TeacherLogits) -> Tensor:
         return self._combine(stacked).detach()
 
@@ -323,8 +289,11 @@ class LearnedWeights(nn.Module):
         return [] if self.scores is None else F.softmax(self.scores.detach().float(), dim=0).tolist()
 
     def _combine(self, stacked: TeacherLogits) -> Tensor:
+        return average_probabilities(stacked.logits, self._row_weights(stacked))
+
+    def _row_weights(self, stacked: TeacherLogits) -> Tensor:
         scores = stacked.logits.new_zeros(len(stacked.names)) if self.scores is None else self.scores.to(stacked.logits)
-        return average_probabilities(stacked.logits, normalize_weights(F.softmax(scores, dim=0), stacked.valid))
+        return normalize_weights(F.softmax(scores, dim=0), stacked.valid)
 
 
 _METHODS: Final[Mapping[str, type[MeanLogits | MeanProbabilities]]] = {
@@ -354,6 +323,46 @@ def _stack_teacher_logits(
     return TeacherLogits(tuple(teachers), logits, valid, target, progress)
 
 
+def _combine_spatial_logits(
+    teachers: Mapping[str, Outputs], method: EnsembleMethod, progress: Progress
+) -> Tensor | None:
+    """``[batch, classes, height, width]``, position by position; ``None`` where a teacher has others or none."""
+    maps = [outputs.spatial_logits for outputs in teachers.values() if outputs.spatial_logits is not None]
+    if (
+        len(maps) < len(teachers)
+        or len({tensor.shape for tensor in maps}) > 1
+        or getattr(method, "needs_target", False)
+    ):
+        return None
+    batch_size, classes, *size = maps[0].shape
+    num_positions = math.prod(size)
+    logits = torch.stack([upcast(tensor).flatten(2).mT.reshape(-1, classes) for tensor in maps])
+    masks = [outputs.valid for outputs in teachers.values()]
+    ones = torch.ones(batch_size, dtype=torch.bool, device=logits.device)
+    valid = torch.stack([ones if mask is None else mask for mask in masks]).repeat_interleave(num_positions, dim=1)
+    logits = logits.masked_fill(~valid.unsqueeze(2), 0.0)
+    combined = method.combine(TeacherLogits(tuple(teachers), logits, valid, None, progress))
+    return combined.reshape(batch_size, num_positions, classes).mT.reshape(batch_size, classes, *size)
+
+
+def _combine_by_row(
+    teachers: Mapping[str, Outputs], method: EnsembleMethod, stacked: TeacherLogits
+) -> dict[str, Tensor]:
+    """Weighted means of the floating-point tensors by row that all teachers have."""
+    outputs, row_weights = list(teachers.values()), getattr(method, "row_weights", None)
+    names = [name for name in outputs[0].by_row if all(name in other.by_row for other in outputs)]
+    if row_weights is None or not names:
+        return {}
+    weights, combined = row_weights(stacked), {}
+    for name in names:
+        tensors = [upcast(other.by_row[name]) for other in outputs]
+        if tensors[0].is_floating_point() and len({tensor.shape for tensor in tensors}) == 1:
+            values = torch.stack(tensors)
+            weight = weights.reshape(*weights.shape, *[1] * (values.ndim - 2))
+            combined[name] = (values * weight).masked_fill(weight == 0, 0.0).sum(dim=0)
+    return combined
+
+
 def _teacher_weights(weights: TeacherWeights, stacked: TeacherLogits) -> Tensor:
     """``[teachers]`` weights, 1 for teachers that are not named."""
     for name in weights or {}:
@@ -361,13 +370,6 @@ def _teacher_weights(weights: TeacherWeights, stacked: TeacherLogits) -> Tensor:
             names = suggest_names(name, stacked.names)
             raise LimbeckError(f"the ensemble has a weight for {name!r}, which is no teacher; available: {names}")
     return stacked.logits.new_tensor([float((weights or {}).get(name, 1.0)) for name in stacked.names])
-
-
-def _inverse_softmax_weights(loss: Tensor, valid: Tensor) -> Tensor:
-    num_valid = valid.sum(dim=0)
-    fraction = F.softmax(loss.masked_fill(~valid, -torch.inf), dim=0)
-    weight = ((1 - fraction) / (num_valid - 1).clamp(min=1)).where(num_valid > 1, 1.0)
-    return weight.masked_fill(~valid, 0.0)
 
 
 def _valid_rows(outputs: Outputs) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
@@ -70,9 +71,8 @@ class FrozenTeacher(Teacher):
         else:
             outputs = self.backend.predict(self.network, self.feature_layers, batch, task)
         if isinstance(self.network, ExternalTeacher) and self.network.allow_missing:
-            missing = missing_rows(outputs.require_logits())
-            logits = outputs.require_logits().masked_fill(missing[:, None], 0.0)  # a cache stores no NaN
-            return replace(outputs, logits=logits, valid=~missing)
+            num_samples = next(len(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim)
+            return _mark_missing_samples(outputs, num_samples)
         return outputs
 
     def to(self, fn: Callable[[Tensor], Tensor]) -> None:
@@ -96,3 +96,14 @@ class FrozenTeacher(Teacher):
 
     def _devices_and_dtypes(self) -> set[tuple[torch.device, torch.dtype]]:
         return {(tensor.device, tensor.dtype) for tensor in (*self.network.parameters(), *self.network.buffers())}
+
+
+def _mark_missing_samples(outputs: Outputs, num_samples: int) -> Outputs:
+    """``outputs`` with zeros for NaN, since a cache stores no NaN, and samples whose rows are all NaN not ``valid``."""
+    missing = missing_rows(outputs.require_logits())
+    if outputs.row_to_sample is not None:
+        num_present = torch.zeros(num_samples, dtype=torch.long, device=missing.device)
+        missing = num_present.index_add(0, outputs.row_to_sample, (~missing).long()) == 0
+    rows = outputs.row_to_sample
+    filled = replace(outputs, valid=None, row_to_sample=None).map(lambda t: t.where(t == t, 0))
+    return replace(filled, valid=~missing, row_to_sample=rows)

@@ -39,8 +39,8 @@ class MaskedTeacher(Teacher):
     Args:
         teacher: computes the outputs; its own ``valid`` is kept.
         sample_mask: ``[samples]`` booleans by sample id (``batch["sample_id"]``), true where the teacher has outputs.
-        unknown_classes: classes that the teacher does not have; it skips samples with such a label. Samples without a
-            label, and with mixed labels of known classes, are kept.
+        unknown_classes: classes that the teacher does not have; it skips samples with such a label, in any of their
+            rows. Samples without a label, and with mixed labels of known classes, are kept.
 
     A sample that a teacher skips enters no loss on that teacher, and is the ensemble of the other teachers. A sample
     that all teachers skip still enters the losses on the target.
@@ -65,7 +65,7 @@ class MaskedTeacher(Teacher):
     def predict(self, batch: Any, task: Task) -> Outputs:
         """Outputs of the wrapped teacher, with ``valid``."""
         outputs = self._teacher.predict(batch, task)
-        masks = (outputs.valid, self._valid_by_sample(batch), self._valid_by_class(batch, task))
+        masks = (outputs.valid, self._valid_by_sample(batch), self._valid_by_class(batch, task, outputs))
         present_masks = [mask for mask in masks if mask is not None]
         return replace(outputs, valid=torch.stack(present_masks).all(dim=0)) if present_masks else outputs
 
@@ -95,12 +95,18 @@ class MaskedTeacher(Teacher):
             )
         return self._sample_mask.to(sample_ids.device)[sample_ids]
 
-    def _valid_by_class(self, batch: Any, task: Task) -> Tensor | None:
+    def _valid_by_class(self, batch: Any, task: Task, outputs: Outputs) -> Tensor | None:
         if not self._unknown_classes or (target := task.target(batch)) is None:
             return None
         if target.ndim == 2:
-            return ~(target[:, list(self._unknown_classes)] > 0).any(dim=1)
-        return ~torch.isin(target, torch.tensor(self._unknown_classes, device=target.device))
+            is_unknown = (target[:, list(self._unknown_classes)] > 0).any(dim=1)
+        else:
+            is_unknown = torch.isin(target, torch.tensor(self._unknown_classes, device=target.device))
+        if outputs.row_to_sample is None:
+            return ~is_unknown
+        # A sample with a row of an unknown class is skipped as a whole.
+        num_unknown = torch.zeros(len(batch["sample_id"]), dtype=torch.long, device=target.device)
+        return num_unknown.index_add(0, outputs.row_to_sample, is_unknown.long()) == 0
 
     def __repr__(self) -> str:
         return f"MaskedTeacher({self._teacher!r})"

@@ -23,7 +23,9 @@ RUNTIMES: tuple[Runtime, ...] = ("onnxruntime", "openvino")
 # By the names of ONNX Runtime and OpenVINO.
 _NUMPY_DTYPES = {
     "tensor(float)": np.float32, "f32": np.float32, "tensor(float16)": np.float16, "f16": np.float16,
-    "tensor(double)": np.float64, "f64": np.float64,
+    "tensor(double)": np.float64, "f64": np.float64, "tensor(int64)": np.int64, "i64": np.int64,
+    "tensor(int32)": np.int32, "i32": np.int32, "tensor(uint8)": np.uint8, "u8": np.uint8,
+    "tensor(bool)": np.bool_, "boolean": np.bool_,
 }  # fmt: skip
 
 
@@ -33,18 +35,18 @@ class _Session(NamedTuple):
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
     batch_size: int | None
-    run: Callable[[str, str, NDArray[Any]], NDArray[Any]]
+    run: Callable[[str, dict[str, NDArray[Any]]], NDArray[Any]]
 
 
 @final
 class RuntimeSession:
-    """Runs an ONNX model with one floating-point input. It can be copied and pickled.
+    """Runs an ONNX model on the CPU. It can be copied and pickled.
 
     Args:
         model: the bytes of the file, or its path.
         runtime: ``onnxruntime`` or ``openvino``.
         name: name of the model in error messages.
-        input_name: expected name of the input; ``None``: any.
+        input_name: expected name of the only input; ``None``: any.
         output_name: name of the output to read; ``None``: the only one.
 
     Raises:
@@ -59,34 +61,58 @@ class RuntimeSession:
             raise LimbeckError(f"{name}: unknown runtime {runtime!r}; available: {suggest_names(runtime, RUNTIMES)}")
         self.model, self.runtime, self.name = model, runtime, name
         self._session = session = _load_model(model, runtime, name)
-        if len(session.inputs) != 1:
-            raise LimbeckError(f"{name} must have one input, got {len(session.inputs)} ({', '.join(session.inputs)})")
-        self.input_name = _resolve_port_name(name, "input", input_name, list(session.inputs))
+        self.input_names = list(session.inputs)
+        if input_name is not None and len(self.input_names) > 1:
+            names = ", ".join(self.input_names)
+            raise LimbeckError(f"{name} has {len(self.input_names)} inputs ({names}): remove input_name")
+        if input_name is not None:
+            _resolve_port_name(name, "input", input_name, self.input_names)
         self.output_name = _resolve_port_name(name, "output", output_name, list(session.outputs))
-        dtype = session.inputs[self.input_name].partition(" ")[0]
-        if dtype not in _NUMPY_DTYPES:
-            raise LimbeckError(f"{name}: the input {self.input_name} must be floating point, got {dtype}")
-        self._dtype = _NUMPY_DTYPES[dtype]
+        self._dtypes = {}
+        for port, description in session.inputs.items():
+            dtype = description.partition(" ")[0]
+            if dtype not in _NUMPY_DTYPES:
+                raise LimbeckError(f"{name}: the input {port} must be a number or a boolean, got {dtype}")
+            self._dtypes[port] = _NUMPY_DTYPES[dtype]
 
-    def __call__(self, inputs: ArrayLike) -> NDArray[Any]:
-        """Output for a batch ``[n, ...]`` (an array or a CPU tensor), in chunks where the batch size is fixed."""
-        array = np.asarray(inputs)
-        size = self._session.batch_size or len(array)
-        chunks = [array] if size == len(array) else [array[i : i + size] for i in range(0, len(array), size)]
+    def __call__(self, *inputs: ArrayLike, **named_inputs: ArrayLike) -> NDArray[Any]:
+        """Output for a batch, in chunks where the batch size is fixed.
+
+        Args:
+            inputs: arrays or CPU tensors ``[n, ...]`` in the order of the model's inputs.
+            named_inputs: inputs by name.
+        """
+        given = {**dict(zip(self.input_names, inputs, strict=False)), **named_inputs}
+        if len(given) != len(inputs) + len(named_inputs) or given.keys() != set(self.input_names):
+            names, count = ", ".join(self.input_names), len(self.input_names)
+            raise LimbeckError(
+                f"{self.name} takes {count} input{'s' if count > 1 else ''} ({names}), got "
+                f"{len(inputs) + len(named_inputs)}{' by name: ' + ', '.join(named_inputs) if named_inputs else ''}"
+            )
+        arrays = {name: np.asarray(given[name]) for name in self.input_names}
+        num_samples = len(next(iter(arrays.values())))
+        size = self._session.batch_size or num_samples
+        starts = range(0, num_samples, size) if size != num_samples else (0,)
         try:
+            chunks = ({name: array[start : start + size] for name, array in arrays.items()} for start in starts)
             return np.concatenate([self._run(chunk, size) for chunk in chunks])
         except Exception as error:  # each runtime has its own error types
+            expected = ", ".join(f"{name} must be {self._session.inputs[name]}" for name in arrays)
+            got = ", ".join(f"{array.dtype} {list(array.shape)}" for array in arrays.values())
             raise LimbeckError(
-                f"{self.name}: the input {self.input_name} must be {self._session.inputs[self.input_name]}, got "
-                f"{array.dtype} {list(array.shape)} ({self.runtime}: {format_root_cause(error)})"
+                f"{self.name}: the input {expected}, got {got} ({self.runtime}: {format_root_cause(error)})"
             ) from error
 
-    def _run(self, chunk: NDArray[Any], size: int) -> NDArray[Any]:
+    def _run(self, chunk: dict[str, NDArray[Any]], size: int) -> NDArray[Any]:
         """The output for a chunk, padded with its last row to ``size`` rows."""
-        padded = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), axis=0)])
-        return self._session.run(self.input_name, self.output_name, padded.astype(self._dtype, copy=False))[
-            : len(chunk)
-        ]
+        num_samples = len(next(iter(chunk.values())))
+        padded: dict[str, NDArray[Any]] = {
+            name: np.concatenate([array, np.repeat(array[-1:], size - num_samples, axis=0)]).astype(
+                self._dtypes[name], copy=False
+            )
+            for name, array in chunk.items()
+        }
+        return self._session.run(self.output_name, padded)[:num_samples]
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_session"}
@@ -125,8 +151,8 @@ def _load_onnxruntime(model: bytes | str) -> _Session:
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
-    def run(input_name: str, output_name: str, array: NDArray[Any]) -> NDArray[Any]:
-        result: NDArray[Any] = session.run([output_name], {input_name: array})[0]
+    def run(output_name: str, arrays: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        result: NDArray[Any] = session.run([output_name], arrays)[0]
         return result
 
     inputs, outputs = (
@@ -159,8 +185,8 @@ def _load_openvino(model: bytes | str) -> _Session:
     compiled = core.compile_model(core.read_model(model), "CPU", settings)
     request = compiled.create_infer_request()
 
-    def run(input_name: str, output_name: str, array: NDArray[Any]) -> NDArray[Any]:
-        request.infer({input_name: array}, share_inputs=True)
+    def run(output_name: str, arrays: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        request.infer(arrays, share_inputs=True)
         return np.array(request.get_tensor(output_name).data)
 
     inputs, outputs = (

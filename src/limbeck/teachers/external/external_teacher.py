@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, final, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from limbeck.core.errors import LimbeckError, format_root_cause
 from limbeck.data import Normalization
@@ -27,12 +28,12 @@ _SUM_TOLERANCE = 1e-2
 
 
 def missing_rows(logits: Tensor) -> Tensor:
-    """Rows of ``logits`` ``[n, classes]`` that are all NaN: samples that a teacher skips.
+    """Rows of ``logits`` ``[n, ...]`` that are all NaN: those of samples that a teacher skips.
 
     >>> missing_rows(torch.tensor([[torch.nan, torch.nan], [1.0, 0.0]]))
     tensor([ True, False])
     """
-    return logits.isnan().all(dim=1)
+    return logits.isnan().flatten(1).all(dim=1)
 
 
 @final
@@ -40,14 +41,16 @@ class ExternalTeacher(nn.Module):
     """Predictions of a callable as a module without parameters and layers, which tasks call like any network.
 
     Args:
-        fn: maps a float32 CPU tensor ``[n, ...]`` to ``[n, classes]``, a tensor or anything that numpy reads.
+        fn: takes what the task calls a network with, as CPU tensors (floating-point ones in float32): for images one
+            tensor ``[n, ...]``. Returns ``[n, classes]``, a tensor or anything that numpy reads, or what else the task
+            takes: another shape, or a dict or tuple of tensors.
         name: name in errors.
         fingerprint: text that changes with the predictions, such as the hash of a file. Its hash is in
             ``state_dict()``.
         output_type: ``logits``, or ``probabilities``, whose logarithm is that of at least 1e-7.
         input_type: ``normalized`` inputs, or ``pixels`` in 0..1.
         normalization: normalization of the data, needed for ``pixels``; a recipe sets it.
-        classes: expected number of classes; ``None``: any.
+        classes: expected number of classes of ``[n, classes]``; ``None``: any.
         allow_missing: whether rows of NaN are samples that the teacher skips, see :func:`missing_rows`.
 
     Raises:
@@ -58,7 +61,7 @@ class ExternalTeacher(nn.Module):
     """Attributes that its identity ignores: ``fn`` is described by ``fingerprint``."""
 
     def __init__(
-        self, fn: Callable[[Tensor], Any], *, name: str, fingerprint: str, output_type: OutputType = "logits",
+        self, fn: Callable[..., Any], *, name: str, fingerprint: str, output_type: OutputType = "logits",
         input_type: InputType = "normalized", normalization: Normalization | None = None, classes: int | None = None,
         allow_missing: bool = False,
     ) -> None:  # fmt: skip
@@ -72,29 +75,45 @@ class ExternalTeacher(nn.Module):
         self._set_fingerprint(f"{fingerprint}\n{output_type}\n{input_type}")
 
     @torch.no_grad()
-    def forward(self, input: Tensor) -> Tensor:
-        """Logits or log-probabilities ``[n, classes]`` in float32, on the device of ``input``."""
-        inputs = input.detach().to("cpu", torch.float32)
-        is_pixels = self.input_type == "pixels"
-        if is_pixels:
-            if self.normalization is None:
-                raise LimbeckError(f"{self.name} takes pixels: set normalization to that of the data, to invert it")
-            inputs = self.normalization.invert(inputs)
-        if self._mapping is not None:
-            inputs = self._mapping.map_inputs(inputs, pixels=is_pixels)
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Outputs in float32 on the device of the inputs; of an array, logits or log-probabilities."""
+        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.ndim]
+        if not inputs:
+            raise LimbeckError(f"{self.name} must be called with a tensor, got none")
+        device, num_samples = inputs[0].device, len(inputs[0])
+        args, kwargs = self._map_inputs(*tree_map(_to_cpu, (args, kwargs)))
         try:
-            output = self.fn(inputs)
+            output = self.fn(*args, **kwargs)
         except LimbeckError:
             raise
         except Exception as error:  # user code
-            cause = format_root_cause(error)
-            raise LimbeckError(f"{self.name} failed on inputs {list(inputs.shape)} ({cause})") from error
-        logits = self._check_output(output, len(inputs))
+            shapes = ", ".join(str(list(tensor.shape)) for tensor in inputs)
+            raise LimbeckError(f"{self.name} failed on inputs {shapes} ({format_root_cause(error)})") from error
+        output = self._check_output(output, num_samples)
         if self.output_type == "probabilities":
-            logits = self._check_probabilities(logits).clamp(min=_PROBABILITY_FLOOR).log()
+            output = self._check_probabilities(output).clamp(min=_PROBABILITY_FLOOR).log()
         if self._mapping is not None:
-            logits = self._mapping.map_logits(logits)
-        return logits.to(input.device)
+            output = self._mapping.map_logits(output)
+        return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, output)
+
+    def _map_inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The inputs of the callable; only a single tensor has a normalization and a size."""
+        is_pixels = self.input_type == "pixels"
+        if not is_pixels and self._mapping is None:
+            return args, kwargs
+        if len(args) != 1 or kwargs or not isinstance(args[0], Tensor):
+            raise LimbeckError(
+                f"{self.name} takes one tensor of images (pixels, normalize, input_size or class_names are set), and "
+                f"the task gives {len(args) + len(kwargs)} inputs: remove these settings"
+            )
+        images = args[0]
+        if is_pixels:
+            if self.normalization is None:
+                raise LimbeckError(f"{self.name} takes pixels: set normalization to that of the data, to invert it")
+            images = self.normalization.invert(images)
+        if self._mapping is not None:
+            images = self._mapping.map_inputs(images, pixels=is_pixels)
+        return (images,), {}
 
     def with_input_mapping(self, mapping: InputMapping) -> Self:
         """Use ``mapping`` for inputs and logits."""
@@ -110,16 +129,24 @@ class ExternalTeacher(nn.Module):
         digest = hashlib.sha256(text.encode()).digest()
         self.register_buffer("fingerprint", torch.tensor(list(digest), dtype=torch.uint8))
 
-    def _check_output(self, output: Any, num_rows: int) -> Tensor:
+    def _check_output(self, output: Any, num_samples: int) -> Any:
+        """The output with tensors in float32 on the CPU; arrays and lists become one tensor."""
+        if isinstance(output, Mapping):
+            return {name: self._check_output(value, num_samples) for name, value in output.items()}
+        if isinstance(output, tuple):
+            return tuple(self._check_output(value, num_samples) for value in output)
         try:
             # A copy, since the callable may reuse its memory.
-            tensor = torch.as_tensor(output).detach().to("cpu", torch.float32, copy=True)
+            tensor = torch.as_tensor(output).detach().to("cpu", copy=True)
         except (TypeError, ValueError, RuntimeError) as error:
             type_name = type(output).__name__
             raise LimbeckError(f"{self.name} must return numbers [n, classes], got a {type_name}") from error
-        if tensor.shape != (num_rows, self.classes or tensor.shape[-1:].numel()):
-            expected = f"[{num_rows}, {self.classes or 'classes'}]"
+        if not tensor.ndim or len(tensor) != num_samples or (
+            tensor.ndim <= 2 and self.classes is not None and tensor.shape[1:] != (self.classes,)
+        ):  # fmt: skip
+            expected = f"[{num_samples}, {self.classes or 'classes'}]"
             raise LimbeckError(f"{self.name} must return the shape {expected}, got {list(tensor.shape)}")
+        tensor = tensor.float()
         rows = tensor[~missing_rows(tensor)] if self.allow_missing else tensor
         if not bool(rows.isfinite().all()):
             raise LimbeckError(
@@ -127,13 +154,18 @@ class ExternalTeacher(nn.Module):
             )
         return tensor
 
-    def _check_probabilities(self, probabilities: Tensor) -> Tensor:
-        sums = probabilities.sum(dim=1)  # NaN for missing rows, which compare as valid
-        invalid = ((sums - 1).abs() > _SUM_TOLERANCE) | (probabilities < -_SUM_TOLERANCE).any(dim=1)
+    def _check_probabilities(self, probabilities: Any) -> Tensor:
+        if not isinstance(probabilities, Tensor) or probabilities.ndim < 2:
+            raise LimbeckError(f"{self.name} must return one array of probabilities: return logits for other outputs")
+        # Classes are axis 1 of [n, classes] and of maps [n, classes, height, width], and the last one of sequences.
+        class_axis = 2 if probabilities.ndim == 3 else 1
+        sums = probabilities.sum(dim=class_axis)  # NaN for missing rows, which compare as valid
+        low = probabilities.amin(dim=class_axis)
+        invalid = ((sums - 1).abs() > _SUM_TOLERANCE) | (low < -_SUM_TOLERANCE)
         if bool(invalid.any()):
             raise LimbeckError(
                 f"{self.name} must return probabilities, got a row with sum {float(sums[invalid][0]):.3g} and minimum "
-                f"{float(probabilities[invalid][0].min()):.3g}: set output_type: logits if they are logits"
+                f"{float(low[invalid][0]):.3g}: set output_type: logits if they are logits"
             )
         return probabilities
 
@@ -146,9 +178,10 @@ def from_callable(
     """A teacher that predicts by calling ``fn``.
 
     Args:
-        fn: maps a batch of inputs ``[n, ...]`` to ``[n, classes]``.
+        fn: maps a batch of inputs ``[n, ...]`` to ``[n, classes]``. It takes the inputs that the task gives a network
+            (frames and lengths, tokens and masks), and may return what the task takes: a map, or a dict of arrays.
         output_type: ``logits`` or ``probabilities``.
-        array_type: whether ``fn`` takes a float32 ``torch`` tensor or ``numpy`` array.
+        array_type: whether ``fn`` takes ``torch`` tensors or ``numpy`` arrays, floating-point ones in float32.
         input_type: ``normalized`` inputs, or ``pixels`` in 0..1.
         normalization: normalization of the data, needed for ``pixels``; a recipe sets it.
         version: any text; change it when the predictions change for a reason that is not in the code of ``fn``.
@@ -174,5 +207,12 @@ def from_callable(
     )  # fmt: skip
 
 
-def _call_with_numpy(fn: Callable[..., Any], input: Tensor) -> Any:
-    return fn(input.numpy())
+def _call_with_numpy(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    args, kwargs = tree_map(lambda leaf: leaf.numpy() if isinstance(leaf, Tensor) else leaf, (args, kwargs))
+    return fn(*args, **kwargs)
+
+
+def _to_cpu(leaf: Any) -> Any:
+    if not isinstance(leaf, Tensor):
+        return leaf
+    return leaf.detach().to("cpu", torch.float32 if leaf.is_floating_point() else leaf.dtype)

@@ -93,8 +93,14 @@ class _InferenceClient:
         )  # fmt: skip
         self._pool = PoolManager(retries=retry, timeout=Timeout(connect=self.timeout, read=self.timeout))
 
-    def __call__(self, input: Tensor) -> NDArray[np.float32]:
-        """Outputs ``[n, classes]`` for inputs ``[n, ...]``."""
+    def __call__(self, *inputs: Tensor, **named_inputs: Tensor) -> NDArray[np.float32]:
+        """Outputs ``[n, classes]`` for one input ``[n, ...]``."""
+        if len(inputs) != 1 or named_inputs:
+            count = len(inputs) + len(named_inputs)
+            raise LimbeckError(
+                f"the server {self.address} takes one input, and the task gives {count}: use from_callable"
+            )
+        input = inputs[0]
         return np.concatenate([self._infer(chunk.numpy()) for chunk in torch.split(input, self.batch_size)])
 
     def __reduce__(self) -> tuple[Any, ...]:  # a connection pool cannot be pickled

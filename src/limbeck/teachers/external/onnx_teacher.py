@@ -21,9 +21,10 @@ def onnx(
     """A teacher from an ONNX file, on the CPU with the threads of torch.
 
     Args:
-        path: the ``.onnx`` file, which maps one input ``[n, ...]`` to ``[n, classes]``.
+        path: the ``.onnx`` file. It takes the inputs that the task gives a network, in their order or by name, and has
+            one output to read: ``[n, classes]`` or what else the task takes.
         runtime: ``onnxruntime`` or ``openvino``.
-        input_name: expected name of the input.
+        input_name: expected name of the only input.
         output_name: name of the output to read, needed where there are several.
         output_type: ``logits`` or ``probabilities``.
         input_type: ``normalized`` inputs, or ``pixels`` in 0..1, as files exported by limbeck take.
