@@ -102,3 +102,28 @@ def test_stored_outputs_of_another_teacher_are_refused_before_training(tmp_path)
     store.write(indices, records)
     with pytest.raises(LimbeckError, match=f"the cache {folder} holds other outputs than the teacher 'big'"):
         made.validate()
+
+
+PLUGIN = """
+from torch import nn
+from limbeck.models import small_cnn
+
+class Student(nn.Module):
+    def __init__(self, classes=10):
+        super().__init__()
+        self.body = small_cnn(classes=classes, width=4)
+
+    def forward(self, images):
+        if self.training:
+            raise ValueError("fails in train mode")
+        return self.body(images)
+"""
+
+
+def test_a_stage_is_run_dry_in_train_mode(tmp_path, monkeypatch):
+    (tmp_path / "only_eval.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    made = job(tmp_path, "Augmentation")
+    recipe = load_recipe(tmp_path / "tiny.yaml", ["student={use: 'only_eval:Student'}", "plugins=[only_eval]"])
+    with pytest.raises(ValueError, match="fails in train mode"):
+        Job.from_recipe(recipe, made.run_dir).validate()

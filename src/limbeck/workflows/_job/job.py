@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -252,8 +253,12 @@ class Job:
         # The same sample twice is a pair of one class.
         indices = torch.arange(2) % (1 if training.batch_pairing == "same_class" else len(stream.split))
         batch = stream.load(indices, torch.zeros_like(indices))
-        with torch.no_grad(), single_process():
-            output = distiller.prepare(batch).eval()(batch)
+        with single_process():
+            distiller.prepare(batch)
+            # In train mode, as in training: some networks return losses in it, and a task may change batches. On a
+            # copy, since BatchNorm statistics change.
+            unchanged = (distiller.task, *distiller.teachers.values())
+            output = copy.deepcopy(distiller, {id(part): part for part in unchanged}).train()(batch)
             deployment_model(distiller)
         if distiller.teachers:
             self._require_finite_losses(output.by_loss, stage.stage.name)
