@@ -4,7 +4,7 @@ from limbeck.data.augmentation import Augmentation, default_augmentation
 from limbeck.data.held_out import HeldOutTest
 from limbeck.data.module import DataModule, from_datasets, from_loaders, from_tensors, iterate_batches
 from limbeck.data.normalization import Normalization
-from limbeck.data.sources import CIFAR10, CIFAR100, Digits, FashionMNIST, ImageFolder
+from limbeck.data.sources import CIFAR10, CIFAR100, Digits, FashionMNIST, ImageFolder, SegmentationFolder
 from limbeck.data.split import Split
 from limbeck.data.transforms import (
     affine,
@@ -28,6 +28,7 @@ __all__ = [
     "HeldOutTest",
     "ImageFolder",
     "Normalization",
+    "SegmentationFolder",
     "Split",
     "affine",
     "color_jitter",

@@ -16,7 +16,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.data import transforms
 from limbeck.data.counter_rng import CounterRNG
 from limbeck.data.transforms.mix_images import MixParams
-from limbeck.data.transforms.transform import MixTransform, Transform
+from limbeck.data.transforms.transform import MaskTransform, MixTransform, Transform
 
 __all__ = ["Augmentation", "default_augmentation"]
 
@@ -85,6 +85,23 @@ class Augmentation:
         for i, transform in enumerate(self.image_transforms):
             images = transform(images, CounterRNG.for_samples(sample_ids, views, seed=seed, transform_index=i))
         return images.clamp(0, 1) if self.transforms else images
+
+    def apply_to_masks(self, masks: Tensor, sample_ids: Tensor, views: Tensor, *, seed: int) -> Tensor:
+        """``masks`` ``[batch, height, width]`` of class indices, moved as :meth:`apply` moves their images."""
+        for i, transform in enumerate(self.require_masks()):
+            rng = CounterRNG.for_samples(sample_ids, views, seed=seed, transform_index=i)
+            masks = transform.transform_masks(masks, rng)
+        return masks
+
+    def require_masks(self) -> tuple[MaskTransform, ...]:
+        """The transforms, which all transform masks too; an error where one does not."""
+        for transform in self.transforms:
+            if not isinstance(transform, MaskTransform):
+                raise LimbeckError(
+                    f"{transform!r} cannot transform masks together with images: remove it, or give it a method "
+                    "transform_masks"
+                )
+        return tuple(transform for transform in self.transforms if isinstance(transform, MaskTransform))
 
     def sample_mix(self, sample_ids: Tensor, views: Tensor, *, seed: int, population: int) -> MixParams | None:
         """The mixed rows and their partners out of ``population`` samples; ``None`` without mixing transforms."""

@@ -124,8 +124,10 @@ class BatchSampler:
 
     def load(self, sample_indices: Tensor, views: Tensor) -> Batch:
         """The samples at ``sample_indices`` of the split in ``views``, both ``[batch]``; each sample is read once."""
-        sample_ids, target = self.split.sample_ids[sample_indices], self.split.target[sample_indices]
+        sample_ids, target = self.split.sample_ids[sample_indices], self.split.read_target(sample_indices)
         images = self._augment(sample_indices, views)
+        if self.split.masks is not None:
+            target = self._augmentation.apply_to_masks(target, sample_ids, views, seed=self._seed)
         mix = self._augmentation.sample_mix(sample_ids, views, seed=self._seed, population=len(self.split))
         if mix is not None:
             assert self._classes is not None

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["DatasetAdapter", "ImageFiles", "ImageStore", "InMemory"]
+__all__ = ["DatasetAdapter", "ImageFiles", "ImageStore", "InMemory", "hash_files"]
 
 _MAX_HASHED_BYTES = 256 * 2**20
 _NUM_CHECKED = 32
@@ -68,13 +68,13 @@ class ImageFiles:
 
     Args:
         paths: the files.
-        size: length of the shorter side after resizing, before a center crop; ``None``: images are unchanged and must
-            have one size.
+        size: length of the shorter side after resizing, before a center crop; or height and width to resize to;
+            ``None``: images are unchanged and must have one size.
         channels: 1 for gray, 3 for color.
     """
 
     paths: tuple[Path, ...]
-    size: int | None
+    size: int | tuple[int, int] | None
     channels: int
 
     def __len__(self) -> int:
@@ -90,7 +90,7 @@ class ImageFiles:
 
     def fingerprint(self) -> str:
         """A hash of names, sizes and bytes of the files; above 256 MB in total, of modification times for bytes."""
-        return hashlib.sha256(f"{self.size} {self.channels} ".encode() + _hash_files(self.paths)).hexdigest()
+        return hashlib.sha256(f"{self.size} {self.channels} ".encode() + hash_files(self.paths)).hexdigest()
 
     def is_deterministic(self) -> bool:
         return True
@@ -121,7 +121,7 @@ class DatasetAdapter:
         digest = hashlib.sha256(f"{type(self.dataset).__name__} {len(self.dataset)}".encode())
         if self.is_deterministic():
             paths = _sample_paths(self.dataset)
-            digest.update(b"" if paths is None else _hash_files(paths))
+            digest.update(b"" if paths is None else hash_files(paths))
             for i in range(len(self)) if paths is None else self._checked_indices():
                 item = self._read_item(i)
                 digest.update(f"\n{item.dtype} {list(item.shape)} ".encode() + _tensor_bytes(item))
@@ -160,7 +160,8 @@ def _stack(images: list[Tensor], rule: str, remedy: str) -> Tensor:
     return torch.stack(images)
 
 
-def _hash_files(paths: Sequence[Path]) -> bytes:
+def hash_files(paths: Sequence[Path]) -> bytes:
+    """A hash of names, sizes and bytes; above 256 MB in total, of modification times for bytes."""
     stats = [path.stat() for path in paths]
     hash_content = sum(stat.st_size for stat in stats) <= _MAX_HASHED_BYTES
     digest = hashlib.sha256(str(len(paths)).encode())
@@ -196,7 +197,7 @@ def _preserve_rng_state() -> Iterator[None]:
         np.random.set_state(numpy_state)
 
 
-def _decode_image(path: Path, size: int | None, channels: int) -> Tensor:
+def _decode_image(path: Path, size: int | tuple[int, int] | None, channels: int) -> Tensor:
     from PIL import Image
 
     try:
@@ -206,7 +207,9 @@ def _decode_image(path: Path, size: int | None, channels: int) -> Tensor:
         raise LimbeckError(f"the image {path} cannot be read ({error}): replace or remove it") from error
     if mode[0] in "IF":  # PIL would clip everything above 255 to white
         raise LimbeckError(f"the image {path} must have 8 bits per channel, got mode {mode}: convert it")
-    if size is not None:
+    if isinstance(size, tuple):
+        image = image.resize(size[::-1], Image.Resampling.BILINEAR)
+    elif size is not None:
         width, height = image.size
         scale = size / min(width, height)
         resized_size = max(size, round(width * scale)), max(size, round(height * scale))

@@ -96,6 +96,7 @@ class DataModule:
             text.append(self.validation.images.fingerprint())
         for split in (self.train, self.validation):
             text += [str(split.sample_ids.tolist()), str(split.target.tolist())]
+            text += [] if split.masks is None else [split.masks.fingerprint()]
         return hashlib.sha256("\n".join(text).encode()).hexdigest()
 
 
@@ -109,7 +110,7 @@ def iterate_batches(
     for indices in torch.split(torch.arange(len(split)), batch_size)[rank::world_size]:
         yield {
             "input": split.read(indices) if normalization is None else normalization.apply(split.read(indices)),
-            "target": split.target[indices],
+            "target": split.read_target(indices),
             "sample_id": split.sample_ids[indices],
         }
 
@@ -125,6 +126,8 @@ def make_splits(
     """
     if normalize not in _NORMALIZE:
         raise LimbeckError(f"`normalize` must be {', '.join(_NORMALIZE)}, got {normalize!r}")
+    if train.masks is not None:
+        augment.require_masks()
     for split in (train, validation, test):
         if isinstance(split, Split):
             _check_labels(split.target, len(class_names), name)

@@ -11,6 +11,7 @@ from torch import Tensor
 from limbeck.core.errors import LimbeckError
 from limbeck.data.counter_rng import make_generator
 from limbeck.data.image_store import DatasetAdapter, ImageFiles, ImageStore, InMemory
+from limbeck.data.mask_store import UNLABELED, MaskStore
 
 __all__ = [
     "UNLABELED",
@@ -24,7 +25,7 @@ __all__ = [
     "stratified_subsample",
 ]
 
-UNLABELED = -100
+
 _SPLIT, _SUBSAMPLE, _LABELS = 1, 2, 3
 
 
@@ -36,14 +37,16 @@ class Split:
     Attributes:
         images: the image store, possibly shared with other splits.
         indices: ``[n]``, indices of this split's images in ``images``.
-        target: ``[n]`` class indices, −100 where there is no label.
+        target: ``[n]`` class indices, −100 where there is no label; 0 for an image with a mask.
         sample_ids: ``[n]``, id of each sample in its source, used for augmentation and caches.
+        masks: the class of each pixel, in the order of ``images``; ``None``: one class for each image.
     """
 
     images: ImageStore
     indices: Tensor
     target: Tensor
     sample_ids: Tensor
+    masks: MaskStore | None = None
 
     @classmethod
     def from_images(cls, images: ImageStore, target: Tensor, *, first_id: int = 0) -> Split:
@@ -53,12 +56,20 @@ class Split:
         indices = torch.arange(len(images))
         return cls(images, indices, target.long(), indices + first_id)
 
+    @classmethod
+    def from_masks(cls, images: ImageStore, masks: MaskStore, *, first_id: int = 0) -> Split:
+        """All of ``images`` with their ``masks``, with sample ids from ``first_id``."""
+        if len(images) != len(masks):
+            raise LimbeckError(f"each image must have a mask, got {len(images)} images and {len(masks)} masks")
+        split = cls.from_images(images, torch.zeros(len(images), dtype=torch.long), first_id=first_id)
+        return replace(split, masks=masks)
+
     def __len__(self) -> int:
         return len(self.indices)
 
     def subset(self, indices: Tensor) -> Split:
         """The samples at ``indices`` (positions in this split, or booleans)."""
-        return Split(self.images, self.indices[indices], self.target[indices], self.sample_ids[indices])
+        return Split(self.images, self.indices[indices], self.target[indices], self.sample_ids[indices], self.masks)
 
     def select_labeled(self) -> Split:
         """The samples that have a label."""
@@ -67,6 +78,19 @@ class Split:
     def read(self, indices: Tensor) -> Tensor:
         """The images at ``indices`` of this split, float32 in 0..1."""
         return self.images.read(self.indices[indices])
+
+    def read_target(self, indices: Tensor) -> Tensor:
+        """The targets at ``indices``: ``[n]`` class indices, or masks ``[n, height, width]``; −100 for no label."""
+        target = self.target[indices]
+        if self.masks is None:
+            return target
+        masks = self.masks.read(self.indices[indices])
+        return masks.masked_fill((target == UNLABELED)[:, None, None], UNLABELED)
+
+    def fingerprint(self) -> list[str]:
+        """Hashes of the samples, their images, labels and masks."""
+        text = [self.images.fingerprint(), str(self.sample_ids.tolist()), str(self.target.tolist())]
+        return text if self.masks is None else [*text, self.masks.fingerprint()]
 
 
 def stratified_split(split: Split, fraction: float, *, seed: int, purpose: int = _SPLIT) -> tuple[Split, Split]:

@@ -1,8 +1,9 @@
-"""Public data sets, and folders of images. A source is a frozen dataclass with ``load(seed=…)``."""
+"""Public data sets, and folders of images, with masks too. A source is a frozen dataclass with ``load(seed=…)``."""
 
 from limbeck.data.sources.cifar import CIFAR10, CIFAR100
 from limbeck.data.sources.digits import Digits
 from limbeck.data.sources.fashion_mnist import FashionMNIST
 from limbeck.data.sources.image_folder import IMG_EXTENSIONS, ImageFolder
+from limbeck.data.sources.segmentation_folder import SegmentationFolder
 
-__all__ = ["CIFAR10", "CIFAR100", "IMG_EXTENSIONS", "Digits", "FashionMNIST", "ImageFolder"]
+__all__ = ["CIFAR10", "CIFAR100", "IMG_EXTENSIONS", "Digits", "FashionMNIST", "ImageFolder", "SegmentationFolder"]

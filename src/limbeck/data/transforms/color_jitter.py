@@ -94,6 +94,9 @@ class ColorJitter:
                 images[rows] = adjust_hue(images[rows], factor[rows])
         return images
 
+    def transform_masks(self, masks: Tensor, rng: CounterRNG) -> Tensor:
+        return masks
+
 
 def color_jitter(
     brightness: float | _Range = 0.4,

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data.counter_rng import CounterRNG
+from limbeck.data.mask_store import UNLABELED
 
 __all__ = [
     "Affine",
@@ -46,6 +47,9 @@ class RandomCrop:
         offsets = (rng.uniform(2) * (2 * self.padding + 1)).long().tolist()
         return torch.stack([padded[i, :, y : y + height, x : x + width] for i, (y, x) in enumerate(offsets)])
 
+    def transform_masks(self, masks: Tensor, rng: CounterRNG) -> Tensor:
+        return _decode_masks(self(_encode_masks(masks), rng))
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,9 @@ class HorizontalFlip:
 
     def __call__(self, images: Tensor, rng: CounterRNG) -> Tensor:
         return torch.where(rng.uniform(1).reshape(-1, 1, 1, 1) < self.p, images.flip(3), images)
+
+    def transform_masks(self, masks: Tensor, rng: CounterRNG) -> Tensor:
+        return self(masks[:, None], rng)[:, 0]
 
 
 @final
@@ -69,6 +76,12 @@ class Affine:
     padding_mode: Literal["zeros", "border", "reflection"]
 
     def __call__(self, images: Tensor, rng: CounterRNG) -> Tensor:
+        return self._warp(images, rng, mode="bilinear")
+
+    def transform_masks(self, masks: Tensor, rng: CounterRNG) -> Tensor:
+        return _decode_masks(self._warp(_encode_masks(masks), rng, mode="nearest"))
+
+    def _warp(self, images: Tensor, rng: CounterRNG, *, mode: str) -> Tensor:
         max_angle = math.radians(self.degrees)
         low = torch.tensor([-max_angle, self.scale[0], -self.translate, -self.translate])
         high = torch.tensor([max_angle, self.scale[1], self.translate, self.translate])
@@ -78,7 +91,7 @@ class Affine:
         matrix = torch.stack([torch.stack([cos, sin * aspect], 1), torch.stack([-sin / aspect, cos], 1)], 1)
         offset = -(matrix @ torch.stack([2 * shift_x, 2 * shift_y], 1).unsqueeze(2))
         grid = F.affine_grid(torch.cat([matrix, offset], 2), list(images.shape), align_corners=False)
-        return F.grid_sample(images, grid, mode="bilinear", padding_mode=self.padding_mode, align_corners=False)
+        return F.grid_sample(images, grid, mode=mode, padding_mode=self.padding_mode, align_corners=False)
 
 
 @final
@@ -90,9 +103,15 @@ class RandomResizedCrop:
     ratio: tuple[float, float]
 
     def __call__(self, images: Tensor, rng: CounterRNG) -> Tensor:
+        return self._crop(images, rng, mode="bilinear", antialias=True)
+
+    def transform_masks(self, masks: Tensor, rng: CounterRNG) -> Tensor:
+        return _decode_masks(self._crop(_encode_masks(masks), rng, mode="nearest-exact"))
+
+    def _crop(self, images: Tensor, rng: CounterRNG, *, mode: str, antialias: bool = False) -> Tensor:
         size = (images.shape[2], images.shape[3])
         outputs = [
-            F.interpolate(images[i : i + 1, :, y : y + h, x : x + w], size, mode="bilinear", antialias=True)
+            F.interpolate(images[i : i + 1, :, y : y + h, x : x + w], size, mode=mode, antialias=antialias)
             for i, (y, x, h, w) in enumerate(self.sample_boxes(size, rng))
         ]
         return torch.cat(outputs) if outputs else images
@@ -176,6 +195,15 @@ def random_resized_crop(
     if not 0 < ratio[0] <= ratio[1] < float("inf"):
         raise LimbeckError(f"random_resized_crop's ratio must be (low, high) with 0 < low <= high, got {ratio}")
     return RandomResizedCrop((scale[0], scale[1]), (ratio[0], ratio[1]))
+
+
+def _encode_masks(masks: Tensor) -> Tensor:
+    """Masks as images of one channel, in which 0, the value outside an image, is no class."""
+    return (masks - UNLABELED).float()[:, None]
+
+
+def _decode_masks(images: Tensor) -> Tensor:
+    return images[:, 0].round().long() + UNLABELED
 
 
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""The protocols of transforms that change one image, and of those that mix two."""
+"""The protocols of transforms that change one image, its mask too, and of those that mix two images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from limbeck.data.counter_rng import CounterRNG
 
-__all__ = ["MixTransform", "Transform"]
+__all__ = ["MaskTransform", "MixTransform", "Transform"]
 
 
 @runtime_checkable
@@ -17,6 +17,18 @@ class Transform(Protocol):
 
     def __call__(self, images: Tensor, rng: CounterRNG) -> Tensor:
         """The changed images ``[batch, channels, height, width]``, of the same shape."""
+        ...
+
+
+@runtime_checkable
+class MaskTransform(Transform, Protocol):
+    """A transform of images that transforms their masks too."""
+
+    def transform_masks(self, masks: Tensor, rng: CounterRNG) -> Tensor:
+        """``[batch, height, width]`` class indices, moved as the images by the same draws of ``rng``.
+
+        Pixels from outside the image have no class, −100.
+        """
         ...
 
 

@@ -195,9 +195,8 @@ def _record_layers(job: Job, network: nn.Module) -> dict[str, Tensor]:
     """The features of ``network`` by layer; zeros for a sample that a teacher has no output for."""
     split = job.data.validation
     num_samples = min(len(split), _NUM_FIDELITY_SAMPLES)
-    recorder = None
-    for indices in torch.split(torch.arange(num_samples) * len(split) // num_samples, 250):
-        batch = {"input": job.data.normalization.apply(split.read(indices)), "target": split.target[indices]}
+    recorder, subset = None, split.subset(torch.arange(num_samples) * len(split) // num_samples)
+    for batch in iterate_batches(subset, job.data.normalization, batch_size=250):
         recorder = recorder or evaluation.LayerRecorder(network, batch, job.task, max_samples=_NUM_FIDELITY_SAMPLES)
         recorder.record(batch)
     features = {} if recorder is None else recorder.features
