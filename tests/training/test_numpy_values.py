@@ -24,11 +24,13 @@ def data():
     return from_tensors(inputs, target, seed=0, normalize="none")
 
 
-def train(data, folder, *, stop=None, resume=False, seed=0, steps=12, **settings):
+def train(data, folder, *, stop=None, resume=False, seed=0, steps=12, label_smoothing=0.0, **settings):
     torch.manual_seed(0)
     student = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     distiller = limbeck.Distiller(
-        student, objective={"truth": CrossEntropyLoss()}, task=limbeck.tasks.Classification(3)
+        student,
+        objective={"truth": CrossEntropyLoss(label_smoothing=label_smoothing)},
+        task=limbeck.tasks.Classification(3),
     )
     limbeck.fit(
         distiller, data, steps=steps, stop_after_steps=stop, run_dir=folder, resume=resume, seed=seed,
@@ -116,6 +118,13 @@ def test_numpy_integers_are_read_by_the_data():
         Digits().load(seed=np.int64(1)).batches(batch_size=8).batch(0)["sample_id"],
         Digits().load(seed=1).batches(batch_size=8).batch(0)["sample_id"],
     )
+
+
+def test_a_setting_of_a_loss_in_numpy_is_the_same_setting(data, tmp_path):
+    train(
+        data, tmp_path, steps=4, label_smoothing=np.float64(0.1), optimizer=partial(torch.optim.SGD, lr=np.float64(0.1))
+    )
+    train(data, tmp_path, steps=4, label_smoothing=0.1, resume=True)
 
 
 @pytest.mark.parametrize("steps", [2.5, "3", None])

@@ -230,7 +230,12 @@ class TrainState:
 
 
 def _normalize_setting(value: Any) -> Any:
-    """Write equal settings equally: a resolved recipe has 0.0 and [0.9] where a default is 0 and (0.9,)."""
+    """Write equal settings equally: a resolved recipe has 0.0 and [0.9] where a default is 0 and (0.9,).
+
+    >>> _normalize_setting("KDLoss(temperature=np.float64(4.0))")
+    'KDLoss[temperature=4]'
+    """
     if not isinstance(value, str):
         return value
+    value = re.sub(r"\bnp\.\w+\(([^()]*)\)", r"\1", value)
     return re.sub(r"(?<![\w.])(\d+)\.0(?![\de])", r"\1", value).translate({ord("("): "[", ord(")"): "]"})
