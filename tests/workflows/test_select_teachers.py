@@ -207,7 +207,7 @@ def test_a_class_may_be_missing_in_the_validation_split(tmp_path):
                 Image.fromarray(pixels).save(tmp_path / "data" / part / name / f"{i}.png")
     recipe = load_recipe(RECIPE, [f"data={{use: ImageFolder, root: '{tmp_path / 'data'}', channels: 1}}"])
     selection = select_teachers(recipe, output_dir=tmp_path / "out", callbacks=[])
-    assert selection["candidates"]["big"]["validation"]["per_class"][2]["accuracy"] is None
+    assert selection["candidates"]["big"]["validation"]["per_class"][2]["value"] is None
     assert selection["candidates"]["big"]["validation"]["num_samples"] == 16
     assert finite(selection)
 
