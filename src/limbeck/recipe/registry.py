@@ -18,6 +18,7 @@ from types import MappingProxyType, ModuleType
 from typing import Any, Final, final
 
 from limbeck.core.errors import LimbeckError, suggest_names
+from limbeck.recipe.type_hints import get_hints
 
 __all__ = ["NODE_KINDS", "NodeKind", "kinds_by_type", "list_names", "plugin_error", "resolve_target"]
 
@@ -38,6 +39,7 @@ class NodeKind:
         parameter_type: the type in ``module`` of parameters that take a node of this kind.
         positional_args: leading parameters that are passed to ``build()`` and are not settings.
         injected_args: parameters that limbeck fills in, with the name of their value.
+        takes_facts: whether parameters with the name of a fact of the data (``classes``, ``mels``) are filled in.
     """
 
     display_name: str
@@ -47,10 +49,21 @@ class NodeKind:
     parameter_type: str | None = None
     positional_args: tuple[str, ...] = ()
     injected_args: Mapping[str, str] = field(default_factory=dict)
+    takes_facts: bool = False
 
 
 def _is_model_builder(obj: Any) -> bool:
-    return inspect.isfunction(obj) and "classes" in inspect.signature(obj).parameters
+    """A public function of the package that returns a new network: its annotation is an ``nn.Module``."""
+    from torch import nn
+
+    if not inspect.isfunction(obj) or "classes" not in inspect.signature(obj).parameters:
+        return inspect.isfunction(obj) and _returns_subclass(obj, nn.Module)
+    return True
+
+
+def _returns_subclass(function: Callable[..., Any], kind: type) -> bool:
+    returned = get_hints(function).get("return")
+    return inspect.isclass(returned) and issubclass(returned, kind)
 
 
 def _kind(
@@ -64,14 +77,19 @@ def _kind(
 
 NODE_KINDS: Final[Mapping[str, NodeKind]] = MappingProxyType(
     {
-        "task": _kind("task", "limbeck.tasks", inspect.isclass, "classes"),
+        "task": _kind("task", "limbeck.tasks", inspect.isclass, "classes", takes_facts=True),
         "data": _kind("data source", "limbeck.data.sources", inspect.isclass, "seed"),
         "augmentation": _kind(
             "augmentation", "limbeck.data.augmentation", callable, parameter_type="Augmentation"
         ),
         "transform": _kind("transform", "limbeck.data.transforms", inspect.isfunction, parameter_type="Transform"),
-        "model": _kind("model", "limbeck.models", _is_model_builder, "classes", "channels", "seed"),
-        "teacher": _kind("teacher", "limbeck.teachers.external", inspect.isfunction, "classes"),
+        "model": _kind(
+            "model", "limbeck.models", _is_model_builder, "classes", "channels", "seed", takes_facts=True,
+            exclude=("load_weights",),
+        ),
+        "teacher": _kind(
+            "teacher", "limbeck.teachers.external", inspect.isfunction, "classes", takes_facts=True
+        ),
         "self_teacher": _kind(
             "teacher made of the student", "limbeck.teachers.self_teachers", inspect.isclass, "classes"
         ),
@@ -79,7 +97,9 @@ NODE_KINDS: Final[Mapping[str, NodeKind]] = MappingProxyType(
             "ensemble of teachers", "limbeck.teachers.ensemble", inspect.isclass, "seed",
             exclude=("EnsembleMethod",),
         ),
-        "loss": _kind("loss", "limbeck.losses", inspect.isclass, "classes", "seed", "temperature"),
+        "loss": _kind(
+            "loss", "limbeck.losses", inspect.isclass, "classes", "seed", "temperature", takes_facts=True
+        ),
         "schedule": _kind(
             "schedule", "limbeck.core.schedules", inspect.isclass, exclude=("Schedule",), parameter_type="Schedule"
         ),

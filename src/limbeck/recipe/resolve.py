@@ -14,7 +14,7 @@ from limbeck.recipe import registry
 from limbeck.recipe.cross_checks import check_consistency
 from limbeck.recipe.node_schema import Node, TeacherNode, load_class_names
 from limbeck.recipe.resolve_node import resolve_node
-from limbeck.recipe.resolved_node import DEFERRED, PROVIDED, ResolvedNode
+from limbeck.recipe.resolved_node import DEFAULT_FACTS, DEFERRED, PROVIDED, ResolvedNode
 from limbeck.recipe.schema import Recipe, Stage, TrainingNode, to_plain
 from limbeck.utils.validation import join_path, validate
 
@@ -67,7 +67,7 @@ class ResolvedStage:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedRecipe:
-    """A recipe with its nodes checked: each has ``build()``, and networks take ``classes=`` and ``channels=``."""
+    """A recipe with its nodes checked: each has ``build()``, which takes the facts of the data."""
 
     recipe: Recipe
     task: ResolvedNode
@@ -88,14 +88,16 @@ def resolve_recipe(recipe: Recipe, *, provided: Mapping[str, Any] | None = None)
 
     Args:
         recipe: from :func:`~limbeck.recipe.load_recipe`.
-        provided: ``classes``, ``channels``, ``seed``, ``steps``, those that are known.
+        provided: the facts of the data, ``seed`` and ``steps``, those that are known.
 
     Raises:
         LimbeckError: with the dotted path of the first mistake.
     """
     from limbeck.losses.temperature import Range
 
-    resolver = _Resolver(recipe.plugins, {**dict.fromkeys(PROVIDED, DEFERRED), **(provided or {})})
+    source = registry.resolve_target(recipe.data.use, ["data"], plugins=recipe.plugins, config_path="data")[1]
+    names = (*PROVIDED, *getattr(source, "provides", DEFAULT_FACTS))
+    resolver = _Resolver(recipe.plugins, {**dict.fromkeys(names, DEFERRED), **(provided or {})})
     task = resolver.resolve_node(recipe.task, "task", "task")
     temperature_range = getattr(task.target, "temperatures", None)
     if isinstance(temperature_range, Range):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -35,6 +35,7 @@ _MISPLACED_KEYS: Final = {
     "backend": "`backend` is a setting of teachers only",
     "interval": "`interval` is a setting of the training's scheduler",
 }
+_NOT_FACTS: Final = ("seed", "steps", "temperature")
 _STEP_LENGTH_SETTINGS: Final = ("T_max", "total_steps")
 _EPOCH_LENGTH_SETTINGS: Final = ("epochs", "steps_per_epoch")
 
@@ -61,8 +62,8 @@ def resolve_node(
         node: a mapping with ``use``, or the name only.
         kind: one of :data:`limbeck.recipe.registry.NODE_KINDS`, or several in the order of lookup.
         plugins: packages from which ``use`` may import.
-        provided: values injected into parameters that the recipe does not set: ``classes``, ``channels``, ``seed``,
-            ``steps``, and ``temperature`` of losses that use the task's default.
+        provided: values injected into parameters that the recipe does not set: the facts of the data (``classes``,
+            ``channels``, …), ``seed``, ``steps``, and ``temperature`` of losses that use the task's default.
             :data:`~limbeck.recipe.resolved_node.DEFERRED` marks a value that is known only when the node is built.
         config_path: dotted path of the node, for errors; ``None``: its kind.
 
@@ -132,15 +133,18 @@ def _read_signature(
 
 def _injected_sources(
     kind: registry.NodeKind, target: Any, parameters: Container[str], settings: Mapping[str, Any],
-    provided: Container[str],
+    provided: Collection[str],
 ) -> dict[str, str]:  # fmt: skip
     """The parameters that limbeck injects, each with the key of its value in ``provided``."""
     # The length of OneCycleLR is total_steps, or epochs and steps_per_epoch; total_steps overrides the others.
     has_length_in_epochs = any(settings.get(name) is not None for name in _EPOCH_LENGTH_SETTINGS)
     explicit = {name for name, value in settings.items() if value is not None or name not in _STEP_LENGTH_SETTINGS}
+    sources = dict(kind.injected_args)
+    if kind.takes_facts:
+        sources |= {name: name for name in provided if name not in _NOT_FACTS}
     return {
         name: source
-        for name, source in kind.injected_args.items()
+        for name, source in sources.items()
         if name in parameters
         and source in provided
         and name not in explicit

@@ -8,10 +8,12 @@ from typing import Any, Final, final
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["DEFERRED", "PROVIDED", "ResolvedNode"]
+__all__ = ["DEFAULT_FACTS", "DEFERRED", "PROVIDED", "ResolvedNode"]
 
-PROVIDED: Final = frozenset({"channels", "classes", "seed", "steps"})
-"""Values that limbeck fills in: from the data, the seed of the recipe, and the length of training."""
+PROVIDED: Final = frozenset({"seed", "steps"})
+"""Values that limbeck fills in, beside the facts of the data: the seed of the recipe, and the length of training."""
+DEFAULT_FACTS: Final = ("classes", "channels", "class_names")
+"""The facts of a data source that declares no others in ``provides``; they reach parameters of the same name."""
 DEFERRED: Final = object()
 """Stands for a value that is known only when the node is built."""
 
@@ -40,21 +42,19 @@ class ResolvedNode:
     config: Mapping[str, Any]
 
     def build(self, *args: Any, **kwargs: Any) -> Any:
-        """``target(*args, **settings, **kwargs)``, nested nodes first.
+        """``target(*args, **settings)``, nested nodes first.
 
-        ``classes``, ``channels``, ``seed`` and ``steps`` may be passed to any node: they reach the deferred parameters,
-        and do not override the recipe.
+        ``kwargs`` are the values that are known now: the facts of the data (``classes``, ``channels``, …), ``seed`` and
+        ``steps``. They may be passed to any node: they reach the deferred parameters, and do not override the recipe.
 
         Raises:
             LimbeckError: with the path of the node, for any error of the constructor.
         """
-        provided = {name: value for name, value in kwargs.items() if name in PROVIDED}
-        settings = {name: _build_nested(value, provided) for name, value in self.settings.items()}
+        settings = {name: _build_nested(value, kwargs) for name, value in self.settings.items()}
         for name, source in self.deferred.items():
-            if source not in provided and name not in kwargs:
+            if source not in kwargs:
                 raise LimbeckError(f"{self.config_path}: {name!r} of {self.use} is not known yet: set it in the recipe")
-            settings[name] = provided.get(source, kwargs.get(name))
-        settings |= {name: value for name, value in kwargs.items() if name not in PROVIDED}
+            settings[name] = kwargs[source]
         try:
             return self.target(*args, **settings)
         except (LimbeckError, ValueError, TypeError, RuntimeError) as error:

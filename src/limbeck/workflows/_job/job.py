@@ -39,6 +39,7 @@ from limbeck.training.callbacks import Callback, make_logger
 from limbeck.training.convert_precision import require_precision
 from limbeck.training.optimizers import make_optimizer, make_scheduler
 from limbeck.utils.all_gather import single_process
+from limbeck.workflows._job.facts import data_facts
 from limbeck.workflows._job.stages import BASELINE_PHASES, check_world_size, make_distiller, make_training_config
 from limbeck.workflows._job.teachers import adapt_teacher_network, make_dry_run_teacher, make_uncached_teacher
 
@@ -65,12 +66,6 @@ class DataCache:
         while len(self._entries) > self._MAX_ENTRIES:
             del self._entries[next(iter(self._entries))]
         return data
-
-
-def data_facts(data: DataModule) -> dict[str, Any]:
-    """What the data declares to tasks and models, as plain data: the classes, and further facts of its source."""
-    facts = {"classes": len(data.class_names), "channels": data.input_shape[0], "class_names": list(data.class_names)}
-    return {**facts, **getattr(data, "facts", {})}
 
 
 class TrainOptions(TypedDict):
@@ -121,7 +116,7 @@ class Job:
                 f"data: {plan.data.use}.load must return a limbeck.data.DataModule, got a {type(data).__name__}"
             )
         names = data.class_names
-        task = require_evaluable(plan.task.build(classes=len(names)), "limbeck")
+        task = require_evaluable(plan.task.build(**data_facts(data)), "limbeck")
         if (task_classes := getattr(task, "classes", len(names))) != len(names):
             raise LimbeckError(
                 f"task.classes is {task_classes}, and the data has {len(names)} classes ({', '.join(names[:5])}"
@@ -197,7 +192,7 @@ class Job:
         It is the student's own shape, unless the last stage deploys more (:func:`limbeck.distiller.deployment_model`).
         """
         student, stage = self.build_student(), self.plan.stages[-1]
-        objective, _ = stage.build_objective(classes=len(self.data.class_names), seed=self.recipe.seed)
+        objective, _ = stage.build_objective(**data_facts(self.data), seed=self.recipe.seed)
         if not any(loss_attribute(loss, "replaces_classifier") for loss in objective.values()):
             return student
         teachers = {}
@@ -287,7 +282,7 @@ class Job:
 
     def temperature_warnings(self) -> list[str]:
         """Warnings of the temperatures of the stages, each once."""
-        settings = {"classes": len(self.data.class_names), "seed": self.recipe.seed}
+        settings = {**data_facts(self.data), "seed": self.recipe.seed}
         objectives = [stage.build_objective(**settings)[0] for stage in self.plan.stages]
         return list(dict.fromkeys(text for losses in objectives for text in temperature_warnings(losses, self.task)))
 
@@ -395,7 +390,7 @@ class Job:
 
     def _build(self, node: ResolvedNode, name: str) -> Any:
         torch.manual_seed(derive_seed(self.recipe.seed, zlib.crc32(name.encode())))
-        return node.build(classes=len(self.data.class_names), channels=self.data.input_shape[0])
+        return node.build(**data_facts(self.data))
 
 
 def _require_module(module: Any, node: ResolvedNode) -> nn.Module:

@@ -22,7 +22,8 @@ from limbeck.report.verdict import classify_interval, format_verdict, format_vs_
 from limbeck.teachers import ExternalTeacher, TeacherSimilarity, TeacherStats, teacher_warnings
 from limbeck.teachers.external.external_teacher import missing_rows
 from limbeck.utils.png import encode_png
-from limbeck.workflows._job.job import Job, data_facts
+from limbeck.workflows._job.facts import data_facts
+from limbeck.workflows._job.job import Job
 
 _NUM_FIDELITY_SAMPLES = 1000
 _MAX_FEATURE_SAMPLES = 10_000

@@ -23,7 +23,8 @@ from limbeck.evaluation import (
 from limbeck.recipe import fill_defaults
 from limbeck.recipe.schema import to_plain
 from limbeck.utils.io import digest
-from limbeck.workflows._job.job import Job, data_facts
+from limbeck.workflows._job.facts import data_facts
+from limbeck.workflows._job.job import Job
 
 
 def collect_provenance(job: Job, command_info: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from torch import nn
@@ -15,8 +15,10 @@ from limbeck.core.schedules import Schedule
 from limbeck.distiller import Distiller, MutualTask, PeerStudents, loss_per_teacher, scale_weights_for_peers
 from limbeck.losses import CrossEntropyLoss
 from limbeck.recipe import Recipe, ResolvedStage
+from limbeck.recipe.resolve_node import resolve_node
 from limbeck.recipe.study_schema import BASELINES
 from limbeck.training import TrainingConfig
+from limbeck.workflows._job.facts import data_facts
 from limbeck.workflows._job.teachers import TeacherFactory, make_recipe_teacher
 
 if TYPE_CHECKING:
@@ -45,8 +47,8 @@ def make_distiller(
         phase: the name of the student's model in the record.
         make_teacher: makes a teacher of a network; ``None``: with the recipe's backend, cache and coverage.
     """
-    num_classes, is_baseline = len(job.data.class_names), phase in BASELINE_PHASES
-    objective, weights = stage.build_objective(classes=num_classes, seed=job.recipe.seed)
+    facts, is_baseline = data_facts(job.data), phase in BASELINE_PHASES
+    objective, weights = stage.build_objective(**facts, seed=job.recipe.seed)
     gather_losses = stage.gathered_losses
     if job.recipe.assistant_mode == "dense" and not is_baseline:
         objective, weights = loss_per_teacher(objective, weights, list(teachers))
@@ -60,11 +62,12 @@ def make_distiller(
     # An assistant is the student of its own training, and its layers have its own name.
     feature_layers = {"student": layers.get(phase if phase in job.plan.assistants else "student", {})}
     if is_baseline:
-        objective, weights = baseline_objective(objective, weights)
+        default = supervised_loss(job.task, plugins=job.recipe.plugins, **facts)
+        objective, weights = baseline_objective(objective, weights, default=default)
     elif has_distillation_loss and stage is not job.plan.teacher_training:
         # The distiller binds self teachers to the student, and records their layers as well.
         for name, node in job.plan.self_teachers.items():
-            loss_teachers[name], feature_layers[name] = node.build(classes=num_classes), layers.get(name, {})
+            loss_teachers[name], feature_layers[name] = node.build(**facts), layers.get(name, {})
     task: Task = job.task
     if isinstance(network, PeerStudents):
         task, weights = MutualTask(task, len(network.names)), scale_weights_for_peers(weights, len(network.names))
@@ -80,17 +83,33 @@ def make_distiller(
         )  # fmt: skip
 
 
+def supervised_loss(task: Task, *, plugins: Sequence[str] = (), **facts: Any) -> Loss:
+    """The loss on the target that trains baselines of ``task``: its ``supervised_loss``, else a cross-entropy.
+
+    >>> from limbeck.tasks import Classification
+    >>> supervised_loss(Classification(classes=3))
+    CrossEntropyLoss(label_smoothing=0.0)
+    """
+    name = getattr(task, "supervised_loss", "CrossEntropyLoss")
+    # The package of a task that is imported already may define its loss as well.
+    trusted = [*plugins, type(task).__module__.partition(".")[0]]
+    loss: Loss = resolve_node(
+        {"use": name}, "loss", plugins=trusted, provided=facts, config_path=f"{type(task).__name__}.supervised_loss"
+    ).build(**facts)
+    return loss
+
+
 def baseline_objective(
-    objective: Mapping[str, Loss], weights: Mapping[str, float | Schedule]
+    objective: Mapping[str, Loss], weights: Mapping[str, float | Schedule], *, default: Loss = CrossEntropyLoss()
 ) -> tuple[dict[str, Loss], dict[str, float | Schedule]]:
-    """The supervised losses of ``objective`` and their weights; a cross-entropy where there is none.
+    """The supervised losses of ``objective`` and their weights; ``default`` where there is none.
 
     >>> from limbeck.losses import KDLoss
     >>> baseline_objective({"target": CrossEntropyLoss(), "kd": KDLoss()}, {"target": 0.1, "kd": 0.9})
     ({'target': CrossEntropyLoss(label_smoothing=0.0)}, {'target': 1.0})
     """
     losses = {name: loss for name, loss in objective.items() if loss_attribute(loss, "supervised")}
-    losses = losses or {"target": CrossEntropyLoss()}
+    losses = losses or {"target": default}
     return losses, baseline_weights({name: weights.get(name, 1.0) for name in losses})
 
 

@@ -22,13 +22,14 @@ from limbeck.core.protocols import Loss, Task, Teacher
 from limbeck.core.schedules import Schedule
 from limbeck.data.counter_rng import derive_seed
 from limbeck.distiller import Distiller, MutualTask, PeerStudents, loss_per_teacher, scale_weights_for_peers
-from limbeck.losses import CrossEntropyLoss, DMLLoss, KDLoss
+from limbeck.losses import DMLLoss, KDLoss
 from limbeck.models import save_weights
 from limbeck.models.ensemble_model import EnsembleModel
 from limbeck.recipe.training_order import AssistantMode, generation_name, training_order
 from limbeck.training import FitResult, TrainingConfig, fit
 from limbeck.training.callbacks import Callback
 from limbeck.training.fit import TrainingData
+from limbeck.workflows._job.stages import supervised_loss
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -136,8 +137,8 @@ def train_born_again(
         make_model: gives a new network; called once for each, with torch seeded by ``seed`` and its name.
         data: as for :func:`limbeck.fit`.
         generations: number of networks, at least 2.
-        objective: losses of every generation after the first; ``None``: ``CrossEntropyLoss`` and
-            ``KDLoss(temperature=1)``.
+        objective: losses of every generation after the first; ``None``: the supervised loss of
+            the task and ``KDLoss(temperature=1)``.
         weights: a number or a schedule for each loss.
         task: what a batch means.
         fit_options: as for :func:`distill_chain`.
@@ -149,9 +150,9 @@ def train_born_again(
         torch.manual_seed(derive_seed(fit_options.get("seed", 0), zlib.crc32(name.encode())))
         networks[name] = make_model()
     name, network = next(iter(networks.items()))
-    distiller = Distiller(network, objective={"target": CrossEntropyLoss()}, task=task)
+    distiller = Distiller(network, objective={"target": supervised_loss(task)}, task=task)
     runs = {name: _fit_and_save(distiller, data, {name: network}, phase=name, **fit_options)}
-    losses = {"target": CrossEntropyLoss(), "kd": KDLoss(temperature=1.0)} if objective is None else objective
+    losses = {"target": supervised_loss(task), "kd": KDLoss(temperature=1.0)} if objective is None else objective
     runs |= distill_chain(networks, data, objective=losses, weights=weights, task=task, **fit_options)
     return BornAgainResult(runs, EnsembleModel(list(networks.values())).eval())
 
@@ -171,7 +172,8 @@ def train_mutual(
     Args:
         students: by name, at least two, of any architectures with the same classes; trained in place.
         data: as for :func:`limbeck.fit`.
-        objective: losses on responses, of every student; ``None``: ``CrossEntropyLoss`` and ``DMLLoss``, 1 each.
+        objective: losses on responses, of every student; ``None``: the supervised loss of the task and ``DMLLoss``, 1
+            each.
         weights: a number or a schedule for each loss, of every student.
         teachers: networks that all of them are distilled from as well.
         task: what a batch means to each of them.
@@ -187,7 +189,7 @@ def train_mutual(
             f"training.batch_pairing {training.batch_pairing} pairs rows of one student: leave it none for peers"
         )
     peers = PeerStudents(students)
-    losses: dict[str, Loss] = {"target": CrossEntropyLoss(), "dml": DMLLoss(num_peers=num_students)}
+    losses: dict[str, Loss] = {"target": supervised_loss(task), "dml": DMLLoss(num_peers=num_students)}
     losses = losses if objective is None else dict(objective)
     peer_weights = scale_weights_for_peers({**dict.fromkeys(losses, 1.0), **(weights or {})}, num_students)
     distiller = Distiller(peers, teachers, objective=losses, weights=peer_weights, task=MutualTask(task, num_students))

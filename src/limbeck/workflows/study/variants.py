@@ -73,7 +73,9 @@ class StudyContext:
 
 
 def make_variants(recipe: Recipe) -> dict[str, Variant]:
-    """The variants of the recipe's study by name, in order; ``teacher`` only where the recipe has teachers.
+    """The variants of the recipe's study by name, in order.
+
+    ``teacher`` only where the recipe has teachers, ``label_smoothing`` only where a supervised loss has that setting.
 
     Raises:
         LimbeckError: a variant has the name of a teacher or assistant.
@@ -84,6 +86,15 @@ def make_variants(recipe: Recipe) -> dict[str, Variant]:
         for name in BUILTIN_VARIANTS
         if (recipe.teachers if name == "teacher" else name in config.baselines or name not in BASELINES)
     }
+    smoothing = Role.BASELINE_LABEL_SMOOTHING.value.removeprefix("baseline_")
+    if smoothing in variants and not _takes_label_smoothing(recipe):
+        # The default baselines leave out what does not exist; one that the recipe names is an error.
+        if "baselines" in config.model_fields_set:
+            raise LimbeckError(
+                "study.baselines: label_smoothing needs a supervised loss with that setting, and the losses of this "
+                "recipe have none: remove it"
+            )
+        del variants[smoothing]
     for name, changes in config.variants.items():
         if name in recipe.teachers or name in recipe.assistants:
             raise LimbeckError(f"study.variants.{name}: a teacher or assistant has that name already: choose another")
@@ -186,12 +197,31 @@ def _baseline_recipe(
 
 
 def _supervised_losses(objective: Mapping[str, Any], recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """The losses of ``objective`` that use the target only; a cross-entropy where there is none."""
+    """The losses of ``objective`` that use the target only; the supervised loss of the task where there is none."""
     losses = {
         name: loss for name, loss in objective.items() if loss_attribute(_loss_class(loss, recipe), "supervised")
-    } or {"target": {"use": "CrossEntropyLoss"}}
+    } or {"target": {"use": _task_loss(recipe)}}
     weights = baseline_weights({name: loss.get("weight", 1.0) for name, loss in losses.items()})
     return {name: {**loss, "weight": weights[name]} for name, loss in losses.items()}
+
+
+def _task_loss(recipe: Recipe) -> str:
+    task = resolve_target(recipe.task.use, ["task"], plugins=recipe.plugins, config_path="task")[1]
+    name = getattr(task, "supervised_loss", None)
+    if not isinstance(name, str):
+        raise LimbeckError(
+            f"task: {recipe.task.use} must have the class attribute supervised_loss, the name of the loss on the "
+            "target that trains baselines"
+        )
+    return name
+
+
+def _takes_label_smoothing(recipe: Recipe) -> bool:
+    """Whether a supervised loss of any stage has label smoothing."""
+    losses = [
+        loss for stage in recipe.stages for loss in _supervised_losses(to_plain(stage)["objective"], recipe).values()
+    ]
+    return any("label_smoothing" in signature(_loss_class(loss, recipe)).parameters for loss in losses)
 
 
 def _loss_class(loss: Mapping[str, Any], recipe: Recipe) -> Callable[..., Any]:
