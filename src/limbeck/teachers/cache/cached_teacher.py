@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final, Protocol, final, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,7 +25,6 @@ from limbeck.core.outputs import Outputs
 from limbeck.core.protocols import Teacher
 from limbeck.core.task import Task
 from limbeck.data import DataModule
-from limbeck.data.batch_sampler import BatchSampler
 from limbeck.teachers.cache.cache_config import CacheConfig
 from limbeck.teachers.cache.cache_registry import cache_dir, lock_cache
 from limbeck.teachers.cache.checks import (
@@ -43,9 +42,29 @@ from limbeck.teachers.frozen import FrozenTeacher
 from limbeck.teachers.identity import describe_network
 from limbeck.utils.io import write_text
 
-__all__ = ["CACHE_VERSION", "CachedTeacher"]
+__all__ = ["CACHE_VERSION", "CachedTeacher", "IndexedBatches"]
 
 CACHE_VERSION: Final = 2
+
+
+@runtime_checkable
+class IndexedBatches(Protocol):
+    """Batches whose samples can be loaded again, such as :class:`limbeck.data.batch_sampler.BatchSampler`.
+
+    ``split.sample_ids`` are the ids of the samples, ``[samples]``.
+    """
+
+    @property
+    def split(self) -> Any: ...
+
+    @property
+    def num_views(self) -> int: ...
+
+    def fingerprint(self) -> str:
+        """Text that changes whenever an input does."""
+
+    def load(self, sample_indices: Tensor, views: Tensor) -> Any:
+        """The batch of samples at ``sample_indices`` of the split in ``views``, with ``sample_id`` and ``view``."""
 
 
 @final
@@ -54,7 +73,8 @@ class CachedTeacher(Teacher):
 
     Args:
         teacher: a network, or a teacher with :meth:`~limbeck.core.protocols.Teacher.fingerprint`.
-        data: a data module, or one of its batch samplers, with numbered views (``Augmentation(num_views=8)``).
+        data: a data module, or batches that load samples by position (:class:`IndexedBatches`), with numbered views
+            (``Augmentation(num_views=8)``).
         root: folder of all caches; ``None``: ``$LIMBECK_CACHE``, or ``~/.cache/limbeck/teacher_outputs``.
         config: how outputs are stored.
         name: name of the teacher in lists of caches.
@@ -88,12 +108,12 @@ class CachedTeacher(Teacher):
         if type(self._teacher).fingerprint is Teacher.fingerprint:
             raise LimbeckError(f"a cached teacher needs a fingerprint, and {name!r} has none: define fingerprint()")
         stream = data.batches(batch_size=data.augmentation.repeats) if isinstance(data, DataModule) else data
-        if not isinstance(stream, BatchSampler):
+        if not isinstance(stream, IndexedBatches):
             raise LimbeckError(
                 f"cached data must have a fingerprint and numbered views, got a {type(data).__name__}: use "
                 "limbeck.data, such as limbeck.data.from_datasets"
             )
-        self._data = stream
+        self._data: IndexedBatches = stream
         self._root, self._config, self._name, self._log = root, config, name, log or _print_to_stderr
         self._record_index = RecordIndex(stream.split.sample_ids, num_views=stream.num_views)
         self._folder: Path | None = None
