@@ -11,7 +11,7 @@ from torch import nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.evaluation import classification_metrics, collect_logits
-from limbeck.evaluation.classification_metrics import _move_to_device
+from limbeck.evaluation.checks import move_to_device
 from limbeck.tasks import Classification
 
 
@@ -200,7 +200,7 @@ def test_modes_are_restored_after_an_error():
 
 
 def test_nested_batches_are_moved_to_the_device():
-    moved = _move_to_device({"a": [torch.zeros(1), "text"], "b": (torch.zeros(1),)}, torch.device("meta"))
+    moved = move_to_device({"a": [torch.zeros(1), "text"], "b": (torch.zeros(1),)}, torch.device("meta"))
     assert moved["a"][0].is_meta
     assert moved["b"][0].is_meta
     assert moved["a"][1] == "text"

@@ -8,6 +8,7 @@ from limbeck.evaluation.classification_metrics import *
 from limbeck.evaluation.cost import *
 from limbeck.evaluation.environment import *
 from limbeck.evaluation.evaluate import *
+from limbeck.evaluation.metric_bootstrap import *
 from limbeck.evaluation.model_outputs import *
 from limbeck.evaluation.resources import *
 from limbeck.evaluation.robustness.attacks import *

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data.split import UNLABELED, Split
@@ -82,6 +84,11 @@ def require_pixels(pixels: Tensor, *, eps: float | None = None) -> None:
 def model_device(model: nn.Module) -> torch.device:
     """Device of the first parameter of ``model``; the CPU without parameters."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def move_to_device(batch: Any, device: torch.device) -> Any:
+    """``batch`` with every tensor in it on ``device``."""
+    return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, batch)
 
 
 def predict_logits(network: nn.Module, pixels: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.protocols import Task
 from limbeck.data.split import UNLABELED
 from limbeck.evaluation.calibration import calibration_error, reliability_bins
-from limbeck.evaluation.checks import check_class_names, check_logits, labeled_mask, model_device
+from limbeck.evaluation.checks import check_class_names, check_logits, labeled_mask, model_device, move_to_device
 from limbeck.losses._ops import hard_labels
 from limbeck.utils.eval_mode import eval_mode
 
@@ -88,7 +88,7 @@ def collect_logits(model: nn.Module, batches: Iterable[Any], task: Task) -> tupl
     all_logits, targets, device = list[Tensor](), list[Tensor](), model_device(model)
     with eval_mode(model):
         for cpu_batch in batches:
-            batch = cpu_batch if device.type == "cpu" else _move_to_device(cpu_batch, device)
+            batch = cpu_batch if device.type == "cpu" else move_to_device(cpu_batch, device)
             logits = task.outputs(model, batch).require_logits()
             target = task.target(batch)
             labels = torch.full((len(logits),), UNLABELED) if target is None else hard_labels(target).cpu().long()
@@ -119,12 +119,3 @@ def _per_class_accuracy(correct: Tensor, target: Tensor, class_names: Sequence[s
         {"class": name, "accuracy": hits / n if n else None, "num_samples": n}
         for name, hits, n in zip(class_names, num_correct, num_samples, strict=True)
     ]
-
-
-def _move_to_device(batch: Any, device: torch.device) -> Any:
-    """``batch`` with every tensor in it on ``device``."""
-    if isinstance(batch, Tensor):
-        return batch.to(device)
-    if isinstance(batch, Mapping):
-        return {name: _move_to_device(value, device) for name, value in batch.items()}
-    return [_move_to_device(value, device) for value in batch] if isinstance(batch, tuple | list) else batch

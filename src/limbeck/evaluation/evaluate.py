@@ -1,4 +1,4 @@
-"""Metrics of a network on a split by its task, batch by batch."""
+"""Metrics of networks on a split by their task, batch by batch."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.task import EvaluableTask, Scores
-from limbeck.evaluation.checks import model_device
+from limbeck.evaluation.checks import model_device, move_to_device
+from limbeck.evaluation.metric_bootstrap import check_metric_value
+from limbeck.losses._ops import IGNORE_INDEX, hard_labels
+from limbeck.teachers.external.external_teacher import missing_rows
+from limbeck.utils.count_samples import count_samples
 from limbeck.utils.eval_mode import eval_mode
 
-__all__ = ["SplitScores", "evaluate_network", "sample_values"]
+__all__ = ["SplitScores", "check_scores", "evaluate_network", "sample_values", "score_networks"]
 
 
 @final
@@ -45,21 +48,39 @@ class SplitScores:
     target: Tensor | None = None
 
 
-def evaluate_network(
-    network: nn.Module, batches: Iterable[Any], task: EvaluableTask, *, class_names: Sequence[str] = (),
-    missing_as_unlabeled: bool = False,
-) -> SplitScores:  # fmt: skip
-    """Evaluate ``network`` on ``batches``, in eval mode on its device. Keeps statistics, not outputs.
+def score_networks(
+    networks: Mapping[str, nn.Module], batches: Iterable[Any], task: EvaluableTask, *, class_names: Sequence[str] = ()
+) -> dict[str, SplitScores]:
+    """Evaluate ``networks`` on the same batches, each in eval mode on its device. Keeps statistics, not predictions.
+
+    A teacher with ``allow_missing`` is evaluated on the samples that it has outputs for; its logits for the others are
+    zero.
 
     Args:
-        network: the network.
-        batches: batches of one split.
+        networks: by name.
+        batches: batches of one split; iterated over once.
         task: its metrics.
         class_names: by class index, for ``per_class``; empty: the indices.
-        missing_as_unlabeled: whether a row of NaN logits is a sample that the network has no output for.
 
     Raises:
-        LimbeckError: no batch, no sample with a target, or statistics that are not one row per sample.
+        LimbeckError: no batch, no sample with a target, metrics that the task does not compute, or statistics that are
+            not one row per sample, not finite, or missing for a sample with a target.
+    """
+    collectors = {name: _Collector(name, network, task) for name, network in networks.items()}
+    for batch in batches:
+        for collector in collectors.values():
+            collector.add(batch)
+    scores = {name: collector.compute(class_names) for name, collector in collectors.items()}
+    _check_same_targets({
+        name: entry.statistics for name, entry in scores.items() if not collectors[name].allows_missing
+    })  # fmt: skip
+    return scores
+
+
+def evaluate_network(
+    network: nn.Module, batches: Iterable[Any], task: EvaluableTask, *, class_names: Sequence[str] = ()
+) -> SplitScores:
+    """:func:`score_networks` of one network.
 
     >>> from limbeck.tasks import Classification
     >>> batches = [(torch.eye(2), torch.tensor([0, 0])), (torch.eye(2)[:1], torch.tensor([-100]))]
@@ -67,52 +88,24 @@ def evaluate_network(
     >>> scores.metrics["accuracy"], scores.num_samples, scores.statistics.tolist()
     (0.5, 2, [[1.0], [0.0], [nan]])
     """
-    statistics, sample_ids, logits, targets = list[Tensor](), list[Tensor](), list[Tensor](), list[Tensor]()
-    metrics, device, has_target = task.metrics(), model_device(network), False
-    with eval_mode(network):
-        for cpu_batch in batches:
-            batch = cpu_batch if device.type == "cpu" else tree_map(_to(device), cpu_batch)
-            scores = task.score(network, batch)
-            if missing_as_unlabeled and scores.logits is not None:
-                scores = _drop_missing(scores)
-            ids = _sample_ids(cpu_batch, len(scores.predictions), sum(map(len, sample_ids)))
-            if scores.statistics.ndim != 2 or len(scores.statistics) != len(ids):
-                raise LimbeckError(
-                    f"statistics of {type(task).__name__} must be [{len(ids)}, k], one row for each sample, got "
-                    f"{list(scores.statistics.shape)}"
-                )
-            statistics.append(scores.statistics.cpu().double())
-            sample_ids.append(ids)
-            if scores.logits is not None:
-                logits.append(scores.logits.float().cpu())
-                targets.append(_labels(task, cpu_batch, len(ids)))
-            if not bool(statistics[-1].isnan().any(dim=1).all()):
-                has_target = True
-                metrics.update(*scores.metric_args)
-    if not statistics:
-        raise LimbeckError("the split must have at least one batch, got no batch")
-    if not has_target:
-        raise LimbeckError(
-            f"metrics need labels, and of {sum(map(len, statistics))} samples none has a label; use a labeled split"
-        )
-    all_statistics, values = torch.cat(statistics), dict(metrics.compute())
-    labeled = all_statistics[~all_statistics.isnan().any(dim=1)]
-    primary = task.primary_metric.name
-    values = {primary: float(task.metric_value(labeled)), **values} if primary not in values else values
-    by_class, counts = values.pop("per_class", ()), values.pop("class_num_samples", ())
-    names = [spec.name for spec in task.metric_specs]
-    if missing := [name for name in names if name not in values]:
-        raise LimbeckError(f"metrics() of {type(task).__name__} must compute {missing[0]!r}, got {sorted(values)}")
-    return SplitScores(
-        statistics=all_statistics,
-        sample_ids=torch.cat(sample_ids),
-        metrics={name: _to_float(values.pop(name)) for name in names},
-        num_samples=len(labeled),
-        per_class=_per_class(by_class, counts, class_names),
-        details=values,
-        logits=torch.cat(logits) if logits else None,
-        target=torch.cat(targets) if targets else None,
-    )
+    return score_networks({"the network": network}, batches, task, class_names=class_names)["the network"]
+
+
+def check_scores(network: nn.Module, batch: Any, task: EvaluableTask) -> None:
+    """Score one small batch as :func:`score_networks` does, so that a task that fails there fails before training."""
+    collector = _Collector("the network", network, task)
+    collector.add(batch)
+    statistics = torch.cat(collector.statistics)
+    labeled = statistics[~statistics.isnan().any(dim=1)]
+    if not len(labeled):
+        return
+    check_metric_value(task, labeled)
+    try:
+        collector.compute(())
+    except LimbeckError:
+        raise
+    except Exception:  # noqa: S110  # a metric may need more samples
+        pass
 
 
 def sample_values(task: EvaluableTask, statistics: Tensor, *, chunk_size: int = 256) -> Tensor:
@@ -124,30 +117,104 @@ def sample_values(task: EvaluableTask, statistics: Tensor, *, chunk_size: int = 
     return values
 
 
+class _Collector:
+    """Collects the scores of one network."""
+
+    def __init__(self, name: str, network: nn.Module, task: EvaluableTask) -> None:
+        self._name, self._network, self._task, self._metrics = name, network, task, task.metrics()
+        self.statistics, self._sample_ids = list[Tensor](), list[Tensor]()
+        self._logits, self._targets = list[Tensor](), list[Tensor]()
+        self._num_samples = 0
+        self.allows_missing = bool(getattr(network, "allow_missing", False))
+
+    def add(self, cpu_batch: Any) -> None:
+        """Score one batch."""
+        device = model_device(self._network)
+        batch = cpu_batch if device.type == "cpu" else move_to_device(cpu_batch, device)
+        with eval_mode(self._network):
+            scores = self._task.score(self._network, batch)
+        if self.allows_missing and scores.logits is not None:
+            scores = _drop_missing(scores)
+        statistics = self._check_statistics(scores.statistics.detach().cpu().double(), count_samples(cpu_batch))
+        ids = cpu_batch.get("sample_id") if isinstance(cpu_batch, Mapping) else None
+        positions = torch.arange(self._num_samples, self._num_samples + len(statistics))
+        self._sample_ids.append(ids.cpu() if isinstance(ids, Tensor) else positions)
+        self._num_samples += len(statistics)
+        self.statistics.append(statistics)
+        if scores.logits is not None:
+            target = self._task.target(cpu_batch)
+            labels = torch.full((len(statistics),), IGNORE_INDEX) if target is None else hard_labels(target)
+            self._logits.append(scores.logits.detach().float().cpu())
+            self._targets.append(labels.cpu().long())
+        if not bool(statistics.isnan().any(dim=1).all()):
+            self._metrics.update(*scores.metric_args)
+
+    def compute(self, class_names: Sequence[str]) -> SplitScores:
+        """The scores of all batches."""
+        if not self.statistics:
+            raise LimbeckError("the split must have at least one batch, got no batch")
+        statistics, task = torch.cat(self.statistics), self._task
+        labeled = statistics[~statistics.isnan().any(dim=1)]
+        if not len(labeled):
+            raise LimbeckError(
+                f"metrics need labels, and of {len(statistics)} samples none has a label; use a labeled split"
+            )
+        # The primary metric is that of the statistics, as its interval and its tests.
+        values = {**self._metrics.compute(), task.primary_metric.name: float(task.metric_value(labeled))}
+        by_class, counts = values.pop("per_class", ()), values.pop("class_num_samples", ())
+        names = [spec.name for spec in task.metric_specs]
+        if missing := [name for name in names if name not in values]:
+            raise LimbeckError(f"metrics() of {type(task).__name__} must compute {missing[0]!r}, got {sorted(values)}")
+        return SplitScores(
+            statistics=statistics,
+            sample_ids=torch.cat(self._sample_ids),
+            metrics={name: _to_float(values.pop(name)) for name in names},
+            num_samples=len(labeled),
+            per_class=_per_class(by_class, counts, class_names),
+            details=values,
+            logits=torch.cat(self._logits) if self._logits else None,
+            target=torch.cat(self._targets) if self._targets else None,
+        )
+
+    def _check_statistics(self, statistics: Tensor, num_samples: int) -> Tensor:
+        if statistics.ndim != 2 or not statistics.shape[1] or num_samples not in (0, len(statistics)):
+            raise LimbeckError(
+                f"statistics of {type(self._task).__name__} must be [{num_samples or 'batch'}, k], one row for each "
+                f"sample, got {list(statistics.shape)}"
+            )
+        is_nan = statistics.isnan()
+        if bool((is_nan.any(dim=1) & ~is_nan.all(dim=1)).any() or statistics.isinf().any()):
+            raise LimbeckError(
+                f"statistics of {self._name} are not finite; look for NaN or infinity in its weights and inputs"
+            )
+        return statistics
+
+
+def _check_same_targets(statistics: Mapping[str, Tensor]) -> None:
+    """Whether a sample has a target does not depend on the network: other rows of NaN are those of its outputs."""
+    if not statistics:
+        return
+    masks = {name: ~rows.isnan().any(dim=1) for name, rows in statistics.items()}
+    is_labeled = torch.stack(list(masks.values())).any(dim=0)
+    for name, mask in masks.items():
+        if num_missing := int((is_labeled & ~mask).sum()):
+            raise LimbeckError(
+                f"statistics of {name} are NaN for {num_missing} samples with a target; look for NaN in its weights"
+            )
+
+
 def _drop_missing(scores: Scores) -> Scores:
     """``scores`` without the samples that the network has no output for; their logits become zero."""
     assert scores.logits is not None
-    missing = scores.logits.isnan().all(dim=1)
+    missing = missing_rows(scores.logits)
     args = tuple(
-        value[~missing] if isinstance(value, Tensor) and len(value) == len(missing) else value
+        value[~missing.to(value.device)] if isinstance(value, Tensor) and len(value) == len(missing) else value
         for value in scores.metric_args
     )
-    statistics = scores.statistics.masked_fill(missing[:, None], torch.nan)
+    statistics = scores.statistics.masked_fill(missing.to(scores.statistics.device)[:, None], torch.nan)
     return scores._replace(
         statistics=statistics, metric_args=args, logits=scores.logits.masked_fill(missing[:, None], 0.0)
     )
-
-
-def _sample_ids(batch: Any, num_samples: int, first: int) -> Tensor:
-    ids = batch.get("sample_id") if isinstance(batch, Mapping) else None
-    return ids.cpu() if isinstance(ids, Tensor) else torch.arange(first, first + num_samples)
-
-
-def _labels(task: EvaluableTask, batch: Any, num_samples: int) -> Tensor:
-    from limbeck.losses._ops import IGNORE_INDEX, hard_labels
-
-    target = task.target(batch)
-    return torch.full((num_samples,), IGNORE_INDEX) if target is None else hard_labels(target).cpu().long()
 
 
 def _per_class(values: Iterable[Any], counts: Sequence[int], class_names: Sequence[str]) -> list[dict[str, Any]]:
@@ -163,7 +230,3 @@ def _per_class(values: Iterable[Any], counts: Sequence[int], class_names: Sequen
 def _to_float(value: Any) -> float | None:
     number = math.nan if value is None else float(value)
     return number if math.isfinite(number) else None
-
-
-def _to(device: torch.device) -> Any:
-    return lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf

@@ -13,8 +13,12 @@ from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.protocols import Task
-from limbeck.evaluation.classification_metrics import collect_logits
+from limbeck.data.split import UNLABELED
+from limbeck.evaluation.checks import model_device, move_to_device
 from limbeck.features import FeatureExtractor, layer_root, trace_calls
+from limbeck.losses._ops import hard_labels
+from limbeck.utils.count_samples import count_samples
+from limbeck.utils.eval_mode import eval_mode
 
 __all__ = ["LayerRecorder", "ModelOutputs", "collect_outputs"]
 
@@ -44,13 +48,14 @@ class ModelOutputs:
 
 @final
 class LayerRecorder:
-    """Records logits and targets of a network batch by batch, and the pooled features of its layers.
+    """Records the pooled features of the layers of a network batch by batch, and its logits where samples have some.
 
     Args:
         model: the network; it runs in eval mode.
         batch: a batch to find the layers with; it is not recorded.
         task: the task of the batches.
-        layers: layers to record; ``None``: :func:`find_stage_layers`. If empty, the logits are the only layer.
+        layers: layers to record; ``None``: :func:`find_stage_layers`. If empty, the logits are the only layer, where
+            the task has one row for each sample.
         every: record the features of every k-th sample.
         max_samples: maximum number of samples with features.
     """
@@ -68,23 +73,28 @@ class LayerRecorder:
 
     def record(self, batch: Any) -> None:
         """Run the network on ``batch`` and record its outputs."""
+        num_samples = count_samples(batch)
         if self._num_recorded >= self._max_samples:
-            logits, target = collect_logits(self._model, [batch], self._task)
+            outputs = _logits_by_sample(self._model, batch, self._task)
         else:
             with torch.no_grad(), self._extractor.capture() as captured:
-                logits, target = collect_logits(self._model, [batch], self._task)
-            indices = torch.arange(-self._num_seen % self._every, len(logits), self._every)
+                outputs = _logits_by_sample(self._model, batch, self._task)
+            indices = torch.arange(-self._num_seen % self._every, num_samples, self._every)
             indices = indices[: int(min(self._max_samples - self._num_recorded, len(indices)))]
-            for layer, tensor in (captured or {_LOGITS_LAYER: logits}).items():
+            logits_layer = {} if outputs is None else {_LOGITS_LAYER: outputs[0]}
+            for layer, tensor in (captured or logits_layer).items():
                 self._features[layer].append(pool_features(tensor.detach().float()).cpu()[indices])
             self._num_recorded += len(indices)
-        self._num_seen += len(logits)
-        self._logits.append(logits)
-        self._target.append(target)
+        self._num_seen += num_samples
+        if outputs is not None:
+            self._logits.append(outputs[0])
+            self._target.append(outputs[1])
 
     @property
     def logits(self) -> Tensor:
         """``[n, classes]``."""
+        if not self._logits:
+            raise LimbeckError(f"{type(self._task).__name__} must have logits, one row for each sample")
         return torch.cat(self._logits)
 
     @property
@@ -95,7 +105,7 @@ class LayerRecorder:
     @property
     def features(self) -> dict[str, Tensor]:
         """``[samples, width]`` by layer."""
-        return {layer: torch.cat(chunks) for layer, chunks in self._features.items()}
+        return {layer: torch.cat(chunks) for layer, chunks in self._features.items() if chunks}
 
 
 def collect_outputs(model: nn.Module, batches: Iterable[Any], task: Task, *, every: int = 1) -> ModelOutputs:
@@ -144,9 +154,14 @@ def penultimate_layer(model: nn.Module, batch: Any, task: Task) -> str | None:
     """
     paths = [path for path, module in layer_root(model).named_modules() if isinstance(module, nn.Linear)]
     with trace_calls(model, paths) as calls:
-        logits, _ = collect_logits(model, [batch], task)
+        outputs = _logits_by_sample(model, batch, task)
     head = calls[-1] if calls else None
-    if head is None or len(head.input_shape or ()) != 2 or head.output_shape != tuple(logits.shape):
+    if (
+        head is None
+        or outputs is None
+        or len(head.input_shape or ()) != 2
+        or head.output_shape != tuple(outputs[0].shape)
+    ):
         return None
     num_calls = sum(call.path == head.path for call in calls)
     return f"{head.path}:input" if num_calls == 1 else f"{head.path}@{num_calls - 1}:input"
@@ -167,14 +182,29 @@ def find_stage_layers(model: nn.Module, batch: Any, task: Task) -> list[str]:
         index = layers.index(largest)
         layers[index : index + 1] = _parametric_layers(network, _child_paths(network, largest))
     with trace_calls(model, layers) as calls:
-        logits, _ = collect_logits(model, [batch], task)
+        _logits_by_sample(model, batch, task)
+    num_samples = count_samples(batch)
     num_calls, shapes = Counter(call.path for call in calls), {call.path: call.output_shape or () for call in calls}
     stages = [
-        path for path, shape in shapes.items() if num_calls[path] == 1 and len(shape) > 1 and shape[0] == len(logits)
+        path for path, shape in shapes.items() if num_calls[path] == 1 and len(shape) > 1 and shape[0] == num_samples
     ]
     if len(stages) <= _MAX_STAGES:
         return stages
     return [stages[round(i * (len(stages) - 1) / (_MAX_STAGES - 1))] for i in range(_MAX_STAGES)]
+
+
+def _logits_by_sample(model: nn.Module, batch: Any, task: Task) -> tuple[Tensor, Tensor] | None:
+    """Run ``model`` in eval mode; its logits and the labels, or ``None`` where a row is not a sample."""
+    device = model_device(model)
+    batch = batch if device.type == "cpu" else move_to_device(batch, device)
+    with eval_mode(model):
+        outputs = task.outputs(model, batch)
+        target = task.target(batch)
+    logits = outputs.logits
+    if logits is None or outputs.row_to_sample is not None or len(logits) != count_samples(batch):
+        return None
+    labels = torch.full((len(logits),), UNLABELED) if target is None else hard_labels(target).cpu().long()
+    return logits.float().cpu(), labels
 
 
 def _child_paths(network: nn.Module, path: str) -> list[str]:

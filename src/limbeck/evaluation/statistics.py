@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.task import EvaluableTask
 
 __all__ = [
     "MIN_GAP",
@@ -31,17 +30,12 @@ __all__ = [
     "bootstrap_mean_ci",
     "gap_recovered",
     "gap_recovered_ci",
-    "is_proportion",
-    "labeled_pair",
     "mcnemar_test",
     "mean_ci",
-    "metric_interval",
     "paired_bootstrap",
     "paired_bootstrap_mean",
     "paired_bootstrap_over_seeds",
     "paired_bootstrap_statistic",
-    "paired_gain",
-    "paired_gain_over_seeds",
     "paired_mean_ci",
     "required_num_seeds",
     "unpaired_bootstrap",
@@ -92,93 +86,6 @@ def paired_bootstrap_over_seeds(
     low, high = _percentiles(resampled * (100 / len(differences)))
     mean = sum(100 * int(difference.sum()) / len(difference) for difference in differences) / len(differences)
     return {"mean": mean, "low": low, "high": high}
-
-
-def metric_interval(
-    task: EvaluableTask, statistics: Tensor, *, n_resamples: int = 2_000, seed: int = 0
-) -> tuple[float, float] | None:
-    """Bootstrap interval of the primary metric over the samples, in its own scale; ``None`` without two samples.
-
-    Args:
-        task: computes the metric from statistics.
-        statistics: ``[n, k]`` of one network; samples without a target (NaN) are left out.
-        n_resamples: number of resamples.
-        seed: of the resamples.
-
-    An accuracy (:func:`is_proportion`) has the interval of :func:`accuracy_interval`.
-    """
-    labeled = statistics[~statistics.isnan().any(dim=1)]
-    if is_proportion(task, labeled):
-        return accuracy_interval(float(labeled.mean()), len(labeled), seed=seed)
-    if len(labeled) < 2:
-        return None
-    rows, weights = _resample_rows(labeled, n_resamples, seed)
-    return _percentiles(_metric_values(task, rows, weights))
-
-
-def paired_gain(
-    task: EvaluableTask, statistics_a: Tensor, statistics_b: Tensor, *, n_resamples: int = 2_000, seed: int = 0
-) -> tuple[float, float, float]:
-    """How much better ``a`` is than ``b`` by the primary metric, and its interval over samples.
-
-    Both are resampled together, whole samples at a time. Samples without a target in one of them (NaN) are left out.
-
-    Returns:
-        Gain, low and high end in ``task.primary_metric.difference_unit``; above zero ``a`` is better. That of an
-        accuracy is :func:`paired_bootstrap`.
-    """
-    a, b = labeled_pair(statistics_a, statistics_b)
-    if is_proportion(task, torch.cat([a, b])):
-        return paired_bootstrap(a[:, 0] > 0.5, b[:, 0] > 0.5, seed=seed)
-    spec = task.primary_metric
-    gain = spec.gain(float(task.metric_value(a)), float(task.metric_value(b)))
-    rows, weights = _resample_rows(torch.cat([a, b], dim=1), n_resamples, seed)
-    low, high = _percentiles(_resampled_gains(task, rows, weights, num_pairs=1))
-    return gain, low, high
-
-
-def paired_gain_over_seeds(
-    task: EvaluableTask, pairs: Sequence[tuple[Tensor, Tensor]], *, shared_samples: bool, n_resamples: int = 2_000,
-    seed: int = 0,
-) -> dict[str, float]:  # fmt: skip
-    """:func:`paired_gain`, the mean over training seeds, with its interval over samples.
-
-    ``pairs`` holds the statistics of ``a`` and ``b`` for each seed. If all seeds have the same samples in the same
-    order (``shared_samples``), these are resampled once for all seeds; else those of each seed separately. Returns
-    ``mean``, ``low`` and ``high``.
-    """
-    if not pairs:
-        raise LimbeckError("pairs must hold at least one seed, got none")
-    if is_proportion(task, torch.cat([torch.cat(labeled_pair(*pair)) for pair in pairs])):
-        correct = [tuple(side[:, 0] > 0.5 for side in labeled_pair(*pair)) for pair in pairs]
-        return paired_bootstrap_over_seeds(
-            [(a, b) for a, b in correct], shared_samples=shared_samples, n_resamples=n_resamples, seed=seed
-        )
-    if shared_samples:
-        joined = torch.cat([side for pair in pairs for side in pair], dim=1)
-        joined = joined[~joined.isnan().any(dim=1)]
-        rows, weights = _resample_rows(joined, n_resamples, seed)
-        resampled = _resampled_gains(task, rows, weights, num_pairs=len(pairs))
-    else:
-        resampled = np.zeros(n_resamples)
-        for offset, (a, b) in enumerate(labeled_pair(*pair) for pair in pairs):
-            rows, weights = _resample_rows(torch.cat([a, b], dim=1), n_resamples, seed + offset)
-            resampled += _resampled_gains(task, rows, weights, num_pairs=1) / len(pairs)
-    gains = [
-        task.primary_metric.gain(float(task.metric_value(a)), float(task.metric_value(b)))
-        for a, b in (labeled_pair(*pair) for pair in pairs)
-    ]
-    low, high = _percentiles(resampled)
-    return {"mean": fmean(gains), "low": low, "high": high}
-
-
-def is_proportion(task: EvaluableTask, statistics: Tensor) -> bool:
-    """Whether the metric is the mean of one column of 0 and 1, as accuracy is, for which exact tests exist."""
-    if statistics.shape[1] != 1 or not len(statistics) or not bool(((statistics == 0) | (statistics == 1)).all()):
-        return False
-    probe = torch.tensor([[1.0], [0.0], [0.0]], dtype=torch.float64)
-    spec = task.primary_metric
-    return abs(float(task.metric_value(probe)) - 1 / 3) < 1e-12 and spec.higher_is_better and spec.unit == "%"
 
 
 def paired_bootstrap_statistic(
@@ -372,37 +279,6 @@ def adjust_p_values_holm(p_values: Sequence[float]) -> list[float]:
     order, adjusted = values.argsort(kind="stable"), np.empty(num_tests)
     adjusted[order] = np.maximum.accumulate(np.minimum(1.0, np.arange(num_tests, 0, -1) * values[order]))
     return [float(value) for value in adjusted]
-
-
-def labeled_pair(statistics_a: Tensor, statistics_b: Tensor) -> tuple[Tensor, Tensor]:
-    """The statistics of the samples that have a target in both."""
-    _check_same_samples(statistics_a, statistics_b)
-    is_labeled = ~(statistics_a.isnan().any(dim=1) | statistics_b.isnan().any(dim=1))
-    if not bool(is_labeled.any()):
-        raise LimbeckError(f"of {len(is_labeled)} samples none has a target in both networks; use a labeled split")
-    return statistics_a[is_labeled].double(), statistics_b[is_labeled].double()
-
-
-def _resample_rows(statistics: Tensor, n_resamples: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The distinct rows, and how often each resample of ``n`` samples holds them, ``[resamples, rows]``."""
-    rows, counts = np.unique(statistics.numpy(), axis=0, return_counts=True)
-    n = len(statistics)
-    return torch.from_numpy(rows), torch.from_numpy(
-        _draw_counts(np.random.default_rng(seed), n, counts / n, n_resamples)
-    )
-
-
-def _metric_values(task: EvaluableTask, rows: Tensor, weights: Tensor) -> Any:
-    chunk_size = max(1, _MAX_CHUNK_ELEMENTS // max(1, rows.numel()))
-    return torch.cat([task.metric_value(rows, chunk) for chunk in torch.split(weights, chunk_size)]).numpy()
-
-
-def _resampled_gains(task: EvaluableTask, rows: Tensor, weights: Tensor, *, num_pairs: int) -> Any:
-    """The mean gain of ``num_pairs`` pairs in each resample, of rows that hold a, b, a, b … beside each other."""
-    spec, sides = task.primary_metric, rows.chunk(2 * num_pairs, dim=1)
-    values = [_metric_values(task, side.contiguous(), weights) for side in sides]
-    differences = sum(a - b for a, b in zip(values[::2], values[1::2], strict=True)) / num_pairs
-    return spec.sign * spec.display_scale * differences
 
 
 def _check_correctness(correct_a: Tensor, correct_b: Tensor) -> tuple[Tensor, Tensor]:

@@ -82,6 +82,7 @@ class SplitMetrics(RecordSection):
     interval: dict[str, tuple[OptionalFloat, OptionalFloat]] = {}
     per_class: list[ClassMetric] = []
     reliability: list[ReliabilityBin] = []
+    details: dict[str, Any] = {}
 
 
 class Resources(RecordSection):

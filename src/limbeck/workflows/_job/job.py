@@ -39,6 +39,7 @@ from limbeck.training.callbacks import Callback, make_logger
 from limbeck.training.convert_precision import require_precision
 from limbeck.training.optimizers import make_optimizer, make_scheduler
 from limbeck.utils.all_gather import single_process
+from limbeck.workflows._job.check_task import check_task
 from limbeck.workflows._job.facts import data_facts
 from limbeck.workflows._job.stages import BASELINE_PHASES, check_world_size, make_distiller, make_training_config
 from limbeck.workflows._job.teachers import adapt_teacher_network, make_dry_run_teacher, make_uncached_teacher
@@ -214,10 +215,10 @@ class Job:
     def validate(self) -> None:
         """Run every stage once on two samples, with new networks.
 
-        A layer that does not exist, weights that do not fit, a head of other classes, a setting that a constructor
-        refuses: each is an error before anything is trained.
+        A layer that does not exist, weights that do not fit, a refused setting: each is an error before training.
         """
         check_world_size(self.recipe, self.processes.world_size)
+        check_task(self.task, self.build_student(), self.data, self.recipe)
         teachers = {name: self.build_teacher(name) for name in self.recipe.teachers}
         # First, since a stage freezes its teachers.
         if self.plan.teacher_training is not None:

@@ -6,6 +6,7 @@ import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,18 +17,21 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.roles import Role
 from limbeck.core.task import DeployableTask, EvaluableTask, Example, Panel
 from limbeck.data import DataModule, Split, iterate_batches
-from limbeck.evaluation import SplitScores
+from limbeck.evaluation import SplitScores, save_predictions
 from limbeck.recipe import Recipe
 from limbeck.report.verdict import classify_interval, format_verdict, format_vs_no_assistants
 from limbeck.teachers import ExternalTeacher, TeacherSimilarity, TeacherStats, teacher_warnings
 from limbeck.teachers.external.external_teacher import missing_rows
+from limbeck.training import FitResult
 from limbeck.utils.png import encode_png
 from limbeck.workflows._job.facts import data_facts
 from limbeck.workflows._job.job import Job
+from limbeck.workflows._job.provenance import hash_networks
 
 _NUM_FIDELITY_SAMPLES = 1000
 _MAX_FEATURE_SAMPLES = 10_000
 _NUM_EXAMPLES = 12
+_NUM_RESAMPLES = 10_000  # of the bootstrap, unless it is said
 
 
 def example_input(data: DataModule) -> Tensor:
@@ -37,25 +41,84 @@ def example_input(data: DataModule) -> Tensor:
 
 def evaluate_split(network: nn.Module, data: DataModule, task: EvaluableTask, split: Split) -> SplitScores:
     """The scores of ``network`` on ``split``; a teacher is evaluated on the samples that it has outputs for."""
-    return evaluation.evaluate_network(
-        network,
-        iterate_batches(split, data.normalization),
-        task,
-        class_names=data.class_names,
-        missing_as_unlabeled=getattr(network, "allow_missing", False),
-    )
+    return score_split({"the network": network}, data, task, split)["the network"]
+
+
+def score_split(
+    networks: Mapping[str, nn.Module], data: DataModule, task: EvaluableTask, split: Split
+) -> dict[str, SplitScores]:
+    """:func:`evaluate_split` of several networks by name, with one pass over the split."""
+    batches = iterate_batches(split, data.normalization)
+    return evaluation.score_networks(networks, batches, task, class_names=data.class_names)
 
 
 def to_split_metrics(scores: SplitScores, task: EvaluableTask) -> dict[str, Any]:
     """``scores`` as the record holds them."""
-    interval = evaluation.metric_interval(task, scores.statistics)
+    interval, details = evaluation.metric_interval(task, scores.statistics), dict(scores.details)
     return {
         "metrics": dict(scores.metrics),
         "num_samples": scores.num_samples,
         "interval": {} if interval is None else {task.primary_metric.name: list(interval)},
         "per_class": list(scores.per_class),
-        **scores.details,
+        "reliability": details.pop("reliability", []),
+        "details": details,
     }
+
+
+def measure_models(
+    job: Job, networks: Mapping[str, nn.Module], runs: Mapping[str, FitResult | None],
+    labels: Mapping[str, tuple[str, str]], *, references: Mapping[str, nn.Module] = MappingProxyType({}),
+) -> tuple[dict[str, Any], dict[str, SplitScores], list[str]]:  # fmt: skip
+    """Cost and validation metrics of ``networks``.
+
+    Args:
+        job: the recipe with its data.
+        networks: by name.
+        runs: the training of each; ``None`` without one.
+        labels: role and title of each.
+        references: further networks whose scores are needed, such as the teacher of a trial.
+
+    Returns:
+        ``models`` of the record, the scores on the validation split of networks and references, and warnings.
+    """
+    scores = score_split({**references, **networks}, job.data, job.task, job.data.validation)
+    models, warnings = dict[str, Any](), list[str]()
+    for name, network in networks.items():
+        cost, run, (role, title) = measure_inference_cost(network, job.data), runs[name], labels[name]
+        warnings += [f"{name}: {text}" for text in cost.pop("warnings")]
+        models[name] = {
+            "role": role, "title": title, **cost, "steps": run.steps if run else None,
+            "seconds": round(run.seconds, 2) if run else None,
+            "validation": to_split_metrics(scores[name], job.task), "test": None,
+        }  # fmt: skip
+    return models, scores, warnings
+
+
+def open_test_set(
+    job: Job, networks: Mapping[str, nn.Module], record: Mapping[str, Any]
+) -> tuple[Split, dict[str, SplitScores], dict[str, Any]]:
+    """Open the test set, once, measure every network on it, and save the predictions.
+
+    Args:
+        job: the recipe with its data.
+        networks: by name, as in ``models`` of the record, whose ``test`` is set.
+        record: the record so far.
+
+    Returns:
+        The test split, the scores by name, and ``test_set`` of the record.
+    """
+    split = job.data.test.unlock(hash_networks(networks))
+    scores = score_split(networks, job.data, job.task, split)
+    for name, entry in scores.items():
+        record["models"][name]["test"] = to_split_metrics(entry, job.task)
+    save_predictions(
+        job.run_dir / "predictions.safetensors", scores, primary_metric=job.task.primary_metric.name,
+        fingerprint=job.data.test.fingerprint(),
+    )  # fmt: skip
+    log = job.data.test.read_log()
+    return split, scores, {
+        "num_reads": log["num_reads"], "opened_at": log["opened_at"], "num_samples": len(split)
+    }  # fmt: skip
 
 
 def measure_inference_cost(network: nn.Module, data: DataModule) -> dict[str, Any]:
@@ -97,14 +160,13 @@ def compare_models(
         values = [models[name]["test"]["metrics"][spec.name] for name in names]
         if None not in values:
             gap = evaluation.gap_recovered(*(spec.sign * value for value in values), min_gap=spec.min_gap)
-    gain, interval = _gain_over(Role.BASELINE, scores, task)
+    gain, interval, test = _gain_over(Role.BASELINE, scores, task)
     verdict: dict[str, Any] = {
         "outcome": classify_interval(interval), "text": format_verdict(models, gain, interval, gap, metric=spec),
         "metric": spec.name, "unit": spec.difference_unit, "gain_points": gain,
-        "interval_points": interval, "gap_recovered": gap,
-        "statistical_test": "paired bootstrap over the test samples, 95 %",
+        "interval_points": interval, "gap_recovered": gap, "statistical_test": test,
     }  # fmt: skip
-    gain, interval = _gain_over(Role.NO_ASSISTANTS, scores, task)
+    gain, interval, _ = _gain_over(Role.NO_ASSISTANTS, scores, task)
     if gain is not None and interval is not None:
         verdict["vs_no_assistants"] = {
             "outcome": classify_interval(interval), "text": format_vs_no_assistants(gain, interval, metric=spec),
@@ -115,12 +177,14 @@ def compare_models(
 
 def _gain_over(
     reference: str, scores: Mapping[str, SplitScores], task: EvaluableTask
-) -> tuple[float | None, list[float] | None]:
-    """The gain of the distilled student with its interval; ``None`` without ``reference``."""
+) -> tuple[float | None, list[float] | None, str]:
+    """The gain of the distilled student with its interval (``None`` without ``reference``), and the test by name."""
+    test = "paired bootstrap over the test samples, 95 %"
     if reference not in scores:
-        return None, None
-    gain, *interval = evaluation.paired_gain(task, scores[Role.DISTILLED].statistics, scores[reference].statistics)
-    return gain, interval
+        return None, None, test
+    result = evaluation.paired_gain(task, scores[Role.DISTILLED].statistics, scores[reference].statistics)
+    test += "" if result.num_resamples == _NUM_RESAMPLES else f", {result.num_resamples:,} resamples"
+    return result.gain, None if result.interval is None else list(result.interval), test
 
 
 def choose_examples(

@@ -20,7 +20,6 @@ from torch import nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.roles import Role
-from limbeck.evaluation import SplitScores, save_predictions
 from limbeck.models import save_weights
 from limbeck.models.ensemble_model import EnsembleModel
 from limbeck.recipe import Recipe, find_recipe, load_recipe, to_yaml
@@ -41,10 +40,11 @@ from limbeck.workflows._job.measure import (
     compare_models,
     evaluate_split,
     measure_inference_cost,
+    measure_models,
     measure_student_fidelity,
-    to_split_metrics,
+    open_test_set,
 )
-from limbeck.workflows._job.provenance import collect_provenance, hash_networks
+from limbeck.workflows._job.provenance import collect_provenance
 from limbeck.workflows._job.run_dir import choose_run_dir, lock_folder
 from limbeck.workflows.export_run import export_onnx
 
@@ -242,22 +242,11 @@ def _measure_models(
     job: Job, networks: Mapping[str, nn.Module], runs: Mapping[str, FitResult | None]
 ) -> dict[str, Any]:
     """The part of the record that does not need the test set."""
-    models: dict[str, Any] = {}
-    warnings, scores = list[str](), dict[str, SplitScores]()
-    for name, network in networks.items():
-        cost, run = measure_inference_cost(network, job.data), runs[name]
-        warnings += [f"{name}: {text}" for text in cost.pop("warnings")]
-        scores[name] = evaluate_split(network, job.data, job.task, job.data.validation)
-        role = (
-            Role.TEACHER if name in job.recipe.teachers else Role.ASSISTANT if name in job.recipe.assistants else name
-        )
-        models[name] = {
-            "role": str(role), "title": _model_title(job, name), **cost, "steps": run.steps if run else None,
-            "seconds": round(run.seconds, 2) if run else None,
-            "validation": to_split_metrics(scores[name], job.task), "test": None,
-        }  # fmt: skip
-        if name in job.backends:
-            models[name]["backend"] = job.backends[name].report.to_dict()
+    labels = {name: (_model_role(job, name), _model_title(job, name)) for name in networks}
+    models, scores, warnings = measure_models(job, networks, runs, labels)
+    for name, backend in job.backends.items():
+        if name in models:
+            models[name]["backend"] = backend.report.to_dict()
     warnings += collect_teacher_warnings(job, networks, models) + _order_warnings(job, models)
     warnings += job.temperature_warnings()
     fidelity = measure_student_fidelity(job, networks, scores, teacher=best_teacher(job, models))
@@ -277,21 +266,13 @@ def _order_warnings(job: Job, models: Mapping[str, Any]) -> list[str]:
 
 
 def _evaluate_test_set(job: Job, networks: Mapping[str, nn.Module], record: dict[str, Any]) -> dict[str, Any]:
-    """Open the test set, once, and measure every network on it."""
-    split, models, scores = job.data.test.unlock(hash_networks(networks)), record["models"], dict[str, SplitScores]()
-    for name, network in networks.items():
-        scores[name] = evaluate_split(network, job.data, job.task, split)
-        models[name]["test"] = to_split_metrics(scores[name], job.task)
-    save_predictions(
-        job.run_dir / "predictions.safetensors", scores, primary_metric=record["primary_metric"],
-        fingerprint=job.data.test.fingerprint(),
-    )  # fmt: skip
-    teacher = best_teacher(job, models)
-    log, comparison = job.data.test.read_log(), compare_models(job.task, scores, models, teacher)
+    """Open the test set, once, and compare the networks on it."""
+    split, scores, test_set = open_test_set(job, networks, record)
+    teacher = best_teacher(job, record["models"])
+    comparison = compare_models(job.task, scores, record["models"], teacher)
     comparison["disagreements"] = add_thumbnails(comparison["disagreements"], split)
     if scores[Role.DISTILLED].logits is None:
         comparison["examples"] = choose_examples(job, networks, scores, split, teacher)
-    test_set = {"num_reads": log["num_reads"], "opened_at": log["opened_at"], "num_samples": len(split)}
     return {**comparison, "test_set": test_set}
 
 
@@ -305,6 +286,12 @@ def _collect_cache_stats(job: Job) -> dict[str, Any]:
         counts = {key: previous.get(key, 0) + cache_stats[key] for key in ("misses", "hits", "repaired")}
         stats[name] = {**cache_stats, **counts}
     return stats
+
+
+def _model_role(job: Job, name: str) -> str:
+    if name in job.recipe.teachers:
+        return Role.TEACHER.value
+    return Role.ASSISTANT.value if name in job.recipe.assistants else name
 
 
 def _model_title(job: Job, name: str) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from limbeck._version import __version__
 from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.core.roles import Role
-from limbeck.data import DataModule, Split
+from limbeck.data import DataModule, Split, iterate_batches
 from limbeck.data.sources import IMG_EXTENSIONS
 from limbeck.data.split import UNLABELED, ImageFiles
 from limbeck.evaluation import ATTACKS, DEFAULT_EPS, get_hardware_info, get_package_versions
@@ -94,6 +94,7 @@ def evaluate_networks(
     """
     start_time, notes = time.monotonic(), list[str]()
     job, models = Job.from_run(folder, data_root), read_record(folder / "record.json").models
+    _require_classes(job, checks)
     config = RobustnessConfig(
         checks=tuple(name for name in CHECKS if name in checks),
         attacks=_parse_attacks(attacks, notes, checks),
@@ -125,6 +126,18 @@ def evaluate_networks(
     _print(render_evaluation_table(evaluation))
     _print(str(path.resolve()))
     return evaluation
+
+
+def _require_classes(job: Job, checks: Collection[str]) -> None:
+    """Refuse checks of images with one class each for another task."""
+    batch = next(iterate_batches(job.data.validation.subset(torch.arange(1)), job.data.normalization))
+    with torch.no_grad():
+        scores = job.task.score(job.build_deployed_student().eval(), batch)
+    if scores.logits is None:
+        raise LimbeckError(
+            f"{', '.join(sorted(checks))}: these checks need one class for each sample, and the task of this run is "
+            f"{type(job.task).__name__}: leave them away, and limbeck evaluate computes its metrics"
+        )
 
 
 def _open_split(job: Job, split: str, networks: Mapping[str, nn.Module]) -> Split:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self, final
 
-import torch
 from torch import Tensor
 
 from limbeck._version import __version__
@@ -20,9 +19,7 @@ from limbeck.evaluation import (
     adjust_p_values_holm,
     bootstrap_mean_ci,
     gap_recovered_ci,
-    is_proportion,
-    labeled_pair,
-    mcnemar_test,
+    metric_mcnemar_test,
     paired_gain_over_seeds,
     paired_mean_ci,
     required_num_seeds,
@@ -110,7 +107,7 @@ class _StudyMetric:
         record = next((result.record for result in results if result.record), None)
         if record is None:
             return cls(ACCURACY, (), None)
-        facts = record.data.facts or {"classes": len(record.data.classes)}
+        facts = {"classes": len(record.data.classes), **record.data.facts}
         task = resolve_recipe(recipe).task.build(**facts)
         return cls(record.primary_spec, tuple(record.metric_info), require_evaluable(task, "limbeck study"))
 
@@ -250,13 +247,14 @@ def _test_over_samples(pairs: Sequence[tuple[TrialResult, TrialResult]], metric:
     for trial, baseline in pairs:
         if metric.task is None or trial.predictions is None or baseline.predictions is None:
             return {"sample_interval": None, "mcnemar": []}
-        pair = labeled_pair(
+        pair = (
             trial.predictions.statistics[trial.model_name], baseline.predictions.statistics[baseline.model_name]
-        )
+        )  # fmt: skip
         statistics.append(pair)
-        if is_proportion(metric.task, torch.cat(pair)):
-            mcnemar_results.append({"seed": trial.seed, **mcnemar_test(*(side[:, 0] > 0.5 for side in pair))})
+        if (result := metric_mcnemar_test(metric.task, *pair)) is not None:
+            mcnemar_results.append({"seed": trial.seed, **result})
         fingerprints |= {trial.predictions.fingerprint, baseline.predictions.fingerprint}
     assert metric.task is not None
-    interval = paired_gain_over_seeds(metric.task, statistics, shared_samples=len(fingerprints) == 1)
-    return {"sample_interval": {"low": interval["low"], "high": interval["high"]}, "mcnemar": mcnemar_results}
+    gain = paired_gain_over_seeds(metric.task, statistics, shared_samples=len(fingerprints) == 1)
+    interval = None if gain.interval is None else {"low": gain.interval[0], "high": gain.interval[1]}
+    return {"sample_interval": interval, "mcnemar": mcnemar_results}

@@ -11,7 +11,7 @@ from torch import nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.roles import Role
-from limbeck.evaluation import ResourceMeter, SplitScores, prediction_agreement, save_predictions
+from limbeck.evaluation import ResourceMeter, prediction_agreement
 from limbeck.models import save_weights
 from limbeck.recipe import Recipe, to_yaml
 from limbeck.report import write_record
@@ -20,13 +20,8 @@ from limbeck.training import FitResult
 from limbeck.training.callbacks import Callback
 from limbeck.utils.io import write_text
 from limbeck.workflows._job.job import DataCache, Job
-from limbeck.workflows._job.measure import (
-    evaluate_split,
-    measure_inference_cost,
-    measure_student_fidelity,
-    to_split_metrics,
-)
-from limbeck.workflows._job.provenance import collect_provenance, hash_networks
+from limbeck.workflows._job.measure import measure_models, measure_student_fidelity, open_test_set
+from limbeck.workflows._job.provenance import collect_provenance
 from limbeck.workflows.distill.run import save_extra_models
 from limbeck.workflows.study.variants import Variant
 
@@ -83,7 +78,7 @@ def run_trial(
             file_stem = "student" if name == variant.name and variant.role != Role.TEACHER else name
             save_weights(network, folder / f"{file_stem}.safetensors", metadata={"recipe": recipe.name})
     record |= save_extra_models(job, folder)
-    _evaluate_test_set(job, networks, record)
+    _, _, record["test_set"] = open_test_set(job, networks, record)
     record["seconds"] = round(time.monotonic() - start_time, 2)
     record = write_record(folder, record)
     job.data.test.close()
@@ -121,40 +116,24 @@ def _measure_models(
     resources: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """What the record holds without the test set; fidelity and agreement are those to the first teacher."""
-    models, warnings, scores = dict[str, Any](), list[str](), dict[str, SplitScores]()
-    for name, network in networks.items():
-        entry, run = measure_inference_cost(network, job.data), runs[name]
-        warnings += [f"{name}: {text}" for text in entry.pop("warnings")]
-        scores[name] = evaluate_split(network, job.data, job.task, job.data.validation)
-        models[name] = {
-            "role": variant.role if variant.role == Role.TEACHER or name == variant.name else Role.ASSISTANT,
-            "title": variant.title if name == variant.name else name, **entry,
-            "steps": run.steps if run else None, "seconds": round(run.seconds, 2) if run else None,
-            "resources": resources.get(name), "validation": to_split_metrics(scores[name], job.task), "test": None,
-        }  # fmt: skip
+    labels = {
+        name: (
+            (variant.role if variant.role == Role.TEACHER or name == variant.name else Role.ASSISTANT).value,
+            variant.title if name == variant.name else name,
+        )
+        for name in networks
+    }
+    teachers = dict(list(last_teachers.items())[:1])
+    models, scores, warnings = measure_models(job, networks, runs, labels, references=teachers)
+    for name, model in models.items():
+        model["resources"] = resources.get(name)
     if variant.role == Role.DISTILLED:
         warnings += job.temperature_warnings()
     fidelity = agreement = None
-    for teacher, network in list(last_teachers.items())[:1]:
-        student, reference = scores[variant.name], evaluate_split(network, job.data, job.task, job.data.validation)
+    for teacher in teachers:
+        student, reference = scores[variant.name], scores[teacher]
         if student.logits is not None and reference.logits is not None and student.target is not None:
             logits = student.logits, reference.logits, student.target
             agreement = {"split": "validation", **prediction_agreement(*logits)}
-        fidelity = measure_student_fidelity(
-            job, {**networks, teacher: network}, scores | {teacher: reference}, teacher=teacher
-        )
+        fidelity = measure_student_fidelity(job, {**networks, **teachers}, scores, teacher=teacher)
     return {"models": models, "fidelity": fidelity, "agreement": agreement, "warnings": warnings}
-
-
-def _evaluate_test_set(job: Job, networks: _Networks, record: dict[str, Any]) -> None:
-    """Read the test set once, after all training."""
-    split, scores = job.data.test.unlock(hash_networks(networks)), dict[str, SplitScores]()
-    for name, network in networks.items():
-        scores[name] = evaluate_split(network, job.data, job.task, split)
-        record["models"][name]["test"] = to_split_metrics(scores[name], job.task)
-    save_predictions(
-        job.run_dir / "predictions.safetensors", scores, primary_metric=record["primary_metric"],
-        fingerprint=job.data.test.fingerprint(),
-    )  # fmt: skip
-    log = job.data.test.read_log()
-    record["test_set"] = {"num_reads": log["num_reads"], "opened_at": log["opened_at"], "num_samples": len(split)}

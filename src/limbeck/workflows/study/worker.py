@@ -9,12 +9,14 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.roles import Role
 from limbeck.recipe import Recipe
 from limbeck.recipe.schema import to_plain, validate
+from limbeck.report.record_io import parse_record
 from limbeck.training.callbacks import Callback
 from limbeck.training.checkpoint import TrainingInterrupted
 from limbeck.workflows._job.job import DataCache
@@ -138,7 +140,9 @@ def _run_trials(
             traceback.print_exc()
         else:
             models = [model for model in record["models"].values() if model["role"] != Role.ASSISTANT]
-            accuracy = 100 * max(model["test"]["metrics"]["accuracy"] for model in models)
-            seconds = time.monotonic() - start_time
-            print(f"{trial.variant}, seed {trial.seed}: {accuracy:.2f} % ({seconds:.0f} s)", flush=True)  # noqa: T201
+            metric = parse_record(record).primary_spec
+            values = [model["test"]["metrics"][metric.name] for model in models]
+            best = max((value for value in values if value is not None), key=lambda x: metric.sign * x, default=None)
+            text, seconds = replace(metric, digits=metric.digits + 1).format(best), time.monotonic() - start_time
+            print(f"{trial.variant}, seed {trial.seed}: {text} ({seconds:.0f} s)", flush=True)  # noqa: T201
             write_study(recipe, context)
