@@ -42,7 +42,7 @@ def to_onnx(
     eval mode.
 
     Args:
-        model: takes a tensor and returns logits ``[n, classes]``: a tensor, the first of a tuple, ``.logits`` or
+        model: takes a tensor and returns logits ``[n, classes, ...]``: a tensor, the first of a tuple, ``.logits`` or
             ``["logits"]``.
         example_inputs: inputs ``[n, ...]`` that define shape and dtype.
         path: the ``.onnx`` file; an existing file is unchanged if the check fails.
@@ -134,11 +134,11 @@ class _LogitsWrapper(nn.Module):
         self.network = network
 
     def forward(self, input: Tensor) -> Tensor:
-        """The logits, ``[batch, classes]``; the name of the argument becomes that of the ONNX input."""
+        """The logits, ``[batch, classes, ...]``; the name of the argument becomes that of the ONNX input."""
         logits = find_logits(self.network(input))
-        if logits is None or logits.ndim != 2:
+        if logits is None or logits.ndim < 2:
             raise LimbeckError(
-                f"{type(self.network).__name__} gave no logits [batch, classes]; return them as a tensor, the first "
+                f"{type(self.network).__name__} gave no logits [batch, classes, ...]; return them as a tensor, the first "
                 'of a tuple, .logits or ["logits"]'
             )
         return logits

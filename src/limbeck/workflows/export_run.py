@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from limbeck.data.normalization import NormalizedModel
+from limbeck.core.task import require_deployable
 from limbeck.export import to_onnx
 from limbeck.models import load_weights
 from limbeck.workflows._job.job import Job
@@ -30,10 +30,10 @@ def export_run(folder: Path, *, output_path: Path | None = None, data_root: str 
 
 
 def export_onnx(job: Job, network: nn.Module, path: Path) -> dict[str, Any]:
-    """Export ``network`` with the input normalization, so that it takes pixels in 0..1.
+    """Export the deployment model of ``network``, which takes pixels in 0..1.
 
     It is compared with PyTorch on at most 2000 validation samples.
     """
     pixels = job.data.validation.read(torch.arange(min(len(job.data.validation), 2000)))
-    model = NormalizedModel(network, job.data.normalization, num_dims=pixels.ndim - 1)
+    model = require_deployable(job.task, "export").deployment_model(network, job.data)
     return to_onnx(model, pixels[:1], path, check_inputs=pixels)
