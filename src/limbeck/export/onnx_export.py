@@ -138,8 +138,8 @@ class _LogitsWrapper(nn.Module):
         logits = find_logits(self.network(input))
         if logits is None or logits.ndim < 2:
             raise LimbeckError(
-                f"{type(self.network).__name__} gave no logits [batch, classes, ...]; return them as a tensor, the first "
-                'of a tuple, .logits or ["logits"]'
+                f"{type(self.network).__name__} gave no logits [batch, classes, ...]; return them as a tensor, the "
+                'first of a tuple, .logits or ["logits"]'
             )
         return logits
 
