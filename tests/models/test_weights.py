@@ -236,3 +236,15 @@ def test_weights_are_saved_as_safetensors_only(tmp_path):
 def test_metadata_is_text(tmp_path):
     with pytest.raises(LimbeckError, match="'epoch' is 3"):
         save_weights(mlp(), tmp_path / "net.safetensors", metadata={"epoch": 3})
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [("model_best.pth.tar", "module."), ("last.ckpt", "model."), ("epoch=3.ckpt", "model._orig_mod.")],
+)
+def test_checkpoints_of_training_scripts_and_lightning_are_read(tmp_path, name, prefix):
+    network, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    state = {f"{prefix}{key}": value for key, value in network.state_dict().items()}
+    torch.save({"epoch": 3, "best_acc1": 71.5, "optimizer": {"lr": 0.1}, "state_dict": state}, tmp_path / name)
+    load_weights(other, tmp_path / name)
+    assert torch.equal(other.weight, network.weight)

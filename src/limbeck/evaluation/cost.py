@@ -10,15 +10,17 @@ from __future__ import annotations
 import copy
 import tempfile
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.task import ModelInputs
 from limbeck.evaluation.checks import model_device
 from limbeck.features import unwrap_model
 from limbeck.utils.eval_mode import eval_mode
@@ -32,12 +34,18 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def count_flops(model: nn.Module, example: Tensor) -> tuple[int | None, str | None]:
-    """FLOPs of a forward pass of the first sample of ``example`` (``[n, ...]``) in eval mode.
+def count_flops(model: nn.Module, example: Tensor | ModelInputs) -> tuple[int | None, str | None]:
+    """FLOPs of a forward pass of the first sample of ``example`` in eval mode.
+
+    They are counted on the meta device. Where the model does not run there, since it depends on values or holds tensors
+    outside its parameters and buffers, they are counted on its own device, with attention in its plain form.
+
+    Args:
+        model: the network.
+        example: a batch ``[n, ...]``, or the ``model_inputs`` of a task.
 
     Returns:
-        The count and ``None``; or ``None`` and a warning where the model does not run on the meta device, since it
-        depends on values or holds tensors outside its parameters and buffers.
+        The count and ``None``; or ``None`` and a warning where the model runs on neither.
 
     >>> count_flops(nn.Linear(3, 2), torch.zeros(1, 3))
     (12, None)
@@ -48,11 +56,19 @@ def count_flops(model: nn.Module, example: Tensor) -> tuple[int | None, str | No
     try:
         meta_model = copy.deepcopy(unwrap_model(model)).to("meta").eval()
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            meta_model(sample.to("meta"))
-    except Exception as error:  # the user's model can raise anything
+            _call(meta_model, _map_tensors(sample, lambda tensor: tensor.to("meta")))
+        return int(counter.get_total_flops()), None
+    except Exception:  # noqa: S110  the user's model can raise anything; its own device is tried below
+        pass
+    try:
+        device = model_device(model)
+        math = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
+        with eval_mode(model), torch.no_grad(), math, FlopCounterMode(display=False) as counter:
+            _call(unwrap_model(model), _map_tensors(sample, lambda tensor: tensor.to(device)))
+    except Exception as error:
         first_line = next(iter(str(error).splitlines()), "")
         return None, (
-            f"the FLOPs of {type(model).__name__} are unknown, since it does not run on the meta device "
+            f"the FLOPs of {type(model).__name__} are unknown, since it does not run on its first sample "
             f"({type(error).__name__}: {first_line[:160]})"
         )
     return int(counter.get_total_flops()), None
@@ -66,7 +82,7 @@ def weights_file_size(model: nn.Module) -> int:
         return save_weights(model, Path(folder) / "weights.safetensors").stat().st_size
 
 
-def measure_peak_memory(model: nn.Module, example: Tensor) -> int:
+def measure_peak_memory(model: nn.Module, example: Tensor | ModelInputs) -> int:
     """Bytes of parameters, buffers, one sample, and the tensors alive at the peak of its forward pass.
 
     Runs the first sample of ``example``. Counts tensor storages, so it is the same on every machine; workspaces of
@@ -75,18 +91,22 @@ def measure_peak_memory(model: nn.Module, example: Tensor) -> int:
     >>> measure_peak_memory(nn.Linear(10, 5), torch.zeros(1, 10))
     280
     """
-    sample = example[:1].detach().clone().to(model_device(model))  # a view would keep the whole batch alive
-    storages = {tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers(), sample)}
+    device = model_device(model)
+    # A view would keep the whole batch alive.
+    sample = _map_tensors(_first_sample(example), lambda tensor: tensor.clone().to(device))
+    inputs = [leaf for leaf in tree_leaves(tuple(sample)) if isinstance(leaf, Tensor)]
+    storages = {tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers(), *inputs)}
     tracker = _AllocationTracker(storages)
     with eval_mode(model), tracker:
-        model(sample)
+        _call(model, sample)
     return sum(storage.nbytes() for storage in storages) + tracker.peak_bytes
 
 
-def measure_cost(model: nn.Module, example: Tensor) -> dict[str, Any]:
+def measure_cost(model: nn.Module, example: Tensor | ModelInputs) -> dict[str, Any]:
     """Cost metrics of one network for the record, and ``warnings`` about missing ones.
 
-    The latency is that of eager torch on the CPU with one thread, for the first sample of ``example`` (``[n, ...]``).
+    The latency is that of eager torch on the CPU with one thread, for the first sample of ``example`` (``[n, ...]``, or
+    ``model_inputs`` of a task).
 
     >>> cost = measure_cost(nn.Linear(3, 2), torch.zeros(1, 3))
     >>> cost["parameters"], cost["flops"], cost["latency_ms"]["batch_size"], cost["warnings"]
@@ -95,9 +115,9 @@ def measure_cost(model: nn.Module, example: Tensor) -> dict[str, Any]:
     flops, warning = count_flops(model, example)
     on_cpu = all(tensor.is_cpu for tensor in (*model.parameters(), *model.buffers()))
     cpu_model = model if on_cpu else copy.deepcopy(model).cpu()
-    sample = _first_sample(example).cpu()
+    sample = _map_tensors(_first_sample(example), Tensor.cpu)
     with eval_mode(cpu_model):
-        latency = measure_latency(lambda: cpu_model(sample))
+        latency = measure_latency(lambda: _call(cpu_model, sample))
     return {
         "parameters": count_parameters(model),
         "flops": flops,
@@ -130,7 +150,21 @@ class _AllocationTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.current_bytes -= num_bytes
 
 
-def _first_sample(example: Tensor) -> Tensor:
-    if not example.ndim or not len(example):
-        raise LimbeckError(f"an example must be a batch [n, ...] of at least one input, got {list(example.shape)}")
-    return example[:1].detach()
+def _first_sample(example: Tensor | ModelInputs) -> ModelInputs:
+    def cut(tensor: Tensor) -> Tensor:
+        if not tensor.ndim or not len(tensor):
+            raise LimbeckError(f"an example must be a batch [n, ...] of at least one input, got {list(tensor.shape)}")
+        return tensor[:1].detach()
+
+    return _map_tensors(ModelInputs((example,)) if isinstance(example, Tensor) else example, cut)
+
+
+def _map_tensors(inputs: ModelInputs, fn: Callable[[Tensor], Tensor]) -> ModelInputs:
+    args, kwargs = tree_map(
+        lambda leaf: fn(leaf) if isinstance(leaf, Tensor) else leaf, (tuple(inputs.args), dict(inputs.kwargs))
+    )
+    return ModelInputs(args, kwargs)
+
+
+def _call(model: nn.Module, inputs: ModelInputs) -> Any:
+    return model(*inputs.args, **inputs.kwargs)

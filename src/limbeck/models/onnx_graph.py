@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,13 +20,18 @@ OPSET = 18
 _MAX_WEIGHT_BYTES = 2**31 - 1
 
 
-def export_onnx_bytes(network: nn.Module, example_inputs: Tensor, *, name: str) -> bytes:
-    """Bytes of an ONNX file with one ``input``, one output ``logits``, the weights, and a dynamic first dimension.
+def export_onnx_bytes(
+    network: nn.Module, example_inputs: Tensor | Sequence[Tensor], *, name: str,
+    input_axes: Mapping[str, Mapping[int, str]] | None = None, output_names: Sequence[str] = ("logits",),
+) -> bytes:  # fmt: skip
+    """Bytes of an ONNX file with the weights; by default one ``input``, one output ``logits``, of any batch size.
 
     Args:
-        network: on the CPU and in eval mode; maps one tensor to one tensor.
+        network: on the CPU and in eval mode; maps positional tensors to a tensor or a tuple.
         example_inputs: inputs ``[n, ...]`` that define shape and dtype.
         name: name of the network in errors.
+        input_axes: the names of several inputs in their order, with their axes of variable size.
+        output_names: names of the outputs in their order.
 
     Raises:
         LimbeckError: the network cannot be exported, or exceeds the 2 GB of one file.
@@ -35,13 +40,16 @@ def export_onnx_bytes(network: nn.Module, example_inputs: Tensor, *, name: str) 
     if num_bytes > _MAX_WEIGHT_BYTES:
         raise LimbeckError(f"one ONNX file holds up to 2 GB, and the weights are {num_bytes / 2**30:.1f} GB")
     # The exporter would specialize on an example batch of one.
-    two_inputs = torch.cat([example_inputs[:1], example_inputs[-1:]])
+    tensors = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    two_inputs = tuple(torch.cat([tensor[:1], tensor[-1:]]) for tensor in tensors)
+    dynamic_shapes: Any = ({0: torch.export.Dim("batch")},)
+    if input_axes is not None:  # of a network with *inputs; a name is the same size wherever it is found
+        dynamic_shapes = (tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for axes in input_axes.values()),)
     try:
         with suppress_output(), torch.no_grad():
             program = torch.onnx.export(
-                network, (two_inputs,), dynamo=True, opset_version=OPSET, input_names=["input"],
-                output_names=["logits"], dynamic_shapes=({0: torch.export.Dim("batch")},), external_data=False,
-                verbose=False,
+                network, two_inputs, dynamo=True, opset_version=OPSET, input_names=list(input_axes or ["input"]),
+                output_names=list(output_names), dynamic_shapes=dynamic_shapes, external_data=False, verbose=False,
             )  # fmt: skip
             assert program is not None
             proto = program.model_proto

@@ -22,8 +22,8 @@ __all__ = ["load_weights", "read_metadata", "save_weights"]
 
 _RUN_WEIGHTS_FILE = "student.safetensors"
 _NESTED_KEYS = ("student", "state_dict", "model")
-_WRAPPER_PREFIXES = ("module.", "_orig_mod.")
-_TORCH_SUFFIXES = (".pt", ".pth", ".bin")
+_WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.", "network.")
+_TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 
 
 def load_weights(model: nn.Module, path: str | Path, *, ignore_modules: Sequence[str] = ()) -> nn.Module:
@@ -31,9 +31,10 @@ def load_weights(model: nn.Module, path: str | Path, *, ignore_modules: Sequence
 
     Args:
         model: the network; unchanged on an error.
-        path: a ``.safetensors`` file; a ``.pt``, ``.pth`` or ``.bin`` file with a state dict, bare or under
-            ``student``, ``state_dict`` or ``model``; or a run folder, whose ``student.safetensors`` is loaded. Names
-            may have the prefix of a wrapper (``module.``, ``_orig_mod.``).
+        path: a ``.safetensors`` file; a ``.pt``, ``.pth``, ``.pth.tar``, ``.ckpt`` or ``.bin`` file with a state
+            dict, bare or under ``student``, ``state_dict`` or ``model``; or a run folder, whose
+            ``student.safetensors`` is loaded. Names may have the prefix of a wrapper (``module.``, ``_orig_mod.``) or
+            of a LightningModule (``model.``, ``network.``).
         ignore_modules: paths of modules whose weights are not loaded: ``("fc",)`` for a head of other classes.
 
     Raises:
@@ -115,7 +116,8 @@ def _resolve_weights_file(path: Path) -> Path:
         raise LimbeckError(f"there are no weights at {path}; in its folder: {suggest_names(path.name, siblings)}")
     if path.suffix not in (".safetensors", *_TORCH_SUFFIXES):
         raise LimbeckError(
-            f"weights are read from .safetensors, .pt, .pth, .bin or a run folder, not from {path.name!r}"
+            "weights are read from .safetensors, .pt, .pth, .pth.tar, .ckpt, .bin or a run folder, not from "
+            f"{path.name!r}"
         )
     return path
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from limbeck import evaluation
 from limbeck.core.errors import LimbeckError
 from limbeck.core.roles import Role
-from limbeck.core.task import DeployableTask, EvaluableTask, Example, Panel
+from limbeck.core.task import DeployableTask, EvaluableTask, Example, ModelInputs, Panel
 from limbeck.data import DataModule, Split, iterate_batches
 from limbeck.evaluation import SplitScores, save_predictions
 from limbeck.recipe import Recipe
@@ -37,6 +37,13 @@ _NUM_RESAMPLES = 10_000  # of the bootstrap, unless it is said
 def example_input(data: DataModule) -> Tensor:
     """One normalized input."""
     return data.normalization.apply(data.validation.read(torch.tensor([0])))
+
+
+def example_inputs(data: DataModule, task: EvaluableTask) -> ModelInputs:
+    """How ``task`` calls a network on one validation sample."""
+    if not isinstance(task, DeployableTask):
+        return ModelInputs((example_input(data),))
+    return task.model_inputs(next(iterate_batches(data.validation.subset(torch.tensor([0])), data.normalization)))
 
 
 def evaluate_split(network: nn.Module, data: DataModule, task: EvaluableTask, split: Split) -> SplitScores:
@@ -84,7 +91,7 @@ def measure_models(
     scores = score_split({**references, **networks}, job.data, job.task, job.data.validation)
     models, warnings = dict[str, Any](), list[str]()
     for name, network in networks.items():
-        cost, run, (role, title) = measure_inference_cost(network, job.data), runs[name], labels[name]
+        cost, run, (role, title) = measure_inference_cost(network, job.data, job.task), runs[name], labels[name]
         warnings += [f"{name}: {text}" for text in cost.pop("warnings")]
         models[name] = {
             "role": role, "title": title, **cost, "steps": run.steps if run else None,
@@ -121,11 +128,11 @@ def open_test_set(
     }  # fmt: skip
 
 
-def measure_inference_cost(network: nn.Module, data: DataModule) -> dict[str, Any]:
+def measure_inference_cost(network: nn.Module, data: DataModule, task: EvaluableTask) -> dict[str, Any]:
     """Parameters, FLOPs, size and latency of ``network``; of an external teacher, the latency."""
-    sample = example_input(data)
+    sample = example_inputs(data, task)
     if isinstance(network, ExternalTeacher):
-        latency = evaluation.measure_latency(lambda: network(sample))
+        latency = evaluation.measure_latency(lambda: network(*sample.args, **sample.kwargs))
         return {"parameters": None, "flops": None, "bytes": None, "latency_ms": latency, "warnings": []}
     return evaluation.measure_cost(network, sample)
 

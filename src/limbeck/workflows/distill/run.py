@@ -233,7 +233,7 @@ def save_extra_models(
 def _measure_extra_model(job: Job, network: nn.Module, *keys: str) -> dict[str, Any]:
     network.cpu().eval()
     scores = evaluate_split(network, job.data, job.task, job.data.validation)
-    cost = measure_inference_cost(network, job.data)
+    cost = measure_inference_cost(network, job.data, job.task)
     validation = {"metrics": dict(scores.metrics), "num_samples": scores.num_samples}
     return {**{key: cost[key] for key in keys}, "validation": validation}
 

@@ -1,0 +1,193 @@
+"""ONNX export (https://onnx.ai) of a network of any task, with named inputs and outputs and a parity check."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from limbeck.core.errors import LimbeckError
+from limbeck.core.task import DeployableTask, ModelInputs
+from limbeck.features import unwrap_model
+from limbeck.models.onnx_graph import OPSET, export_onnx_bytes
+from limbeck.teachers.backends.runtime_session import RuntimeSession
+from limbeck.utils.io import write_atomically
+from limbeck.utils.logits import find_logits
+from limbeck.utils.timing import measure_latency, torch_threads
+
+__all__ = ["OnnxModule", "export_task"]
+
+
+def export_task(
+    task: DeployableTask, model: nn.Module, batches: Sequence[Any], path: str | Path, *, tolerance: float = 1e-4
+) -> dict[str, Any]:
+    """Writes ``model`` to one ONNX file, if onnxruntime gives the outputs and predictions of torch.
+
+    Args:
+        task: names the inputs and outputs with their variable axes, and decodes predictions.
+        model: what ``task.deployment_model`` returns; a copy of it is exported, on the CPU in eval mode.
+        batches: validation batches before normalization: the last has at least two samples; give batches of several
+            sizes, since a file that works for one size only must not pass.
+        path: the ``.onnx`` file; an existing file is unchanged if the check fails.
+        tolerance: largest allowed difference of a value, relative to the largest value of that output where that is
+            above 1.
+
+    Returns:
+        The entry of the record: ``file``, ``bytes``, ``opset``, ``max_abs_difference`` (of any output),
+        ``label_agreement`` (the fraction of samples with equal predictions), ``num_samples``, ``tolerance``, and
+        ``latency_ms`` of onnxruntime on the CPU, for one sample with one thread.
+
+    Raises:
+        LimbeckError: the network cannot be exported, or its outputs in onnxruntime differ.
+    """
+    path = Path(path)
+    if path.suffix != ".onnx":
+        raise LimbeckError(f"path must be a file that ends in .onnx, got {path.name!r}")
+    if not batches:
+        raise LimbeckError("export needs at least one validation batch to compare on, got none")
+    module = copy.deepcopy(unwrap_model(model)).cpu().eval()
+    inputs = [task.model_inputs(batch) for batch in batches]
+    tensors = [_named_inputs(task, example) for example in inputs]
+    network = _PositionalModule(module, inputs[-1], tuple(task.input_axes), tuple(task.output_axes)).eval()
+    content = export_onnx_bytes(
+        network, tuple(tensors[-1].values()), name=type(module).__name__,
+        input_axes=task.input_axes, output_names=tuple(task.output_axes),
+    )  # fmt: skip
+    exported = OnnxModule(content, task, name=path.name)
+    difference = max(
+        _compare_outputs(network, exported, example, tolerance=tolerance, name=path.name) for example in tensors
+    )
+    agreement, num_samples = _compare_predictions(task, module, exported, batches)
+    sample = {name: tensor[:1] for name, tensor in tensors[0].items()}
+    latency = measure_latency(lambda: exported.run(sample))
+    write_atomically(path, lambda partial: partial.write_bytes(content))
+    return {
+        "file": path.name, "bytes": len(content), "opset": OPSET, "max_abs_difference": difference,
+        "label_agreement": agreement, "num_samples": num_samples, "tolerance": tolerance, "latency_ms": latency,
+    }  # fmt: skip
+
+
+@final
+class OnnxModule(nn.Module):
+    """An exported file as a module, which ``task.score`` calls as the network; inputs are those before normalization.
+
+    Args:
+        model: the bytes of the file, or its path.
+        task: names inputs and outputs.
+        name: name of the model in error messages.
+    """
+
+    def __init__(self, model: bytes | str, task: DeployableTask, *, name: str) -> None:
+        super().__init__()
+        self._input_names = tuple(task.input_axes)
+        with torch_threads(1):
+            self._sessions = {
+                output: RuntimeSession(model, runtime="onnxruntime", name=name, output_name=output)
+                for output in task.output_axes
+            }
+
+    def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor | dict[str, Tensor]:
+        """The output, or the outputs by name where there are several."""
+        outputs = self.run({**dict(zip(self._input_names, args, strict=False)), **kwargs})
+        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The outputs by name."""
+        arrays = {name: tensor.detach().cpu().numpy() for name, tensor in inputs.items()}
+        return {name: torch.from_numpy(session(**arrays)) for name, session in self._sessions.items()}
+
+
+@final
+class _PositionalModule(nn.Module):
+    """A module with its inputs in the order of ``input_names``, which returns a tuple in the order of the outputs."""
+
+    def __init__(
+        self, module: nn.Module, inputs: ModelInputs, input_names: tuple[str, ...], output_names: tuple[str, ...]
+    ) -> None:
+        super().__init__()
+        self.module, self.num_args = module, len(inputs.args)
+        self.input_names, self.output_names = input_names, output_names
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The outputs."""
+        kwargs = dict(zip(self.input_names[self.num_args :], inputs[self.num_args :], strict=True))
+        output = self.module(*inputs[: self.num_args], **kwargs)
+        if len(self.output_names) == 1 and (logits := find_logits(output)) is not None:
+            return (logits,)
+        outputs = [output[name] for name in self.output_names] if isinstance(output, Mapping) else tree_leaves(output)
+        if len(outputs) != len(self.output_names):
+            raise LimbeckError(
+                f"{type(self.module).__name__} must return {', '.join(self.output_names)}, got {len(outputs)} tensors; "
+                "output_axes of the task names each output"
+            )
+        return tuple(outputs)
+
+
+def _named_inputs(task: DeployableTask, inputs: ModelInputs) -> dict[str, Tensor]:
+    names = tuple(task.input_axes)
+    tensors = {**dict(zip(names, inputs.args, strict=False)), **inputs.kwargs}
+    if set(tensors) != set(names) or len(inputs.args) + len(inputs.kwargs) != len(names):
+        raise LimbeckError(
+            f"input_axes of {type(task).__name__} must name each tensor of model_inputs, got {', '.join(names)} for "
+            f"{len(inputs.args)} positional inputs and {', '.join(inputs.kwargs) or 'no keywords'}"
+        )
+    return {name: tensors[name].detach().cpu() for name in names}
+
+
+def _compare_outputs(
+    network: nn.Module, exported: OnnxModule, inputs: Mapping[str, Tensor], *, tolerance: float, name: str
+) -> float:
+    """The largest difference of a value, within the tolerance of its output, or an error."""
+    with torch.no_grad():
+        expected = network(*inputs.values())
+    largest = 0.0
+    for (output, actual), reference in zip(exported.run(inputs).items(), expected, strict=True):
+        if not bool(reference.isfinite().all()):
+            raise LimbeckError(f"{output} of the network must be finite for an export; train it again")
+        if actual.shape != reference.shape:
+            raise LimbeckError(
+                f"{name} is not written: {output} of onnxruntime is {list(actual.shape)}, of torch "
+                f"{list(reference.shape)}"
+            )
+        if not reference.numel():
+            continue
+        allowed = tolerance * max(1.0, float(reference.abs().max()))
+        difference = float((actual.double() - reference.double()).abs().max())
+        if not difference <= allowed:  # so written, NaN fails too
+            raise LimbeckError(
+                f"{name} is not written, since onnxruntime does not match torch: {output} differs by {difference:.3g} "
+                f"({allowed:.3g} is allowed); look for randomness or a branch on values in the network's forward"
+            )
+        largest = max(largest, difference)
+    return largest
+
+
+def _compare_predictions(
+    task: DeployableTask, module: nn.Module, exported: OnnxModule, batches: Sequence[Any]
+) -> tuple[float, int]:
+    """The fraction of samples with equal predictions, and their number."""
+    equal = list[bool]()
+    with torch.no_grad():
+        for batch in batches:
+            expected, actual = (task.score(network, batch).predictions for network in (module, exported))
+            equal += map(_is_equal, expected, actual)
+    return sum(equal) / max(len(equal), 1), len(equal)
+
+
+def _is_equal(first: Any, second: Any) -> bool:
+    """Whether two predictions are equal; of a tensor, such as a mask, 99.9 % of its values."""
+    first_leaves, second_leaves = tree_leaves(first), tree_leaves(second)
+    return len(first_leaves) == len(second_leaves) and all(map(_is_leaf_equal, first_leaves, second_leaves))
+
+
+def _is_leaf_equal(first: Any, second: Any) -> bool:
+    if not isinstance(first, Tensor):
+        return bool(first == second)
+    if first.shape != second.shape:
+        return False
+    return not first.numel() or float((first == second).double().mean()) >= 0.999
