@@ -42,7 +42,8 @@ def export_onnx(job: Job, network: nn.Module, path: Path) -> dict[str, Any]:
         inputs = validation.read(torch.arange(min(len(validation), 2000)))
         return to_onnx(model, inputs[:1], path, check_inputs=inputs)
     sizes = [(0, 1), (1, 17), (17, 65)]  # one sample first, which the file must take as well
-    subsets = [validation.subset(torch.arange(start, min(end, len(validation)))) for start, end in sizes]
+    indices = torch.arange(len(validation))
+    subsets = [validation.subset(indices[start:end]) for start, end in sizes]
     batches = [batch for subset in subsets if len(subset) for batch in iterate_batches(subset, None)]
     return export_task(task, model, batches, path)
 
