@@ -24,7 +24,7 @@ from limbeck.report.plots.latency_scatter import plot_accuracy_vs_latency
 from limbeck.report.plots.reliability import plot_reliability
 from limbeck.report.record import ClassErrors, Record, StudentFidelity
 from limbeck.report.record_io import integrity_warning, read_record
-from limbeck.report.verdict import RULE, classify_interval, format_verdict
+from limbeck.report.verdict import ACCURACY, RULE, classify_interval, format_verdict
 from limbeck.utils.io import write_text
 
 _CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -93,7 +93,8 @@ def _verdict_text(record: Record) -> str:
         return verdict.text
     models = {name: model.model_dump() for name, model in record.models.items()}
     values = (verdict.gain_points, verdict.interval_points, verdict.gap_recovered) if verdict else (None, None, None)
-    return format_verdict(models, *values)
+    metric = ACCURACY if record.primary_metric in ("", ACCURACY.name) else record.primary_spec
+    return format_verdict(models, *values, metric=metric)
 
 
 def _errors_by_class(students: _Students) -> list[tuple[ClassErrors, ClassErrors | None]]:
