@@ -4,32 +4,39 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: help install distill test lint check format clean
+.PHONY: help install develop distill gpu test lint check format clean
 help:
-	@echo "make install   create .venv and install everything for users and tests"
+	@echo "make install   create .venv and install limbeck with what it needs"
+	@echo "make develop   install, with all extras and the tools of developers"
 	@echo "make distill   install, then run the main job on the embedded data"
-	@echo "make test      install, then run the tests"
+	@echo "make gpu       install, then check the paths of a GPU, in at most 8 minutes; does nothing without one"
+	@echo "make test      install for developers, then run the tests"
 	@echo "make lint      ruff, mypy --strict, import-linter, the examples in the docs"
 	@echo "make check     what CI runs: test and lint"
 	@echo "make bench-N   run benchmarks/N.py and write benchmarks/results/N.json"
 
 install: $(VENV)/.installed
 
-# torch and torchvision first and together, so that the resolver takes matching releases.
-$(VENV)/.installed: pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "limbeck needs Python 3.11 or newer; $(PYTHON) was not found (make PYTHON=python3.12 install)"; exit 1; }
-	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet torch torchvision
-	$(BIN)/pip install --quiet -e '.[dev]'
+develop: $(VENV)/.developed
+
+$(VENV)/.installed: pyproject.toml tools/install.sh
+	@tools/install.sh $(PYTHON) $(VENV)
 	@touch $@
+
+$(VENV)/.developed: pyproject.toml tools/install.sh
+	@tools/install.sh $(PYTHON) $(VENV) '[dev]'
+	@touch $(VENV)/.installed $@
 
 distill: install
 	$(BIN)/limbeck distill
 
-test: install
+gpu: install
+	$(BIN)/python benchmarks/gpu.py
+
+test: develop
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
 
-lint: install
+lint: develop
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -39,11 +46,11 @@ lint: install
 
 check: test lint
 
-format: install
+format: develop
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench-%: install
+bench-%: develop
 	$(BIN)/python benchmarks/$*.py
 
 clean:

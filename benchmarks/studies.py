@@ -28,10 +28,12 @@ class Plan:
 
 
 PLANS = {
-    "digits-100": Plan("digits", (), 10, "digits, 100 labels of 1,078"),
+    "digits-100": Plan("digits_100", (), 10, "digits, 100 labels of 1,078"),
     "fashion-500": Plan("fashion_mnist", (), 10, "Fashion-MNIST, 500 labels of 12,000 images"),
     **{
-        f"digits-{labels}": Plan("digits", (f"data.num_labeled={labels}",), 3, f"digits, {labels:,} labels of 1,078")
+        f"digits-{labels}": Plan(
+            "digits_100", (f"data.num_labeled={labels}",), 3, f"digits, {labels:,} labels of 1,078"
+        )
         for labels in (50, 200, 500, 1078)
     },
     **{
