@@ -16,7 +16,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.data import transforms
 from limbeck.data.counter_rng import CounterRNG
 from limbeck.data.transforms.mix_images import MixParams
-from limbeck.data.transforms.transform import MaskTransform, MixTransform, Transform
+from limbeck.data.transforms.transform import MaskTransform, MixTransform, SequenceTransform, Transform
 
 __all__ = ["Augmentation", "default_augmentation"]
 
@@ -41,7 +41,7 @@ class Augmentation:
     tensor([0, 1, 0, 1])
     """
 
-    transforms: tuple[Transform | MixTransform, ...] = ()
+    transforms: tuple[Transform | MixTransform | SequenceTransform, ...] = ()
     num_views: int = 0
     repeats: int = 1
 
@@ -61,7 +61,7 @@ class Augmentation:
                 raise LimbeckError(
                     f"{name} of torchvision draws from the global generator: use torchvision({name!r}, …) of limbeck"
                 )
-            if not callable(transform) and not isinstance(transform, MixTransform):
+            if not callable(transform) and not isinstance(transform, MixTransform | SequenceTransform):
                 raise LimbeckError(f"a transform must be callable with images and rng, got {transform!r}")
         if any(isinstance(transform, MixTransform) for transform in self.transforms[: len(self.image_transforms)]):
             raise LimbeckError("mixup and cutmix must come last among the transforms: move them to the end")
@@ -69,7 +69,7 @@ class Augmentation:
     @property
     def image_transforms(self) -> tuple[Transform, ...]:
         """The transforms of one image."""
-        return tuple(transform for transform in self.transforms if not isinstance(transform, MixTransform))
+        return tuple(t for t in self.transforms if not isinstance(t, MixTransform) and isinstance(t, Transform))
 
     @property
     def mix_transforms(self) -> tuple[MixTransform, ...]:
@@ -102,6 +102,25 @@ class Augmentation:
                     "transform_masks"
                 )
         return tuple(transform for transform in self.transforms if isinstance(transform, MaskTransform))
+
+    def apply_to_sequences(
+        self, inputs: Tensor, lengths: Tensor, sample_ids: Tensor, views: Tensor, *, seed: int
+    ) -> Tensor:
+        """Padded ``inputs`` ``[batch, longest, ...]`` of ``sample_ids`` in ``views``."""
+        for i, transform in enumerate(self.require_sequences()):
+            rng = CounterRNG.for_samples(sample_ids, views, seed=seed, transform_index=i)
+            inputs = transform.transform_sequences(inputs, lengths, rng)
+        return inputs
+
+    def require_sequences(self) -> tuple[SequenceTransform, ...]:
+        """The transforms, which all transform sequences; an error where one does not."""
+        for transform in self.transforms:
+            if not isinstance(transform, SequenceTransform):
+                raise LimbeckError(
+                    f"{transform!r} transforms images, and the samples are sequences: remove it, or give it a method "
+                    "transform_sequences"
+                )
+        return tuple(transform for transform in self.transforms if isinstance(transform, SequenceTransform))
 
     def sample_mix(self, sample_ids: Tensor, views: Tensor, *, seed: int, population: int) -> MixParams | None:
         """The mixed rows and their partners out of ``population`` samples; ``None`` without mixing transforms."""

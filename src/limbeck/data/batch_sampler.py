@@ -11,7 +11,8 @@ from torch import Tensor
 from limbeck.core.errors import LimbeckError
 from limbeck.data.augmentation import Augmentation
 from limbeck.data.counter_rng import make_generator
-from limbeck.data.normalization import Normalization
+from limbeck.data.normalization import InputNormalization
+from limbeck.data.sequence_store import SequenceStore
 from limbeck.data.split import Split
 
 __all__ = ["Batch", "BatchSampler", "BatchStream"]
@@ -56,8 +57,8 @@ class BatchSampler:
     """
 
     def __init__(
-        self, split: Split, augmentation: Augmentation, normalization: Normalization, *, batch_size: int, seed: int,
-        order_seed: int | None = None, classes: int | None = None, rank: int = 0, world_size: int = 1,
+        self, split: Split, augmentation: Augmentation, normalization: InputNormalization, *, batch_size: int,
+        seed: int, order_seed: int | None = None, classes: int | None = None, rank: int = 0, world_size: int = 1,
     ) -> None:  # fmt: skip
         if not len(split):
             raise LimbeckError("the training split, or its labeled subset, must have samples, got none")
@@ -124,6 +125,8 @@ class BatchSampler:
 
     def load(self, sample_indices: Tensor, views: Tensor) -> Batch:
         """The samples at ``sample_indices`` of the split in ``views``, both ``[batch]``; each sample is read once."""
+        if self.split.sequences is not None:
+            return self._load_sequences(self.split.sequences, sample_indices, views)
         sample_ids, target = self.split.sample_ids[sample_indices], self.split.read_target(sample_indices)
         images = self._augment(sample_indices, views)
         if self.split.masks is not None:
@@ -135,6 +138,12 @@ class BatchSampler:
             images, fraction = mix.mix_images(images, partner_images)
             target = mix.mix_target(target, self.split.target[mix.partners], fraction, classes=self._classes)
         return {"input": self._normalization.apply(images), "target": target, "sample_id": sample_ids, "view": views}
+
+    def _load_sequences(self, sequences: SequenceStore, sample_indices: Tensor, views: Tensor) -> Batch:
+        fields, sample_ids = self.split.read_fields(sample_indices), self.split.sample_ids[sample_indices]
+        name, lengths = sequences.input_name, sequences.input_lengths(self.split.indices[sample_indices])
+        inputs = self._augmentation.apply_to_sequences(fields[name], lengths, sample_ids, views, seed=self._seed)
+        return {**fields, name: self._normalization.apply(inputs), "sample_id": sample_ids, "view": views}
 
     def _augment(self, indices: Tensor, views: Tensor) -> Tensor:
         if not self._augmentation.transforms:

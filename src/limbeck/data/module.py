@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal, final
 
@@ -16,7 +16,7 @@ from limbeck.data.augmentation import Augmentation
 from limbeck.data.batch_sampler import Batch, BatchSampler, BatchStream
 from limbeck.data.held_out import HeldOutTest
 from limbeck.data.loader_adapter import LoaderAdapter
-from limbeck.data.normalization import Normalization
+from limbeck.data.normalization import InputNormalization, NoNormalization, Normalization
 from limbeck.data.split import (
     UNLABELED,
     DatasetAdapter,
@@ -49,6 +49,8 @@ class DataModule:
         normalization: applied to every image.
         seed: seed of the views, and of the order where ``order_seed`` is ``None``.
         order_seed: seed of the order; runs that differ only in it use the same views of the same samples.
+        facts: further values that tasks, networks and losses take by name, such as ``mels`` or ``vocabulary``; plain
+            data. A source lists their names in the class attribute ``provides``.
     """
 
     name: str
@@ -57,9 +59,10 @@ class DataModule:
     validation: Split
     test: HeldOutTest
     augmentation: Augmentation
-    normalization: Normalization
+    normalization: InputNormalization
     seed: int = 0
     order_seed: int | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -95,41 +98,45 @@ class DataModule:
         if self.validation.images is not self.train.images:
             text.append(self.validation.images.fingerprint())
         for split in (self.train, self.validation):
-            text += [str(split.sample_ids.tolist()), str(split.target.tolist())]
-            text += [] if split.masks is None else [split.masks.fingerprint()]
+            text += split.fingerprint()[1:]
         return hashlib.sha256("\n".join(text).encode()).hexdigest()
 
 
 def iterate_batches(
-    split: Split, normalization: Normalization | None, *, batch_size: int = 512, rank: int = 0, world_size: int = 1
+    split: Split, normalization: InputNormalization | None, *, batch_size: int = 512, rank: int = 0, world_size: int = 1
 ) -> Iterator[Batch]:
     """Batches of ``split`` in order, without augmentation: every ``world_size``-th, from ``rank`` on.
 
     With ``normalization=None`` inputs are as the split holds them.
     """
     for indices in torch.split(torch.arange(len(split)), batch_size)[rank::world_size]:
-        yield {
-            "input": split.read(indices) if normalization is None else normalization.apply(split.read(indices)),
-            "target": split.read_target(indices),
-            "sample_id": split.sample_ids[indices],
-        }
+        fields = split.read_fields(indices)
+        name = "input" if split.sequences is None else split.sequences.input_name
+        if normalization is not None:
+            fields[name] = normalization.apply(fields[name])
+        yield {**fields, "sample_id": split.sample_ids[indices]}
 
 
 def make_splits(
     name: str, class_names: Sequence[str], train: Split, *, seed: int, validation: Split | float, test: Split | float,
     num_labeled: int | None = None, num_samples: int | None = None, augment: Augmentation = Augmentation(),
-    normalize: NormalizeMode = "data",
+    normalize: NormalizeMode | InputNormalization = "data", facts: Mapping[str, Any] | None = None,
 ) -> DataModule:  # fmt: skip
     """A data module: missing splits are split off ``train``, labels hidden, the normalization computed.
 
-    The test split is split off first, so that it does not depend on the validation split.
+    The test split is split off first, so that it does not depend on the validation split. Sequences and values have no
+    normalization but an object.
     """
-    if normalize not in _NORMALIZE:
+    if isinstance(normalize, str) and normalize not in _NORMALIZE:
         raise LimbeckError(f"`normalize` must be {', '.join(_NORMALIZE)}, got {normalize!r}")
     if train.masks is not None:
         augment.require_masks()
+    if train.sequences is not None:
+        augment.require_sequences()
+    if train.values is not None and augment.mix_transforms:
+        raise LimbeckError(f"{augment.mix_transforms[0]!r} mixes classes, and the targets are values: remove it")
     for split in (train, validation, test):
-        if isinstance(split, Split):
+        if isinstance(split, Split) and split.has_class_targets:
             _check_labels(split.target, len(class_names), name)
     if not isinstance(test, Split):
         train, test = stratified_split(train, test, seed=seed, purpose=_TEST)
@@ -142,9 +149,14 @@ def make_splits(
     for split_name, split in (("training", train), ("validation", validation), ("test", test)):
         if not len(split):
             raise LimbeckError(f"the {split_name} split of {name} must have samples, got none: change the fractions")
+    if not isinstance(normalize, str):
+        normalization = normalize
+    else:
+        normalization = NoNormalization() if train.sequences is not None else _NORMALIZE[normalize](train)
     return DataModule(
-        name, tuple(class_names), train, validation, HeldOutTest(test), augment, _NORMALIZE[normalize](train), seed
-    )
+        name, tuple(class_names), train, validation, HeldOutTest(test), augment, normalization, seed,
+        facts=facts or {},
+    )  # fmt: skip
 
 
 def from_tensors(

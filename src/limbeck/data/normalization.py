@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,72 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError
 from limbeck.data.split import Split
 
-__all__ = ["Normalization", "NormalizedModel"]
+__all__ = ["FrameNormalization", "InputNormalization", "NoNormalization", "Normalization", "NormalizedModel"]
+
+
+class InputNormalization(Protocol):
+    """A fixed map of inputs before a network.
+
+    Attributes:
+        mean: by channel, for the record; empty where there is none.
+        std: by channel.
+    """
+
+    @property
+    def mean(self) -> tuple[float, ...]: ...
+    @property
+    def std(self) -> tuple[float, ...]: ...
+
+    def apply(self, inputs: Tensor) -> Tensor:
+        """The inputs of a batch, normalized."""
+
+    def invert(self, inputs: Tensor) -> Tensor:
+        """The inputs of a batch before normalization."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class NoNormalization:
+    """The identity, for inputs that are no numbers to normalize, such as tokens."""
+
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def apply(self, inputs: Tensor) -> Tensor:
+        """``inputs``."""
+        return inputs
+
+    def invert(self, inputs: Tensor) -> Tensor:
+        """``inputs``."""
+        return inputs
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class FrameNormalization:
+    """(x − mean) / std by band of frames ``[batch, frames, bands]``. Padding is normalized too; networks mask it.
+
+    >>> FrameNormalization((1.0, 0.0), (2.0, 1.0)).apply(torch.ones(1, 1, 2))
+    tensor([[[0., 1.]]])
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def from_frames(cls, frames: Sequence[Tensor]) -> FrameNormalization:
+        """Mean and standard deviation over all frames of ``[length, bands]`` sequences."""
+        values = torch.cat(list(frames)).double()
+        mean, std = values.mean(dim=0), values.std(dim=0).clamp(min=1e-3)
+        return cls(tuple(round(m, 6) for m in mean.tolist()), tuple(round(s, 6) for s in std.tolist()))
+
+    def apply(self, inputs: Tensor) -> Tensor:
+        """``[batch, frames, bands]``, normalized."""
+        return (inputs - inputs.new_tensor(self.mean)) / inputs.new_tensor(self.std)
+
+    def invert(self, inputs: Tensor) -> Tensor:
+        """The frames before normalization."""
+        return inputs * inputs.new_tensor(self.std) + inputs.new_tensor(self.mean)
 
 
 @final
@@ -52,15 +118,15 @@ class Normalization:
         std = (((square - count * mean.square()) / max(count - 1, 1)).clamp(min=0)).sqrt().clamp(min=1e-3)
         return cls(tuple(round(m, 6) for m in mean.tolist()), tuple(round(s, 6) for s in std.tolist()))
 
-    def apply(self, images: Tensor) -> Tensor:
+    def apply(self, inputs: Tensor) -> Tensor:
         """``[batch, channels, ...]`` images, normalized."""
-        mean, std = self._mean_std_like(images)
-        return (images - mean) / std
+        mean, std = self._mean_std_like(inputs)
+        return (inputs - mean) / std
 
-    def invert(self, images: Tensor) -> Tensor:
+    def invert(self, inputs: Tensor) -> Tensor:
         """The pixels of normalized ``[batch, channels, ...]`` images."""
-        mean, std = self._mean_std_like(images)
-        return images * std + mean
+        mean, std = self._mean_std_like(inputs)
+        return inputs * std + mean
 
     def _mean_std_like(self, images: Tensor) -> tuple[Tensor, Tensor]:
         if images.ndim < 2 or images.shape[1] != len(self.mean):
@@ -79,8 +145,10 @@ class NormalizedModel(nn.Module):
         num_dims: dimensions of one input, 3 for an image.
     """
 
-    def __init__(self, network: nn.Module, normalization: Normalization, *, num_dims: int) -> None:
+    def __init__(self, network: nn.Module, normalization: InputNormalization, *, num_dims: int) -> None:
         super().__init__()
+        if not isinstance(normalization, Normalization):
+            raise LimbeckError(f"the inputs must be images normalized by channel, got {type(normalization).__name__}")
         self.network = network
         shape = (1, -1) + (1,) * (num_dims - 1)
         self.mean: Tensor

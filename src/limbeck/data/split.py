@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -12,6 +13,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.data.counter_rng import make_generator
 from limbeck.data.image_store import DatasetAdapter, ImageFiles, ImageStore, InMemory
 from limbeck.data.mask_store import UNLABELED, MaskStore
+from limbeck.data.sequence_store import SequenceStore
 
 __all__ = [
     "UNLABELED",
@@ -35,11 +37,13 @@ class Split:
     """Samples of a data set.
 
     Attributes:
-        images: the image store, possibly shared with other splits.
+        images: the image store, or the sequences, possibly shared with other splits.
         indices: ``[n]``, indices of this split's images in ``images``.
-        target: ``[n]`` class indices, −100 where there is no label; 0 for an image with a mask.
+        target: ``[n]`` class indices, −100 where there is no label. Of samples with other targets (masks, sequences,
+            values) it is the class to split by, or 0.
         sample_ids: ``[n]``, id of each sample in its source, used for augmentation and caches.
-        masks: the class of each pixel, in the order of ``images``; ``None``: one class for each image.
+        masks: the class of each pixel, in the order of ``images``; ``None``: no masks.
+        values: ``[len(images), ...]`` targets that are no class (numbers, multi-hot rows); ``None``: no values.
     """
 
     images: ImageStore
@@ -47,6 +51,7 @@ class Split:
     target: Tensor
     sample_ids: Tensor
     masks: MaskStore | None = None
+    values: Tensor | None = None
 
     @classmethod
     def from_images(cls, images: ImageStore, target: Tensor, *, first_id: int = 0) -> Split:
@@ -64,24 +69,71 @@ class Split:
         split = cls.from_images(images, torch.zeros(len(images), dtype=torch.long), first_id=first_id)
         return replace(split, masks=masks)
 
+    @classmethod
+    def from_values(cls, images: ImageStore, values: Tensor, *, first_id: int = 0) -> Split:
+        """All of ``images`` with their ``values``; NaN is no label."""
+        if len(images) != len(values):
+            raise LimbeckError(f"each sample must have a target, got {len(images)} samples and {len(values)} targets")
+        is_missing = values.isnan().flatten(1).any(dim=1) if values.ndim > 1 else values.isnan()
+        target = torch.where(is_missing, UNLABELED, 0)
+        return replace(cls.from_images(images, target, first_id=first_id), values=values)
+
+    @classmethod
+    def from_sequences(cls, sequences: SequenceStore, target: Tensor, *, first_id: int = 0) -> Split:
+        """All of ``sequences``, with the class of each, or where a field is ``target`` the class to split by."""
+        return cls.from_images(sequences, target, first_id=first_id)
+
     def __len__(self) -> int:
         return len(self.indices)
 
+    @property
+    def sequences(self) -> SequenceStore | None:
+        """The sequences, where samples are sequences."""
+        return self.images if isinstance(self.images, SequenceStore) else None
+
     def subset(self, indices: Tensor) -> Split:
         """The samples at ``indices`` (positions in this split, or booleans)."""
-        return Split(self.images, self.indices[indices], self.target[indices], self.sample_ids[indices], self.masks)
+        return replace(
+            self, indices=self.indices[indices], target=self.target[indices], sample_ids=self.sample_ids[indices]
+        )
 
     def select_labeled(self) -> Split:
         """The samples that have a label."""
         return self.subset(self.target != UNLABELED)
 
+    @property
+    def has_class_targets(self) -> bool:
+        """Whether the target of a sample is one class."""
+        is_sequence = self.sequences is not None and "target" in self.sequences.fields
+        return self.masks is None and self.values is None and not is_sequence
+
     def read(self, indices: Tensor) -> Tensor:
-        """The images at ``indices`` of this split, float32 in 0..1."""
+        """The images at ``indices`` of this split, float32 in 0..1; of sequences the padded input."""
         return self.images.read(self.indices[indices])
 
+    def read_fields(self, indices: Tensor, *, with_input: bool = True) -> dict[str, Tensor]:
+        """The fields of a batch: ``input`` and ``target``, or those of the sequences.
+
+        A sequence without a label has the target length −1. ``with_input=False`` leaves the images out.
+        """
+        if self.sequences is None:
+            images = {"input": self.read(indices)} if with_input else {}
+            return {**images, "target": self.read_target(indices)}
+        fields = self.sequences.read_fields(self.indices[indices])
+        if "target" not in self.sequences.fields:
+            return {**fields, "target": self.target[indices]}
+        fields["target_length"] = fields["target_length"].masked_fill(self.target[indices] == UNLABELED, -1)
+        return fields
+
     def read_target(self, indices: Tensor) -> Tensor:
-        """The targets at ``indices``: ``[n]`` class indices, or masks ``[n, height, width]``; −100 for no label."""
+        """The targets at ``indices``: ``[n]`` class indices, masks ``[n, height, width]``, or values ``[n, ...]``.
+
+        No label is −100 in class indices and masks, and NaN in values.
+        """
         target = self.target[indices]
+        if self.values is not None:
+            values = self.values[self.indices[indices]]
+            return torch.where((target == UNLABELED).reshape(-1, *[1] * (values.ndim - 1)), torch.nan, values)
         if self.masks is None:
             return target
         masks = self.masks.read(self.indices[indices])
@@ -90,7 +142,10 @@ class Split:
     def fingerprint(self) -> list[str]:
         """Hashes of the samples, their images, labels and masks."""
         text = [self.images.fingerprint(), str(self.sample_ids.tolist()), str(self.target.tolist())]
-        return text if self.masks is None else [*text, self.masks.fingerprint()]
+        text += [] if self.masks is None else [self.masks.fingerprint()]
+        if self.values is not None:
+            text.append(hashlib.sha256(self.values.contiguous().numpy().tobytes()).hexdigest())
+        return text
 
 
 def stratified_split(split: Split, fraction: float, *, seed: int, purpose: int = _SPLIT) -> tuple[Split, Split]:

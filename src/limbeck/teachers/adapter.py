@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.data import Normalization
+from limbeck.data.normalization import InputNormalization
 from limbeck.teachers.external.external_teacher import ExternalTeacher
 from limbeck.utils.logits import find_logits
 
@@ -115,7 +116,7 @@ class InputMapping:
         class_indices: result of :func:`match_classes`; ``None``: unchanged.
     """
 
-    data_normalization: Normalization
+    data_normalization: InputNormalization
     teacher_normalization: Normalization | None = None
     input_size: int | None = None
     class_indices: tuple[int, ...] | None = None

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from limbeck.data.counter_rng import CounterRNG
 
-__all__ = ["MaskTransform", "MixTransform", "Transform"]
+__all__ = ["MaskTransform", "MixTransform", "SequenceTransform", "Transform"]
 
 
 @runtime_checkable
@@ -29,6 +29,15 @@ class MaskTransform(Transform, Protocol):
 
         Pixels from outside the image have no class, −100.
         """
+        ...
+
+
+@runtime_checkable
+class SequenceTransform(Protocol):
+    """A change of padded sequences that draws from ``rng`` only."""
+
+    def transform_sequences(self, inputs: Tensor, lengths: Tensor, rng: CounterRNG) -> Tensor:
+        """The changed ``inputs`` ``[batch, longest, ...]``, of the same shape; ``lengths`` ``[batch]`` are valid."""
         ...
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from limbeck.core.errors import LimbeckError, format_root_cause
-from limbeck.data import Normalization
+from limbeck.data.normalization import InputNormalization
 from limbeck.teachers.identity import fingerprint_callable
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ class ExternalTeacher(nn.Module):
 
     def __init__(
         self, fn: Callable[..., Any], *, name: str, fingerprint: str, output_type: OutputType = "logits",
-        input_type: InputType = "normalized", normalization: Normalization | None = None, classes: int | None = None,
+        input_type: InputType = "normalized", normalization: InputNormalization | None = None,
+        classes: int | None = None,
         allow_missing: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -172,7 +173,7 @@ class ExternalTeacher(nn.Module):
 
 def from_callable(
     fn: Callable[..., Any], *, output_type: OutputType = "logits", array_type: Literal["torch", "numpy"] = "torch",
-    input_type: InputType = "normalized", normalization: Normalization | None = None, version: str = "",
+    input_type: InputType = "normalized", normalization: InputNormalization | None = None, version: str = "",
     classes: int | None = None, allow_missing: bool = False,
 ) -> ExternalTeacher:  # fmt: skip
     """A teacher that predicts by calling ``fn``.

@@ -9,5 +9,9 @@ from limbeck.data import DataModule
 
 def data_facts(data: DataModule) -> dict[str, Any]:
     """What the data declares to tasks and models, as plain data: the classes, and further facts of its source."""
-    facts = {"classes": len(data.class_names), "channels": data.input_shape[0], "class_names": list(data.class_names)}
-    return {**facts, **getattr(data, "facts", {})}
+    facts: dict[str, Any] = {}
+    if data.class_names:
+        facts |= {"classes": len(data.class_names), "class_names": list(data.class_names)}
+    if data.train.sequences is None:
+        facts["channels"] = data.input_shape[0]
+    return {**facts, **data.facts}

@@ -118,7 +118,7 @@ class Job:
             )
         names = data.class_names
         task = require_evaluable(plan.task.build(**data_facts(data)), "limbeck")
-        if (task_classes := getattr(task, "classes", len(names))) != len(names):
+        if names and (task_classes := getattr(task, "classes", len(names))) != len(names):
             raise LimbeckError(
                 f"task.classes is {task_classes}, and the data has {len(names)} classes ({', '.join(names[:5])}"
                 f"{' …' if len(names) > 5 else ''}): remove task.classes, or give other data"
