@@ -18,6 +18,7 @@ from limbeck.report.formatting import (
     format_percent,
     format_points,
 )
+from limbeck.report.record import ModelRecord, Record
 from limbeck.report.record_io import parse_record
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ _COMPARE_HEADINGS = ("Accuracy", "Difference", "Gap recovered", "Parameters", "L
 _ATTACK_LABELS = {"fgsm": "FGSM", "pgd": "PGD-20", "apgd": "APGD-20", "worst_case": "worst of them"}
 _OOD_SCORE_LABELS = {"max_softmax": "AUROC, softmax", "energy": "AUROC, energy"}
 _MATCH_LABELS = {"exact": "exact", "within_tolerance": "within tolerance", "different": "DIFFERENT"}
+_SUMMARY_METRICS = {"accuracy": "accuracy", "macro_f1": "F1", "ece": "ECE"}
+"""The columns of classification in the summary of a run, with their headings."""
 _STUDENT_LABELS = {
     Role.BASELINE: "baseline", Role.NO_ASSISTANTS: "student, no assistants", Role.DISTILLED: "distilled student",
 }  # fmt: skip
@@ -86,15 +89,25 @@ def render_summary_table(record: Mapping[str, Any]) -> str:
     parsed = parse_record(record)
     metrics = parsed.get_metrics(parsed.distilled)
     rows = []
+    names = (
+        _SUMMARY_METRICS if parsed.primary_metric in _SUMMARY_METRICS else dict.fromkeys([*parsed.metric_info][:3], "")
+    )
+    headings = [heading or parsed.metric_spec(name).label for name, heading in names.items()]
     for name, model in parsed.ordered_models():
-        accuracy, macro_f1, ece = (parsed.get_metric(model, metric) for metric in ("accuracy", "macro_f1", "ece"))
+        values = [_format_metric(parsed, model, metric) for metric in names]
         latency = model.latency_ms.median if model.latency_ms else None
         rows.append(
-            (_STUDENT_LABELS.get(model.role, name), format_percent(accuracy), format_percent(macro_f1),
-             format_fixed(ece), format_count(model.parameters), format_latency(latency))
+            (_STUDENT_LABELS.get(model.role, name), *values, format_count(model.parameters), format_latency(latency))
         )  # fmt: skip
     title = f"{parsed.split} split{f', n = {metrics.num_samples}' if metrics else ''}"
-    return render_text(make_table(["model"], ["accuracy", "F1", "ECE", "parameters", "latency"], rows, title=title))
+    return render_text(make_table(["model"], [*headings, "parameters", "latency"], rows, title=title))
+
+
+def _format_metric(record: Record, model: ModelRecord, name: str) -> str:
+    value, spec = record.get_metric(model, name), record.metric_spec(name)
+    if spec.unit == "%":
+        return format_percent(value)
+    return format_fixed(None if value is None else spec.display_scale * value, digits=3)
 
 
 def render_compare_table(comparison: Comparison) -> str:

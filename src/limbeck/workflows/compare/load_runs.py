@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -230,17 +231,18 @@ def _load_trial(folder: Path, study: Mapping[str, Any], entry: Mapping[str, Any]
 
 
 def _find_model_name(record: Record, variant: str) -> str:
-    """The model with the name of the variant, else the most accurate one on validation."""
+    """The model with the name of the variant, else the best one on validation."""
     if variant in record.models:
         return variant
     if not record.models:
         raise LimbeckError(f"the record of the variant {variant} holds no model: train it again")
 
-    def validation_accuracy(name: str) -> float:
-        metrics = record.models[name].validation
-        return (metrics.metrics.get("accuracy") if metrics else None) or 0.0
+    def validation_value(name: str) -> float:
+        metrics, spec = record.models[name].validation, record.primary_spec
+        value = metrics.metrics.get(spec.name) if metrics else None
+        return -math.inf if value is None else spec.sign * value
 
-    return max(record.models, key=validation_accuracy)
+    return max(record.models, key=validation_value)
 
 
 def _load_predictions(folder: Path) -> Predictions | None:

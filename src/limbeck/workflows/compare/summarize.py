@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, TypeVar, cast
@@ -9,6 +10,7 @@ from typing import Any, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from limbeck.core.metric_spec import MetricSpec
 from limbeck.core.roles import Role
 from limbeck.evaluation import (
     Predictions,
@@ -28,7 +30,7 @@ from limbeck.report.compare.comparison import (
     VariantResult,
 )
 from limbeck.report.record import ModelRecord
-from limbeck.report.verdict import classify_gain, format_gain_verdict
+from limbeck.report.verdict import ACCURACY, classify_gain, format_gain_verdict
 from limbeck.workflows.compare.load_runs import TrialResult, TrialsBySeed
 
 __all__ = ["agreement_matrix", "summarize_variant"]
@@ -54,7 +56,7 @@ def summarize_variant(
     entries = [trial.model_entry for trial in trials_by_seed.values() if trial.model_entry]
     model = entries[0] if entries else None
     baseline_trials = trials_by_variant[baseline] if baseline else {}
-    gain = _parse_gain(study_results.get("gain")) or _accuracy_gain(trials_by_seed, baseline_trials, split)
+    gain = _parse_gain(study_results.get("gain")) or _primary_gain(trials_by_seed, baseline_trials, split)
     gap = _parse(GapRecovered, study_results.get("gap_recovered")) or _gap_recovered(
         variant_trials[0], trials_by_variant, all_trials, baseline, split
     )
@@ -68,7 +70,7 @@ def summarize_variant(
     split_metrics = [metrics for trial in trials_by_seed.values() if (metrics := trial.metrics(split))]
     num_samples = split_metrics[0].num_samples if split_metrics else None
     verdict = study_results["verdict"] if isinstance(study_results.get("verdict"), dict) else {}
-    text = format_gain_verdict(name, baseline, gain, gap, num_samples=num_samples)
+    text = format_gain_verdict(name, baseline, gain, gap, num_samples=num_samples, metric=_primary_spec(trials_by_seed))
     outcome = verdict.get("outcome")
     fields: dict[str, Any] = {key: seed_mean(key) for key in ("accuracy", "macro_f1", "nll", "ece")}
     fields |= {key: getattr(model, key) for key in ("parameters", "flops", "bytes", "steps") if model}
@@ -117,15 +119,23 @@ def agreement_matrix(trials_by_variant: Mapping[str, TrialsBySeed]) -> Agreement
     )
 
 
-def _accuracy_gain(variant_trials: TrialsBySeed, baseline_trials: TrialsBySeed, split: str) -> PairedGain | None:
-    """The difference in points of accuracy over the shared seeds; ``None`` if there is no such seed."""
+def _primary_spec(trials: TrialsBySeed) -> MetricSpec:
+    """The primary metric of the first finished trial."""
+    record = next((trial.record for trial in trials.values() if trial.record), None)
+    return ACCURACY if record is None or record.primary_metric == ACCURACY.name else record.primary_spec
+
+
+def _primary_gain(variant_trials: TrialsBySeed, baseline_trials: TrialsBySeed, split: str) -> PairedGain | None:
+    """The gain by the primary metric over the shared seeds; ``None`` if there is no such seed."""
+    spec = _primary_spec(variant_trials)
+    scale = spec.sign * spec.display_scale
     accuracies, pairs = list[tuple[float, float]](), list[tuple[Tensor, Tensor]]()
     for seed in sorted(set(variant_trials) & set(baseline_trials), key=str):
         trial, baseline = variant_trials[seed], baseline_trials[seed]
-        variant_accuracy, baseline_accuracy = trial.metric(split), baseline.metric(split)
+        variant_accuracy, baseline_accuracy = trial.metric(split, spec.name), baseline.metric(split, spec.name)
         if variant_accuracy is None or baseline_accuracy is None:
             continue
-        accuracies.append((100 * variant_accuracy, 100 * baseline_accuracy))
+        accuracies.append((scale * variant_accuracy, scale * baseline_accuracy))
         predictions = _same_sample_predictions(trial, baseline)
         if predictions is not None and predictions[0].split == split:
             statistics = (
@@ -141,7 +151,7 @@ def _accuracy_gain(variant_trials: TrialsBySeed, baseline_trials: TrialsBySeed, 
         )
     interval = (
         paired_bootstrap(*(side[:, 0] > 0.5 for side in pairs[0]))[1:]
-        if pairs and pairs[0][0].shape[1] == 1
+        if pairs and spec.name == ACCURACY.name
         else _recorded_interval(next(iter(variant_trials.values())), next(iter(baseline_trials.values())))
     )
     return PairedGain(mean=stats["mean"], sample_interval=interval, num_seeds=1)
@@ -178,17 +188,22 @@ def _gap_recovered(
     if not baseline or trial.role in (Role.TEACHER, Role.ASSISTANT) or not teachers:
         return None
 
-    def mean_accuracy(name: str, split: str, seeds: set[int | None]) -> float:
-        """−1 where a seed has no accuracy."""
-        accuracies = [trials_by_variant[name][seed].metric(split) for seed in seeds]
-        mean = None if None in accuracies else _mean_of_known(accuracies)
-        return -1.0 if mean is None else mean
+    spec = _primary_spec(trials_by_variant[trial.variant])
 
-    teacher = max(sorted(teachers), key=lambda name: mean_accuracy(name, "validation", set(trials_by_variant[name])))
-    names = (baseline, trial.variant, teacher)
+    def mean_value(name: str, split: str, seeds: set[int | None]) -> float | None:
+        """The primary metric with the sign by which higher is better; ``None`` where a seed has none."""
+        values = [trials_by_variant[name][seed].metric(split, spec.name) for seed in seeds]
+        mean = None if None in values else _mean_of_known(values)
+        return None if mean is None else spec.sign * mean
+
+    def rank(name: str) -> float:
+        value = mean_value(name, "validation", set(trials_by_variant[name]))
+        return -math.inf if value is None else value
+
+    names = (baseline, trial.variant, max(sorted(teachers), key=rank))
     seeds = set.intersection(*(set(trials_by_variant[name]) for name in names))
-    accuracies = [mean_accuracy(name, split, seeds) for name in names]
-    gap = gap_recovered(*accuracies) if min(accuracies) >= 0 else None
+    values = [value for name in names if (value := mean_value(name, split, seeds)) is not None]
+    gap = gap_recovered(*values, min_gap=spec.min_gap) if len(values) == len(names) else None
     return None if gap is None else GapRecovered(gap)
 
 

@@ -117,6 +117,11 @@ def select_teachers(
         raise LimbeckError(f"{recipe.name} has no teachers to choose among: list candidates under `teachers`")
     folder = _resolve_output_dir(recipe.name, output_dir)
     job = Job.from_recipe(recipe, folder)
+    if job.task.primary_metric.name != "accuracy":
+        raise LimbeckError(
+            f"limbeck select-teachers compares accuracies, and the primary metric of {type(job.task).__name__} is "
+            f"{job.task.primary_metric.text}: train each teacher with limbeck distill, and compare their records"
+        )
     _check_candidate_outputs(job)
     job.validate()
     baseline = None if baseline_run is None else _load_baseline(job, baseline_run)
