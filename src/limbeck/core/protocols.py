@@ -81,6 +81,11 @@ class Teacher(Protocol):
         """The module of this teacher, or ``None`` where there is none."""
         return None
 
+    @property
+    def can_predict(self) -> bool:
+        """Whether :meth:`predict` computes outputs; false for a teacher whose outputs are all in a cache."""
+        return True
+
     @abstractmethod
     def predict(self, batch: Any, task: Task) -> Outputs:
         """Outputs for ``batch``, without gradients."""

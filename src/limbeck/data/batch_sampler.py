@@ -10,7 +10,8 @@ from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data.augmentation import Augmentation
-from limbeck.data.counter_rng import make_generator
+from limbeck.data.counter_rng import derive_seed, make_generator
+from limbeck.data.image_store import DatasetAdapter, preserve_rng_state
 from limbeck.data.normalization import InputNormalization
 from limbeck.data.sequence_store import SequenceStore
 from limbeck.data.split import Split
@@ -19,6 +20,7 @@ __all__ = ["Batch", "BatchSampler", "BatchStream"]
 
 Batch = dict[str, Tensor]
 _ORDER_STREAM: Final = 4
+_ITEM_STREAM: Final = 11
 # Increase it when the same settings produce other images.
 _FINGERPRINT_VERSION: Final = "limbeck images 1"
 
@@ -103,7 +105,11 @@ class BatchSampler:
         return hashlib.sha256("\n".join(text).encode()).hexdigest()
 
     def batch(self, step: int) -> Batch:
-        return self.load(*self.batch_indices(step))
+        if not isinstance(self.split.images, DatasetAdapter):
+            return self.load(*self.batch_indices(step))
+        # A user's data set may draw from the global generators: the same for a step in any run, worker and resume.
+        with preserve_rng_state(derive_seed(self.order_seed, _ITEM_STREAM, step, self.rank)):
+            return self.load(*self.batch_indices(step))
 
     def batch_indices(self, step: int, *, num_showings: int = 1, showing_index: int = 0) -> tuple[Tensor, Tensor]:
         """Indices into the split and views of the batch of ``step``, both ``[batch]``.

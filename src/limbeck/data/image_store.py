@@ -64,7 +64,7 @@ class InMemory:
 @final
 @dataclass(frozen=True, slots=True)
 class ImageFiles:
-    """Images in files, read on access.
+    """Images in files, read on access: upright by their EXIF orientation, transparent pixels on white.
 
     Args:
         paths: the files.
@@ -129,7 +129,7 @@ class DatasetAdapter:
 
     def is_deterministic(self) -> bool:
         """Whether 32 evenly spaced items are equal when read twice; random states are restored."""
-        with _preserve_rng_state():
+        with preserve_rng_state():
             for i in self._checked_indices():
                 first, second = self._read_item(i), self._read_item(i)
                 if first.shape != second.shape or _tensor_bytes(first) != _tensor_bytes(second):
@@ -187,10 +187,15 @@ def _tensor_bytes(tensor: Tensor) -> bytes:
 
 
 @contextmanager
-def _preserve_rng_state() -> Iterator[None]:
+def preserve_rng_state(seed: int | None = None) -> Iterator[None]:
+    """Restores the random states of Python, NumPy and torch at the end; ``seed`` seeds them within."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):
+            if seed is not None:
+                random.seed(seed)
+                np.random.seed(seed % 2**32)
+                torch.default_generator.manual_seed(seed)
             yield
     finally:
         random.setstate(python_state)
@@ -198,11 +203,15 @@ def _preserve_rng_state() -> Iterator[None]:
 
 
 def _decode_image(path: Path, size: int | tuple[int, int] | None, channels: int) -> Tensor:
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as file:
-            mode, image = file.mode, file.convert("L" if channels == 1 else "RGB")
+            mode, upright = file.mode, ImageOps.exif_transpose(file)
+            if upright.has_transparency_data:
+                white = Image.new("RGBA", upright.size, "white")
+                upright = Image.alpha_composite(white, upright.convert("RGBA"))
+            image = upright.convert("L" if channels == 1 else "RGB")
     except Exception as error:  # each decoder raises its own error
         raise LimbeckError(f"the image {path} cannot be read ({error}): replace or remove it") from error
     if mode[0] in "IF":  # PIL would clip everything above 255 to white

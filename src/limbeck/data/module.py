@@ -15,6 +15,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.data.augmentation import Augmentation
 from limbeck.data.batch_sampler import Batch, BatchSampler, BatchStream
 from limbeck.data.held_out import HeldOutTest
+from limbeck.data.labels import to_class_indices
 from limbeck.data.loader_adapter import LoaderAdapter
 from limbeck.data.normalization import InputNormalization, NoNormalization, Normalization
 from limbeck.data.split import (
@@ -160,11 +161,14 @@ def make_splits(
 
 
 def from_tensors(
-    inputs: Tensor, target: Tensor, *, class_names: Sequence[str] | None = None, name: str = "arrays", seed: int = 0,
+    inputs: Tensor, target: Any, *, class_names: Sequence[str] | None = None, name: str = "arrays", seed: int = 0,
     val_split: float = 0.2, test_split: float = 0.2, num_labeled: int | None = None,
     augment: Augmentation = Augmentation(), normalize: NormalizeMode = "data",
 ) -> DataModule:  # fmt: skip
     """Data from tensors: ``inputs`` ``[n, channels, height, width]`` (uint8, or float 0..1), ``target`` ``[n]``.
+
+    Labels are class indices (−100: no label), names, or one-hot rows; see
+    :func:`~limbeck.data.labels.to_class_indices`.
 
     >>> data = from_tensors(torch.rand(100, 1, 8, 8), torch.arange(100) % 4)
     >>> len(data.train), len(data.validation), len(data.test), data.class_names
@@ -176,6 +180,8 @@ def from_tensors(
             raise LimbeckError(
                 f"inputs must be uint8 or in 0..1 for augmentation, got {inputs.dtype} from {low:g} to {high:g}"
             )
+    inputs = torch.as_tensor(inputs)
+    target, class_names = to_class_indices(target, class_names)
     return make_splits(
         name, class_names or _default_class_names(target), Split.from_images(InMemory(inputs), target), seed=seed,
         validation=val_split, test=test_split, num_labeled=num_labeled, augment=augment, normalize=normalize,
@@ -189,12 +195,23 @@ def from_datasets(
     """Data from map-style torch data sets of ``(input, class index)``, with their own transforms.
 
     A split that is not given is 20 % of ``train``.
+
+    Raises:
+        LimbeckError: a split is split off ``train``, whose items are random, since it would be evaluated through the
+            random transform.
     """
-    train_split, splits = Split.from_images(DatasetAdapter(train), _read_targets(train)), dict[str, Split]()
+    train_target, class_names = to_class_indices(_read_targets(train), class_names)
+    if (validation is None or test is None) and not DatasetAdapter(train).is_deterministic():
+        raise LimbeckError(
+            "items of `train` change each time they are read, so splits of it cannot be evaluated: give `validation` "
+            "and `test` with a fixed transform, or move the random transforms into an Augmentation"
+        )
+    train_split, splits = Split.from_images(DatasetAdapter(train), train_target), dict[str, Split]()
     first_id = len(train_split)  # ids continue across splits, since an id identifies one sample
     for split_name, dataset in (("validation", validation), ("test", test)):
         if dataset is not None:
-            split = Split.from_images(DatasetAdapter(dataset), _read_targets(dataset), first_id=first_id)
+            target, _ = to_class_indices(_read_targets(dataset), class_names)
+            split = Split.from_images(DatasetAdapter(dataset), target, first_id=first_id)
             splits[split_name], first_id = split, first_id + len(split)
     return make_splits(
         name, class_names or _default_class_names(train_split.target), train_split, seed=seed,
@@ -244,7 +261,7 @@ def from_loaders(train: Iterable[Any], validation: Iterable[Any] = ()) -> Loader
     return LoaderDataModule(train, validation)
 
 
-def _read_targets(dataset: Any) -> Tensor:
+def _read_targets(dataset: Any) -> Any:
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise LimbeckError(
             f"a data set must be map-style (__len__ and __getitem__), got a {type(dataset).__name__}: use "
@@ -252,10 +269,12 @@ def _read_targets(dataset: Any) -> Tensor:
         )
     targets, target_transform = getattr(dataset, "targets", None), getattr(dataset, "target_transform", None)
     if targets is None:
-        targets = [int(dataset[i][1]) for i in range(len(dataset))]
+        targets = [dataset[i][1] for i in range(len(dataset))]
     elif target_transform is not None:
-        targets = [int(target_transform(label)) for label in targets]
-    return torch.as_tensor(targets)
+        targets = [target_transform(label) for label in targets]
+    if isinstance(targets, list) and targets and isinstance(targets[0], Tensor):
+        return torch.stack([torch.as_tensor(target) for target in targets])
+    return targets
 
 
 def _default_class_names(target: Tensor) -> tuple[str, ...]:

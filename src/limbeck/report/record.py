@@ -9,7 +9,7 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 from limbeck.core.metric_spec import MetricSpec
 from limbeck.core.roles import Role
-from limbeck.report.verdict import Outcome
+from limbeck.report.verdict import ACCURACY, Outcome
 
 SCHEMA, SCHEMA_MINOR = 3, 1
 """Incremented with every added key; SCHEMA with every key that is removed or changes its meaning."""
@@ -392,7 +392,9 @@ class Record(RecordSection):
 
     @property
     def primary_spec(self) -> MetricSpec:
-        """The primary metric."""
+        """The primary metric; that of records without one is accuracy."""
+        if self.primary_metric in ("", ACCURACY.name):
+            return ACCURACY
         return self.metric_spec(self.primary_metric)
 
     def metric_spec(self, name: str) -> MetricSpec:

@@ -88,7 +88,7 @@ def _check_loss_scales(curve: TrainingCurve, result: Diagnosis) -> None:
 def _check_teachers(record: Record, result: Diagnosis) -> None:
     """Teachers that are less accurate than the student, or too large for it."""
     teachers = {name: model for name, model in record.models.items() if model.role == Role.TEACHER}
-    if teachers and record.primary_metric != "accuracy":
+    if teachers and record.primary_spec.name != "accuracy":
         metric = record.primary_spec.text
         result.unavailable.append(f"whether the teachers are better than the student: the metric is {metric}")
         return

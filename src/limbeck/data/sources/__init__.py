@@ -5,5 +5,15 @@ from limbeck.data.sources.digits import Digits
 from limbeck.data.sources.fashion_mnist import FashionMNIST
 from limbeck.data.sources.image_folder import IMG_EXTENSIONS, ImageFolder
 from limbeck.data.sources.segmentation_folder import SegmentationFolder
+from limbeck.data.sources.spoken_digits import SpokenDigits
 
-__all__ = ["CIFAR10", "CIFAR100", "IMG_EXTENSIONS", "Digits", "FashionMNIST", "ImageFolder", "SegmentationFolder"]
+__all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "IMG_EXTENSIONS",
+    "Digits",
+    "FashionMNIST",
+    "ImageFolder",
+    "SegmentationFolder",
+    "SpokenDigits",
+]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -65,11 +67,37 @@ class ImageFolder:
         if empty := [name for label, name in enumerate(classes) if not (train_split.target == label).any()]:
             raise LimbeckError(f"the class folder {train / empty[0]} has no image: add images, or remove it")
         splits = self._load_splits(root, train, classes, len(train_split))
-        return make_splits(
+        data = make_splits(
             root.resolve().name, classes, train_split, seed=seed, validation=splits["validation"],
             test=splits["test"], num_labeled=self.num_labeled, num_samples=self.num_samples, augment=self.augment,
             normalize=self.normalize,
         )  # fmt: skip
+        self._warn(train, root, classes, data)
+        return data
+
+    def _warn(self, train: Path, root: Path, classes: Sequence[str], data: DataModule) -> None:
+        """Warnings of classes without a training or validation sample, and of files that are in two splits."""
+        for kind, split in (("training", data.train), ("validation", data.validation)):
+            missing = [name for label, name in enumerate(classes) if not (split.target == label).any()]
+            if missing:
+                more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+                warnings.warn(
+                    f"no {kind} image is of the class {missing[0]!r}{more}: the class has too few images to split",
+                    stacklevel=3,
+                )
+        if train == root:
+            return
+        digests = {digest: path for path in _image_paths(train) if (digest := _cheap_digest(path))}
+        for name in (*_VALIDATION_FOLDERS, *_TEST_FOLDERS):
+            for path in _image_paths(root / name) if (root / name).is_dir() else ():
+                twin = digests.get(_cheap_digest(path))
+                if twin is not None and twin.read_bytes() == path.read_bytes():
+                    warnings.warn(
+                        f"{path} is the same image as {twin}: metrics on an image that was trained on are too good; "
+                        "remove one of them",
+                        stacklevel=3,
+                    )
+                    return
 
     def _load_splits(self, root: Path, train: Path, classes: list[str], first_id: int) -> dict[str, Split | float]:
         """The validation and test split, each read from its folder, or as a fraction."""
@@ -116,7 +144,7 @@ class ImageFolder:
         paths, target = list[Path](), list[int]()
         for label, name in enumerate(classes):
             if (folder / name).is_dir():
-                files = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
+                files = _image_paths(folder / name)
                 paths += files
                 target += [label] * len(files)
         if not paths:
@@ -125,6 +153,19 @@ class ImageFolder:
         fits_memory = images.read_uint8([0]).numel() * len(images) <= self.cache_mb * 2**20
         store = InMemory(images.read_uint8(range(len(images)))) if fits_memory else images
         return Split.from_images(store, torch.tensor(target), first_id=first_id)
+
+
+def _image_paths(folder: Path) -> list[Path]:
+    """The image files in ``folder`` and below, without hidden ones."""
+    return sorted(
+        path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and not path.name.startswith(".")
+    )
+
+
+def _cheap_digest(path: Path) -> tuple[int, bytes]:
+    """Size and first bytes, which differ for nearly all different images."""
+    with path.open("rb") as file:
+        return path.stat().st_size, file.read(4096)
 
 
 def list_class_folders(folder: Path) -> list[str]:

@@ -78,6 +78,15 @@ class Classification:
                     f"labels must be in 0..{self.classes - 1} for {self.classes} classes, or {IGNORE_INDEX} for no "
                     f"label, got {wrong}"
                 )
+        if target is not None and target.is_cpu and target.ndim == 2 and target.is_floating_point():
+            totals = target.float().sum(dim=1)
+            # All zeros is no label; the tolerance is that of bfloat16.
+            is_wrong = ((totals - 1).abs() > 1e-2) & (totals != 0)
+            if bool(is_wrong.any()):
+                raise LimbeckError(
+                    f"rows of probabilities must sum to 1, or to 0 for no label, got {float(totals[is_wrong][0]):.4g}; "
+                    "several classes per sample are another task"
+                )
         return target
 
     def monitor(self, network: nn.Module, batch: Any) -> Tensor:

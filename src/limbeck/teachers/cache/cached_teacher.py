@@ -317,6 +317,8 @@ class CachedTeacher(Teacher):
             self._load_batch(np.array([i % num_samples for i in samples], np.int64) * num_views)
             for samples in ((0, 1), (0, 2, 3))
         ]
+        if not self._teacher.can_predict:
+            return InputChecksums(task.model_inputs(batches[0]), batches[0]).kinds
         teacher, network = self._checked_teacher(), self.network
         first = self._encode(teacher, batches[0], task)
         before = {} if network is None else describe_network(network)
@@ -332,7 +334,7 @@ class CachedTeacher(Teacher):
         """Compare a few stored outputs, for inputs that have not changed, with those of the teacher."""
         assert self._layout is not None
         indices = store.written_indices(NUM_CHECKED_RECORDS)
-        if not len(indices):
+        if not len(indices) or not self._teacher.can_predict:
             return
         batch, (records, is_valid, _) = self._load_batch(indices), store.read(indices)
         comparable = is_valid & InputChecksums(task.model_inputs(batch), batch).match(records.fixed)

@@ -1,0 +1,82 @@
+"""Spoken digits: log-mel frames and phonemes, split by takes or speakers."""
+
+from __future__ import annotations
+
+import wave
+
+import numpy as np
+import pytest
+import torch
+
+from limbeck import LimbeckError
+from limbeck.data.log_mel import log_mel, mel_filters, read_wav
+from limbeck.data.sources import SpokenDigits
+from limbeck.data.sources.spoken_digits import PHONEMES
+
+
+def write_wav(path, values, *, rate=8000):
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes((np.asarray(values) * 32767).astype("<i2").tobytes())
+
+
+def write_clips(folder, *, takes=8, speakers=("ann", "bob")):
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for digit in range(10):
+        for speaker in speakers:
+            for take in range(takes):
+                noise = random.normal(size=1200 + 80 * digit) * 0.1
+                write_wav(folder / f"{digit}_{speaker}_{take}.wav", noise)
+    return folder
+
+
+def test_a_tone_has_its_energy_in_its_band():
+    time = np.arange(4000) / 8000
+    energy = log_mel(torch.from_numpy(np.sin(2 * np.pi * 1000 * time)).float(), 8000, mels=40)
+    # HTK: 1000 Hz is 1000 mel, and 4000 Hz is 2146 mel: the band of 41 equal steps nearest to 1000 mel.
+    top = 2595 * np.log10(1 + 4000 / 700)
+    centers = np.arange(1, 41) * top / 41
+    assert int(energy.mean(dim=0).argmax()) == int(np.abs(centers - 2595 * np.log10(1 + 1000 / 700)).argmin())
+
+
+def test_log_mel_is_the_filtered_power_of_windows():
+    samples = np.random.default_rng(0).normal(size=900)
+    frames = log_mel(torch.from_numpy(samples).float(), 8000, mels=12).double().numpy()
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(200) / 200)
+    padded = np.pad(samples, 128)
+    for index in (0, 3, 11):
+        start = index * 80 + (256 - 200) // 2
+        power = np.abs(np.fft.rfft(np.pad(padded[start : start + 200] * window, (28, 28)))) ** 2
+        np.testing.assert_allclose(
+            frames[index], np.log(power @ mel_filters(12, 256, 8000).double().numpy() + 1e-6), rtol=1e-4
+        )
+
+
+def test_takes_or_speakers_are_held_out(tmp_path):
+    folder = write_clips(tmp_path / "fsdd")
+    data = SpokenDigits(root=str(tmp_path), mels=8, num_labeled=20).load(seed=0)
+    assert len(data.test) == 10 * 2 * 5
+    assert len(data.train) + len(data.validation) == 10 * 2 * 3
+    assert data.num_labeled == 20
+    assert data.facts == {"mels": 8}
+    batch = next(data.validation_batches())
+    assert batch["input"].shape[2] == 8
+    tokens = batch["target"][0][: batch["target_length"][0]].tolist()
+    assert 0 not in tokens
+    assert all(PHONEMES[token].isalpha() for token in tokens)
+    by_speaker = SpokenDigits(root=str(folder), mels=8, test_by="speakers", test_speakers=("bob",)).load(seed=0)
+    assert len(by_speaker.test) == 10 * 8
+    with pytest.raises(LimbeckError, match="test_speakers must be some of ann, bob, got theo"):
+        SpokenDigits(root=str(folder), test_by="speakers").load(seed=0)
+
+
+def test_a_damaged_clip_and_a_missing_folder_are_one_sentence(tmp_path):
+    (tmp_path / "0_ann_0.wav").write_bytes(b"no clip")
+    with pytest.raises(LimbeckError, match=r"0_ann_0\.wav cannot be read"):
+        read_wav(tmp_path / "0_ann_0.wav")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(LimbeckError, match="the spoken digits were not found"):
+        SpokenDigits(root=str(tmp_path / "empty")).load(seed=0)
