@@ -5,7 +5,6 @@ https://huggingface.co/docs/transformers; sentence encoders such as all-MiniLM-L
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError, format_root_cause
 from limbeck.models.options import require_positive
 from limbeck.models.weights import load_weights
+from limbeck.utils.model_folder import find_model_folder
 
 __all__ = ["PretrainedText", "transformers"]
 
@@ -62,23 +62,6 @@ def transformers(
     if weights is not None:
         load_weights(model, weights)
     return model
-
-
-def find_model_folder(path: str) -> Path:
-    """The folder ``path``, or the folder with a ``config.json`` of a model in the installed package ``path``."""
-    folder = Path(path)
-    if not folder.is_dir() and path.isidentifier():
-        spec = find_spec(path)  # finds a top-level package without importing it
-        for root in (spec.submodule_search_locations or []) if spec else []:
-            found = sorted(Path(root).glob("*/config.json")) + sorted(Path(root).glob("config.json"))
-            if found:
-                return found[0].parent
-    if not (folder / "config.json").is_file():
-        raise LimbeckError(
-            f"path must be a folder with config.json, or an installed package that has one, got {path!r}; save the "
-            "model there with save_pretrained"
-        )
-    return folder
 
 
 @final

@@ -6,6 +6,7 @@ from limbeck.data.sources.fashion_mnist import FashionMNIST
 from limbeck.data.sources.image_folder import IMG_EXTENSIONS, ImageFolder
 from limbeck.data.sources.segmentation_folder import SegmentationFolder
 from limbeck.data.sources.spoken_digits import SpokenDigits
+from limbeck.data.sources.text_files import TextFiles
 
 __all__ = [
     "CIFAR10",
@@ -16,4 +17,5 @@ __all__ = [
     "ImageFolder",
     "SegmentationFolder",
     "SpokenDigits",
+    "TextFiles",
 ]

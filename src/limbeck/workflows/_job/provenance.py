@@ -26,6 +26,8 @@ from limbeck.utils.io import digest
 from limbeck.workflows._job.facts import data_facts
 from limbeck.workflows._job.job import Job
 
+_MAX_FACTS = 1000
+
 
 def collect_provenance(job: Job, command_info: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The record of ``job`` without its metrics; call it before training, while the files are those that are read."""
@@ -48,7 +50,7 @@ def collect_provenance(job: Job, command_info: Mapping[str, Any] | None = None) 
             "num_train": len(data.train), "num_labeled": data.num_labeled, "num_val": len(data.validation),
             "num_test": len(data.test), "fingerprint": data.fingerprint(),
             "normalization": {"mean": list(normalization.mean), "std": list(normalization.std)},
-            "facts": data_facts(data),
+            "facts": _short_facts(data_facts(data)),
         },
         **describe_task(job.task),
     }  # fmt: skip
@@ -65,6 +67,11 @@ def describe_task(task: EvaluableTask) -> dict[str, Any]:
         "metric_info": {spec.name: spec.to_dict() for spec in task.metric_specs},
         "primary_metric": task.primary_metric.name,
     }
+
+
+def _short_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Without long lists, such as a vocabulary."""
+    return {name: value for name, value in facts.items() if not (isinstance(value, list) and len(value) > _MAX_FACTS)}
 
 
 def hash_weight_files(recipe: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,142 @@
+"""Texts with one class each, from CSV, TSV or JSON lines."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Final, final
+
+import torch
+from torch import Tensor
+
+from limbeck.core.errors import LimbeckError
+from limbeck.data.labels import to_class_indices
+from limbeck.data.module import DataModule, make_splits
+from limbeck.data.sequence_store import SequenceStore
+from limbeck.data.split import Split
+from limbeck.utils.model_folder import find_model_folder
+
+_SUFFIXES: Final = (".csv", ".tsv", ".jsonl")
+_LABEL_COLUMNS: Final = ("label", "category", "class", "target")
+_WORD: Final = re.compile(r"\w+|[^\w\s]")
+_PADDING, _UNKNOWN = "[PAD]", "[UNK]"
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextFiles:
+    """A folder with ``train``, ``test`` and optionally ``validation`` as ``.csv``, ``.tsv`` or ``.jsonl``.
+
+    A CSV file and JSON lines have the columns ``text`` and ``label`` (or ``category``, ``class``, ``target``); a TSV
+    file without that header has the text and the label.
+
+    Args:
+        root: the folder.
+        train_file: name of the training file, without its suffix.
+        val_file: name of the validation file; ``None``: ``val_split`` of the training texts.
+        test_file: name of the test file.
+        tokenizer: folder of a tokenizer of transformers, or the name of an installed package that has one; ``None``:
+            words and punctuation marks in lower case that occur ``min_count`` times in the training texts.
+        max_tokens: longer texts are cut.
+        min_count: see ``tokenizer``.
+        num_labeled: number of labeled training texts, evenly by class; ``None``: all.
+        num_samples: number of training texts; ``None``: all.
+        val_split: validation fraction of the training texts.
+    """
+
+    provides: ClassVar[tuple[str, ...]] = ("classes", "class_names", "vocab_size")
+
+    root: str
+    train_file: str = "train"
+    val_file: str | None = None
+    test_file: str = "test"
+    tokenizer: str | None = None
+    max_tokens: int = 64
+    min_count: int = 2
+    num_labeled: int | None = None
+    num_samples: int | None = None
+    val_split: float = 0.15
+
+    def load(self, *, seed: int = 0) -> DataModule:
+        """The data, with the classes in alphabetical order."""
+        if self.max_tokens < 1 or self.min_count < 1:
+            raise LimbeckError(f"max_tokens and min_count must be at least 1, got {self.max_tokens}, {self.min_count}")
+        names = {"training": self.train_file, "validation": self.val_file, "test": self.test_file}
+        rows = {kind: _read_rows(Path(self.root), name) for kind, name in names.items() if name is not None}
+        training_labels, class_names = to_class_indices([label for _, label in rows["training"]])
+        assert class_names is not None
+        encode, vocabulary = self._make_tokenizer([text for text, _ in rows["training"]])
+        splits, first_id = dict[str, Split](), 0
+        for kind, samples in rows.items():
+            ids = [encode(text)[: self.max_tokens] for text, _ in samples]
+            store = SequenceStore({"input_ids": ids}, masks={"input_ids": "attention_mask"})
+            labels = training_labels
+            if kind != "training":
+                labels, _ = to_class_indices([label for _, label in samples], class_names)
+            splits[kind] = Split.from_sequences(store, labels, first_id=first_id)
+            first_id += len(ids)
+        return make_splits(
+            Path(self.root).resolve().name, class_names, splits["training"], seed=seed,
+            validation=splits.get("validation", self.val_split), test=splits["test"], num_labeled=self.num_labeled,
+            num_samples=self.num_samples,
+            facts={"vocab_size": len(vocabulary), "vocabulary": vocabulary},
+        )  # fmt: skip
+
+    def _make_tokenizer(self, texts: Sequence[str]) -> tuple[Callable[[str], Tensor], list[str]]:
+        """A function from a text to its token ids ``[tokens]``, at least one, and the tokens by id."""
+        if self.tokenizer is None:
+            counts = Counter(word for text in texts for word in _split_words(text))
+            words = [_PADDING, _UNKNOWN, *sorted(word for word, n in counts.items() if n >= self.min_count)]
+            index = {word: i for i, word in enumerate(words)}
+            return lambda text: torch.tensor([index.get(word, 1) for word in _split_words(text)] or [1]), words
+        try:
+            from transformers import AutoTokenizer
+        except ImportError as error:
+            raise LimbeckError(
+                f"tokenizer: {self.tokenizer} needs transformers, which is not installed: pip install 'limbeck[text]'"
+            ) from error
+        tokenizer: Any = AutoTokenizer.from_pretrained(find_model_folder(self.tokenizer), local_files_only=True)
+        ids = range(len(tokenizer))
+        return lambda text: torch.tensor(tokenizer(text)["input_ids"] or [0]), tokenizer.convert_ids_to_tokens(ids)
+
+
+def _split_words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
+
+
+def _read_rows(root: Path, name: str) -> list[tuple[str, str]]:
+    """Text and label of each row of the file ``name``."""
+    path = next((path for suffix in _SUFFIXES if (path := root / f"{name}{suffix}").is_file()), None)
+    if path is None:
+        raise LimbeckError(f"{root.resolve()} must have {' or '.join(f'{name}{s}' for s in _SUFFIXES)}, got none")
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            if path.suffix == ".jsonl":
+                table = [json.loads(line) for line in file if line.strip()]
+            else:
+                table = _read_table(file, delimiter="," if path.suffix == ".csv" else "\t")
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+        raise LimbeckError(f"{path} cannot be read ({error}): give {path.suffix} in UTF-8") from error
+    if not table:
+        raise LimbeckError(f"{path} must have at least one text, got none")
+    label = next((column for column in _LABEL_COLUMNS if column in table[0]), None)
+    if label is None or "text" not in table[0]:
+        raise LimbeckError(f"{path} must have the columns text and label, got {', '.join(map(str, table[0]))}")
+    incomplete = next((i for i, row in enumerate(table, 1) if row.get("text") is None or row.get(label) is None), None)
+    if incomplete is not None:
+        raise LimbeckError(f"row {incomplete} of {path} must have a text and a label")
+    return [(str(row["text"]), str(row[label])) for row in table]
+
+
+def _read_table(file: Any, *, delimiter: str) -> list[dict[str, Any]]:
+    is_csv = delimiter == ","
+    reader = csv.reader(file) if is_csv else csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    rows = [row for row in reader if row]
+    has_header = bool(rows) and "text" in rows[0]
+    header = rows[0] if has_header else ["text", "label"]
+    return [{name: row[i] if i < len(row) else None for i, name in enumerate(header)} for row in rows[has_header:]]
