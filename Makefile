@@ -2,7 +2,8 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-WORKERS ?= 2
+# One more than two cores: many tests wait for processes.
+WORKERS ?= 3
 
 .PHONY: help install develop distill gpu test lint check format clean
 help:
@@ -41,7 +42,7 @@ lint: develop
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q --doctest-modules src/limbeck
+	$(BIN)/python -m pytest -q -n $(WORKERS) --doctest-modules src/limbeck
 	$(BIN)/python benchmarks/tables.py --check
 
 check: test lint
