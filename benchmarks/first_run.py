@@ -1,9 +1,8 @@
-"""The first run of a new user: does `limbeck distill` end in "improves", and how long is it from clone to report?
+"""The first run of a new user: does `limbeck distill` end in "improves"?
 
 `python benchmarks/first_run.py` runs the digits recipe for 20 seeds with 1 and with 2 threads, one after the other.
 Each seed changes the split, the labels and all initial weights; the recipe was chosen with other seeds on validation
-splits. Finished seeds in `--folder` are not repeated. `--clone` also measures `make distill` in a fresh clone; the
-package cache is warm if packages were installed on this machine before.
+splits. Finished seeds in `--folder` are not repeated.
 """
 
 from __future__ import annotations
@@ -13,11 +12,9 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
-from results import RESULTS, make_row, parse_options, write_rows
+from results import make_row, parse_options, write_rows
 
 ROOT = Path(__file__).parent.parent
 THREADS = (1, 2)
@@ -26,10 +23,9 @@ THREADS = (1, 2)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--clone", action="store_true", help="measure make distill in a fresh clone too")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "first_run")
     parser.add_argument("--threads", type=int, help="run the seeds with this number of threads, and write no results")
-    options = parse_options(parser, local=("folder", "clone", "threads"))
+    options = parse_options(parser, local=("folder", "threads"))
     if options.threads is not None:
         run_seeds(options.folder, options.threads, options.seeds)
         return
@@ -41,7 +37,6 @@ def main() -> None:
     runs = {threads: [read_run(run_folder(options.folder, threads, seed)) for seed in range(options.seeds)]
             for threads in THREADS}  # fmt: skip
     rows = [row for threads in THREADS for row in make_rows(threads, runs[threads])]
-    rows += [measure_clone()] if options.clone else read_clone_rows()
     write_rows(rows, runs=runs)
 
 
@@ -87,28 +82,6 @@ def make_rows(threads: int, runs: list[dict]) -> list[dict]:
         make_row(f"digits_first_run_gain_{suffix}", gain, unit="points", aim="low > 0", data=data, digits=2),
         make_row(f"digits_first_run_margin_{suffix}", margin, unit="points", aim=">= 5", data=data, digits=2),
     ]
-
-
-def measure_clone() -> dict:
-    """Seconds of ``git clone`` and ``make distill``, from an empty folder to the report."""
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        subprocess.run(["git", "clone", "--quiet", str(ROOT), f"{folder}/limbeck"], check=True)
-        environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
-        subprocess.run(["make", "distill"], cwd=f"{folder}/limbeck", env=environment, check=True)
-        seconds = time.perf_counter() - start
-        if not list(Path(folder).glob("limbeck/runs/digits/report.html")):
-            sys.exit("make distill wrote no report")
-    return make_row(
-        "clone_to_report_seconds", [seconds], unit="s", aim="<= 120", data="digits, warm pip cache", digits=1
-    )
-
-
-def read_clone_rows() -> list[dict]:
-    """The row of the last measurement."""
-    path = RESULTS / "first_run.json"
-    rows = json.loads(path.read_text())["rows"] if path.exists() else []
-    return [row for row in rows if row["name"] == "clone_to_report_seconds"]
 
 
 if __name__ == "__main__":

@@ -77,6 +77,14 @@ def test_a_damaged_clip_and_a_missing_folder_are_one_sentence(tmp_path):
     (tmp_path / "0_ann_0.wav").write_bytes(b"no clip")
     with pytest.raises(LimbeckError, match=r"0_ann_0\.wav cannot be read"):
         read_wav(tmp_path / "0_ann_0.wav")
+    write_wav(tmp_path / "1_ann_0.wav", [])
+    with pytest.raises(LimbeckError, match="must have whole samples, got 0 bytes"):
+        read_wav(tmp_path / "1_ann_0.wav")
+    write_wav(tmp_path / "2_ann_0.wav", np.zeros(100))
+    content = (tmp_path / "2_ann_0.wav").read_bytes()
+    (tmp_path / "2_ann_0.wav").write_bytes(content[:-3])
+    with pytest.raises(LimbeckError, match="must have whole samples"):
+        read_wav(tmp_path / "2_ann_0.wav")
     (tmp_path / "empty").mkdir()
     with pytest.raises(LimbeckError, match="the spoken digits were not found"):
         SpokenDigits(root=str(tmp_path / "empty")).load(seed=0)

@@ -51,6 +51,7 @@ def test_rare_words_are_unknown_and_long_texts_cut(tmp_path):
     [("test.tsv", None, "must have test.csv or test.tsv or test.jsonl, got none"),
      ("train.csv", "text,label\n", "at least one text"), ("train.csv", "text,intent\na,b\n", "columns text and label"),
      ("test.tsv", "a text\tother\n", "'other' is none of the classes card, rate, top"),
+     ("dev.jsonl", "[1, 2]\n", "must be a JSON object"), ("dev.jsonl", "{\n", "cannot be read"),
      ("test.tsv", "no label\n", r"row 1 of .* must have a text and a label")],
 )  # fmt: skip
 def test_files_that_do_not_fit_are_one_sentence(tmp_path, file, content, message):
@@ -59,7 +60,7 @@ def test_files_that_do_not_fit_are_one_sentence(tmp_path, file, content, message
     if content is not None:
         (tmp_path / file).write_text(content)
     with pytest.raises(LimbeckError, match=message):
-        TextFiles(root=str(tmp_path)).load(seed=0)
+        TextFiles(root=str(tmp_path), val_file="dev").load(seed=0)
 
 
 def test_texts_run_from_recipe_to_report(tmp_path):

@@ -79,7 +79,7 @@ def simulate_aurocs(n, shift, *, spread=1.0, trials=300):
 
 @pytest.mark.parametrize(("n", "shift", "spread"), [(10, 0.0, 1.0), (10, 2.0, 1.0), (10, 3.0, 1.0), (30, 2.0, 3.0)])
 def test_auroc_intervals_hold_the_true_value_in_95_percent(n, shift, spread):
-    """The area between normal distributions is Φ(shift / √(1 + spread²)); with DeLong's intervals 52 to 90 %."""
+    """The area between normal distributions is Φ(shift / √(1 + spread²))."""
     true = 0.5 * (1 + math.erf(shift / math.sqrt(1 + spread**2) / math.sqrt(2)))
     results = [auroc(*scores) for scores in simulate_aurocs(n, shift, spread=spread)]
     assert np.mean([result["low"] <= true <= result["high"] for result in results]) >= 0.925

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, final, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, final, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -220,12 +220,12 @@ def require_evaluable(task: object, purpose: str) -> EvaluableTask:
     limbeck.core.errors.LimbeckError: limbeck study needs a task with metrics, and object has no metric_specs, \
 metric_value, metrics, monitor, monitored_metrics, primary_metric, score, supervised_loss: see docs/add-a-task.md
     """
-    return _require(task, EvaluableTask, _EVALUABLE, f"{purpose} needs a task with metrics")  # type: ignore[no-any-return]
+    return cast(EvaluableTask, _require(task, EvaluableTask, _EVALUABLE, f"{purpose} needs a task with metrics"))
 
 
 def require_deployable(task: object, purpose: str) -> DeployableTask:
     """``task`` if it is a :class:`DeployableTask`; else an error that names what it lacks."""
-    return _require(task, DeployableTask, _DEPLOYABLE, f"{purpose} needs a deployable task")  # type: ignore[no-any-return]
+    return cast(DeployableTask, _require(task, DeployableTask, _DEPLOYABLE, f"{purpose} needs a deployable task"))
 
 
 def _require(task: object, protocol: Any, names: Sequence[str], need: str) -> Any:

@@ -26,6 +26,8 @@ def read_wav(path: Path) -> tuple[Tensor, int]:
             raw = file.readframes(file.getnframes())
     except (OSError, wave.Error, EOFError) as error:
         raise LimbeckError(f"the clip {path} cannot be read ({error}): replace or remove it") from error
+    if not raw or len(raw) % (channels * width):
+        raise LimbeckError(f"the clip {path} must have whole samples, got {len(raw)} bytes: replace or remove it")
     if width not in (1, 2):
         raise LimbeckError(f"the clip {path} must have 8 or 16 bits per sample, got {8 * width}: convert it")
     values = torch.from_numpy(np.frombuffer(raw, np.uint8 if width == 1 else "<i2").astype(np.float32))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -104,8 +105,12 @@ def check_scores(network: nn.Module, batch: Any, task: EvaluableTask) -> None:
         collector.compute(())
     except LimbeckError:
         raise
-    except Exception:  # noqa: S110  # a metric may need more samples
-        pass
+    except Exception as error:  # torchmetrics and a user's metrics raise errors of any type
+        warnings.warn(
+            f"metrics of {type(task).__name__} failed on {len(labeled)} samples ({type(error).__name__}: {error}); "
+            "check that they only need more samples",
+            stacklevel=2,
+        )
 
 
 def sample_values(task: EvaluableTask, statistics: Tensor, *, chunk_size: int = 256) -> Tensor:

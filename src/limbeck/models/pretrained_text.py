@@ -51,9 +51,12 @@ def transformers(
     folder = find_model_folder(path)
     disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, **options)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
         if pretrained and weights is None:
-            encoder = AutoModel.from_pretrained(folder, config=config, local_files_only=True, dtype=torch.float32)
+            encoder = AutoModel.from_pretrained(
+                folder, config=config, local_files_only=True, dtype=torch.float32, trust_remote_code=False,
+                use_safetensors=True,
+            )  # fmt: skip
         else:
             encoder = AutoModel.from_config(config)
     except Exception as error:  # transformers raises errors of any type

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Final, final
 import torch
 from torch import Tensor
 
-from limbeck.core.errors import LimbeckError
+from limbeck.core.errors import LimbeckError, format_root_cause
 from limbeck.data.labels import to_class_indices
 from limbeck.data.module import DataModule, make_splits
 from limbeck.data.sequence_store import SequenceStore
@@ -100,7 +100,11 @@ class TextFiles:
             raise LimbeckError(
                 f"tokenizer: {self.tokenizer} needs transformers, which is not installed: pip install 'limbeck[text]'"
             ) from error
-        tokenizer: Any = AutoTokenizer.from_pretrained(find_model_folder(self.tokenizer), local_files_only=True)
+        folder = find_model_folder(self.tokenizer)
+        try:
+            tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # transformers raises errors of any type
+            raise LimbeckError(f"tokenizer: {folder} could not be loaded: {format_root_cause(error)}") from error
         ids = range(len(tokenizer))
         return lambda text: torch.tensor(tokenizer(text)["input_ids"] or [0]), tokenizer.convert_ids_to_tokens(ids)
 
@@ -122,6 +126,8 @@ def _read_rows(root: Path, name: str) -> list[tuple[str, str]]:
                 table = _read_table(file, delimiter="," if path.suffix == ".csv" else "\t")
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
         raise LimbeckError(f"{path} cannot be read ({error}): give {path.suffix} in UTF-8") from error
+    if not all(isinstance(row, dict) for row in table):
+        raise LimbeckError(f"each line of {path} must be a JSON object with text and label")
     if not table:
         raise LimbeckError(f"{path} must have at least one text, got none")
     label = next((column for column in _LABEL_COLUMNS if column in table[0]), None)

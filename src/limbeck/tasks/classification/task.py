@@ -117,7 +117,7 @@ class Classification:
         return ClassificationMetrics(self.classes)
 
     def model_inputs(self, batch: Any) -> ModelInputs:
-        """The input alone."""
+        """The input."""
         return ModelInputs((get_input(batch),))
 
     def encode_outputs(self, outputs: Outputs, batch: Any) -> Mapping[str, Tensor]:

@@ -114,7 +114,7 @@ class Segmentation:
         return SegmentationMetrics(self.classes)
 
     def model_inputs(self, batch: Any) -> ModelInputs:
-        """The image alone."""
+        """The image."""
         return ModelInputs((get_input(batch),))
 
     def encode_outputs(self, outputs: Outputs, batch: Any) -> Mapping[str, Tensor]:

@@ -31,7 +31,8 @@ from limbeck.workflows._job.provenance import hash_networks
 _NUM_FIDELITY_SAMPLES = 1000
 _MAX_FEATURE_SAMPLES = 10_000
 _NUM_EXAMPLES = 12
-_NUM_RESAMPLES = 10_000  # of the bootstrap, unless it is said
+_NUM_RESAMPLES = 10_000
+"""The default of the bootstrap; another number is stated in the record."""
 
 
 def example_input(data: DataModule) -> Tensor:

@@ -133,9 +133,9 @@ def _require_classes(job: Job, checks: Collection[str]) -> None:
     batch = next(iterate_batches(job.data.validation.subset(torch.arange(1)), job.data.normalization))
     with torch.no_grad():
         scores = job.task.score(job.build_deployed_student().eval(), batch)
-    if scores.logits is None:
+    if scores.logits is None or job.data.train.sequences is not None:
         raise LimbeckError(
-            f"{', '.join(sorted(checks))}: these checks need one class for each sample, and the task of this run is "
+            f"{', '.join(sorted(checks))}: these checks need images of one class each, and the task of this run is "
             f"{type(job.task).__name__}: leave them away, and limbeck evaluate computes its metrics"
         )
 

@@ -245,15 +245,16 @@ def _test_over_samples(pairs: Sequence[tuple[TrialResult, TrialResult]], metric:
     """
     statistics, mcnemar_results, fingerprints = list[tuple[Tensor, Tensor]](), list[dict[str, Any]](), set[str]()
     for trial, baseline in pairs:
-        if metric.task is None or trial.predictions is None or baseline.predictions is None:
+        sides = [
+            side.predictions.statistics.get(side.model_name) if side.predictions else None for side in (trial, baseline)
+        ]
+        if metric.task is None or sides[0] is None or sides[1] is None:
             return {"sample_interval": None, "mcnemar": []}
-        pair = (
-            trial.predictions.statistics[trial.model_name], baseline.predictions.statistics[baseline.model_name]
-        )  # fmt: skip
+        pair = sides[0], sides[1]
         statistics.append(pair)
         if (result := metric_mcnemar_test(metric.task, *pair)) is not None:
             mcnemar_results.append({"seed": trial.seed, **result})
-        fingerprints |= {trial.predictions.fingerprint, baseline.predictions.fingerprint}
+        fingerprints |= {side.predictions.fingerprint for side in (trial, baseline) if side.predictions}
     assert metric.task is not None
     gain = paired_gain_over_seeds(metric.task, statistics, shared_samples=len(fingerprints) == 1)
     interval = None if gain.interval is None else {"low": gain.interval[0], "high": gain.interval[1]}
