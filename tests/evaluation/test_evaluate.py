@@ -91,7 +91,7 @@ def test_a_regression_is_scored_over_batches():
 
 
 def test_a_network_that_gives_nan_is_an_error_and_no_unlabeled_sample():
-    """Beside another network, NaN is told from a sample without a target."""
+    """With another network, NaN is distinguished from a sample without a target."""
 
     class Broken(nn.Module):
         def forward(self, x):

@@ -52,12 +52,12 @@ def train(data, distiller, *, groups=GROUPS, optimizer=SGD, **options):
 
 
 def test_groups_train_as_the_plain_loop(data):
-    ours, theirs = make(), make()
-    train(data, ours, groups=GROUPS)
+    candidate, reference = make(), make()
+    train(data, candidate, groups=GROUPS)
     stream = data.batches(batch_size=16)
     torch.manual_seed(limbeck.training.training_length.training_seed(0, "distilled", "distill"))
-    theirs.prepare(stream.batch(0))
-    student, hint = theirs.student, theirs.objective.losses["hint"]
+    reference.prepare(stream.batch(0))
+    student, hint = reference.student, reference.objective.losses["hint"]
     optimizer = torch.optim.SGD(
         [
             {"params": [student[0].weight, student[3].weight]},
@@ -67,13 +67,13 @@ def test_groups_train_as_the_plain_loop(data):
         ],
         lr=0.1, weight_decay=0.1, momentum=0.9,
     )  # fmt: skip
-    theirs.train()
+    reference.train()
     for step in range(5):
         optimizer.zero_grad()
-        theirs(stream.batch(step)).total.backward()
+        reference(stream.batch(step)).total.backward()
         optimizer.step()
-    for one, other in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True):
-        assert torch.equal(one, other)
+    for value, expected in zip(candidate.state_dict().values(), reference.state_dict().values(), strict=True):
+        assert torch.equal(value, expected)
 
 
 def test_no_groups_are_one_list(data):

@@ -105,17 +105,17 @@ def test_float64_is_the_plain_loop_in_float64(data):
         torch.manual_seed(0)
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 
-    ours, theirs = network(), network().double()
+    candidate, reference = network(), network().double()
     fabric = make_single_device_fabric(precision="64-true")
-    distiller = limbeck.Distiller(ours, objective={"truth": CrossEntropyLoss()}, task=TASK)
+    distiller = limbeck.Distiller(candidate, objective={"truth": CrossEntropyLoss()}, task=TASK)
     limbeck.fit(distiller, data, steps=4, training=SETTINGS, fabric=fabric, callbacks=[])
-    optimizer, stream = torch.optim.SGD(theirs.parameters(), lr=0.05), data.batches(batch_size=32)
+    optimizer, stream = torch.optim.SGD(reference.parameters(), lr=0.05), data.batches(batch_size=32)
     for step in range(4):
         batch = stream.batch(step)
         optimizer.zero_grad()
-        nn.functional.cross_entropy(theirs(batch["input"].double()), batch["target"]).backward()
+        nn.functional.cross_entropy(reference(batch["input"].double()), batch["target"]).backward()
         optimizer.step()
-    assert torch.allclose(ours[1].weight, theirs[1].weight.float(), atol=1e-7)
+    assert torch.allclose(candidate[1].weight, reference[1].weight.float(), atol=1e-7)
 
 
 def test_validation_runs_under_autocast(data):

@@ -81,7 +81,7 @@ def recipe(**changes):
     return validate(Recipe, {**RECIPE, **changes})
 
 
-def test_a_task_with_metrics_alone_is_enough_without_cache_and_export():
+def test_a_task_with_metrics_is_enough_without_cache_and_export():
     check_task(ClassAsNumber(), network(), DATA, recipe(export={"to": []}))
     check_task(Classification(4), network(), DATA, recipe(export={"to": ["onnx"]}))
 
