@@ -2,8 +2,7 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-# One more than two cores: many tests wait for processes.
-WORKERS ?= 3
+WORKERS ?= 2
 
 .PHONY: help install develop distill gpu test lint check format clean
 help:

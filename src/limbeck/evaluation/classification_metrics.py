@@ -17,7 +17,7 @@ from limbeck.evaluation.checks import check_class_names, check_logits, labeled_m
 from limbeck.losses._ops import hard_labels
 from limbeck.utils.eval_mode import eval_mode
 
-__all__ = ["classification_metrics", "collect_logits"]
+__all__ = ["class_counts", "classification_metrics", "collect_logits", "f1_by_class"]
 
 _MIN_CLASSES_FOR_TOP5 = 6
 _CHUNK_ROWS = 8192
@@ -45,8 +45,6 @@ def classification_metrics(logits: Tensor, target: Tensor, *, class_names: Seque
     >>> round(metrics["accuracy"], 4), round(metrics["macro_f1"], 4), round(metrics["nll"], 4), metrics["top5_accuracy"]
     (0.6667, 0.6667, 0.7936, None)
     """
-    from torchmetrics.functional.classification import multiclass_f1_score
-
     logits, num_classes = check_logits(logits), len(class_names)
     check_class_names(class_names, logits)
     is_labeled = labeled_mask(target, num_rows=len(logits), num_classes=num_classes)
@@ -56,17 +54,53 @@ def classification_metrics(logits: Tensor, target: Tensor, *, class_names: Seque
     confidence, predicted, nll = _score_rows(logits, target)
     correct = predicted == target
     in_top5 = (logits.float().topk(min(5, num_classes), dim=1).indices == target[:, None]).any(dim=1)
-    macro_f1 = multiclass_f1_score(predicted, target, num_classes=num_classes, average="macro", validate_args=False)
+    counts = [torch.bincount(labels, minlength=num_classes) for labels in (target[correct], predicted, target)]
+    f1 = f1_by_class(torch.cat(counts).double())
     return {
         "num_samples": len(target),
         "accuracy": float(correct.double().mean()),
         "top5_accuracy": float(in_top5.double().mean()) if num_classes >= _MIN_CLASSES_FOR_TOP5 else None,
-        "macro_f1": float(macro_f1),
+        "macro_f1": float(f1.nanmean()),
         "nll": float(nll.mean()),
         "ece": calibration_error(confidence, correct),
         "per_class": _per_class_accuracy(correct, target, class_names),
         "reliability": reliability_bins(confidence, correct),
     }
+
+
+def class_counts(predicted: Tensor, target: Tensor, *, classes: int) -> Tensor:
+    """What each sample adds to the counts of each class, ``[batch, 3·classes]`` float64.
+
+    The first ``classes`` columns are true positives, then predictions, then targets. A row of NaN has no target.
+
+    Args:
+        predicted: ``[batch]`` class indices.
+        target: ``[batch]`` class indices, below 0 for no target.
+        classes: number of classes.
+
+    >>> class_counts(torch.tensor([1, 0]), torch.tensor([1, 1]), classes=2)
+    tensor([[0., 1., 0., 1., 0., 1.],
+            [0., 0., 1., 0., 0., 1.]], dtype=torch.float64)
+    """
+    is_predicted = F.one_hot(predicted, classes)
+    is_target = F.one_hot(target.clamp(min=0), classes)
+    counts = torch.cat([is_predicted * is_target, is_predicted, is_target], dim=1).double()
+    return counts.masked_fill((target < 0)[:, None], torch.nan)
+
+
+def f1_by_class(sums: Tensor) -> Tensor:
+    """2·TP / (predicted + target) of each class, ``[..., classes]``; NaN for a class in neither.
+
+    Macro F1 is its ``nanmean``, as in scikit-learn.
+
+    Args:
+        sums: ``[..., 3·classes]``, sums of :func:`class_counts`.
+
+    >>> f1_by_class(torch.tensor([2.0, 0.0, 0.0, 3.0, 1.0, 0.0, 2.0, 2.0, 0.0]))
+    tensor([0.8000, 0.0000,    nan])
+    """
+    true_positives, predicted, target = sums.chunk(3, dim=-1)
+    return 2 * true_positives / (predicted + target)  # 0 / 0 is NaN
 
 
 def collect_logits(model: nn.Module, batches: Iterable[Any], task: Task) -> tuple[Tensor, Tensor]:

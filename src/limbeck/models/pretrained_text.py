@@ -49,7 +49,7 @@ def transformers(
     except ImportError as error:
         raise LimbeckError(f"{path} needs transformers, which is not installed: {_INSTALL}") from error
     folder = find_model_folder(path)
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call,unused-ignore]
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
         if pretrained and weights is None:
@@ -58,7 +58,7 @@ def transformers(
                 use_safetensors=True,
             )  # fmt: skip
         else:
-            encoder = AutoModel.from_config(config)
+            encoder = AutoModel.from_config(config)  # type: ignore[no-untyped-call,unused-ignore]
     except Exception as error:  # transformers raises errors of any type
         raise LimbeckError(f"transformers could not load {folder}: {format_root_cause(error)}") from error
     model = PretrainedText(encoder, config.hidden_size, pooling, dropout, classes)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from limbeck.core.metric_spec import MetricSpec
+from limbeck.evaluation.classification_metrics import classification_metrics
 
 ACCURACY: Final = MetricSpec(name="accuracy", label="Top-1 accuracy", phrase="accuracy")
 NLL: Final = MetricSpec(name="nll", label="NLL", unit="nats", higher_is_better=False, digits=3)
@@ -39,8 +40,6 @@ class ClassificationMetrics:
 
     def compute(self) -> Mapping[str, Any]:
         """The metrics; ``per_class`` is the accuracy of each class, ``class_num_samples`` its number of samples."""
-        from limbeck.evaluation.classification_metrics import classification_metrics
-
         names = [str(index) for index in range(self._classes)]
         values = classification_metrics(torch.cat(self._logits), torch.cat(self._targets), class_names=names)
         by_class = values.pop("per_class")

@@ -7,9 +7,9 @@ from typing import Any, Final, final
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from limbeck.core.metric_spec import MetricSpec
+from limbeck.evaluation.classification_metrics import class_counts, classification_metrics, f1_by_class
 
 MACRO_F1: Final = MetricSpec(name="macro_f1", label="Macro F1")
 NLL: Final = MetricSpec(name="nll", label="NLL", unit="nats", higher_is_better=False, digits=3)
@@ -19,36 +19,6 @@ METRICS: Final = (
     NLL,
     MetricSpec(name="ece", label="Calibration error, ECE", unit="", higher_is_better=False, digits=3),
 )
-
-
-def class_counts(predicted: Tensor, target: Tensor, *, classes: int) -> Tensor:
-    """What each sample adds to the counts of each class, ``[batch, 3·classes]`` float64.
-
-    The first ``classes`` columns are true positives, then predictions, then targets. A row of NaN has no target.
-
-    Args:
-        predicted: ``[batch]`` class indices.
-        target: ``[batch]`` class indices, below 0 for no target.
-        classes: number of classes.
-
-    >>> class_counts(torch.tensor([1, 0]), torch.tensor([1, 1]), classes=2)
-    tensor([[0., 1., 0., 1., 0., 1.],
-            [0., 0., 1., 0., 0., 1.]], dtype=torch.float64)
-    """
-    is_predicted = F.one_hot(predicted, classes)
-    is_target = F.one_hot(target.clamp(min=0), classes)
-    counts = torch.cat([is_predicted * is_target, is_predicted, is_target], dim=1).double()
-    return counts.masked_fill((target < 0)[:, None], torch.nan)
-
-
-def f1_by_class(sums: Tensor) -> Tensor:
-    """2·TP / (predicted + target) of each class, ``[..., classes]``; NaN for a class in neither.
-
-    Args:
-        sums: ``[..., 3·classes]``, sums of :func:`class_counts`.
-    """
-    true_positives, predicted, target = sums.chunk(3, dim=-1)
-    return 2 * true_positives / (predicted + target)  # 0 / 0 is NaN
 
 
 def macro_f1(sums: Tensor) -> Tensor:
@@ -78,8 +48,6 @@ class TextMetrics:
 
     def compute(self) -> Mapping[str, Any]:
         """The metrics by name; ``per_class`` is the F1 of each class, ``class_num_samples`` its number of samples."""
-        from limbeck.evaluation.classification_metrics import classification_metrics
-
         logits, target = torch.cat(self._logits), torch.cat(self._targets)
         names = [str(index) for index in range(self._classes)]
         values = classification_metrics(logits, target, class_names=names)

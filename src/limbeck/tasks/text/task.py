@@ -14,9 +14,10 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.metric_spec import MetricSpec
 from limbeck.core.outputs import Outputs
 from limbeck.core.task import Example, ModelInputs, Scores, reduce_statistics
+from limbeck.evaluation.classification_metrics import class_counts
 from limbeck.losses._ops import IGNORE_INDEX, hard_labels
 from limbeck.losses.temperature import CLASSIFICATION, Range
-from limbeck.tasks.text.metrics import MACRO_F1, METRICS, NLL, TextMetrics, class_counts, macro_f1
+from limbeck.tasks.text.metrics import MACRO_F1, METRICS, NLL, TextMetrics, macro_f1
 from limbeck.tasks.text.report import text_examples
 from limbeck.utils.batch_fields import get_sample_ids, get_target
 from limbeck.utils.logits import find_logits
