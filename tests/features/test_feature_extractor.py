@@ -141,28 +141,54 @@ def test_no_hook_is_left_behind_where_a_layer_did_not_run():
 
 
 class Wide(nn.Module):
-    """Takes its input by keyword; returns a tuple, a mapping, or no tensor."""
+    """Takes its input by keyword; returns nested tensors, one tensor in a tuple, or no tensor."""
 
     def __init__(self, gives):
         super().__init__()
         self.gives = gives
 
-    def forward(self, *, words=None, x):
-        return {"tuple": (None, [x + 1, x + 2]), "mapping": {"mask": None, "hidden": x + 1}, "text": "nothing"}[
-            self.gives
-        ]
+    def forward(self, *, words=None, x, mask=None):
+        return {
+            "nested": {"p3": x + 1, 4: (x + 2, [x + 3])}, "tuple": (None, x + 1), "tensor": x + 1, "text": "nothing"
+        }[self.gives]  # fmt: skip
 
 
-@pytest.mark.parametrize("gives", ["tuple", "mapping"])
-def test_the_first_tensor_of_a_tuple_or_a_mapping_is_read(gives):
-    features = capture_features(Wide(gives), {"out": "", "in": ":input"}, words="no tensor", x=X)
-    assert torch.equal(features["out"], X + 1)
-    assert torch.equal(features["in"], X)
+def test_a_tensor_of_a_dict_or_tuple_is_read_by_its_keys():
+    layers = {"a": "#p3", "b": "#4#0", "c": "#4#1", "in": ":input", "mask": ":input#mask"}
+    features = capture_features(Wide("nested"), layers, words="no tensor", x=X, mask=X > 0)
+    for name, expected in {"a": X + 1, "b": X + 2, "c": X + 3, "in": X, "mask": X > 0}.items():
+        assert torch.equal(features[name], expected)
+    assert torch.equal(capture_features(Wide("tuple"), {"one": ""}, x=X)["one"], X + 1)
 
 
-def test_an_output_without_a_tensor_is_refused_by_layer_and_name():
-    with pytest.raises(LimbeckError, match="the output of '', captured as 'mid', holds no tensor: use another layer"):
-        capture_features(Wide("text"), {"mid": ""}, x=X)
+@pytest.mark.parametrize(
+    ("gives", "layer", "sentence"),
+    [
+        ("nested", "", r"'mid' cannot be captured: .* has 3 tensors, .*: write #p3 \[2, 2\], #4#0 .*, #4#1#0 "),
+        ("nested", "#4", r"has 2 tensors, and a feature is one: write #4#0 \[2, 2\], #4#1#0 "),
+        ("nested", "#p9", r"has no tensor #p9: write #p3 \[2, 2\], #4#0 "),
+        ("tensor", "#p9", "is one tensor, so it has no #p9: write "),
+        ("tensor", ":input#y", r"the input of '' has no tensor #y: write :input#x \[2, 2\]"),
+        ("text", "", "the output of '' has no tensor: use another layer"),
+    ],
+)
+def test_a_layer_that_is_not_one_tensor_is_refused_with_the_keys(gives, layer, sentence):
+    with pytest.raises(LimbeckError, match=sentence):
+        capture_features(Wide(gives), {"mid": layer}, x=X)
+
+
+def test_one_level_of_a_feature_pyramid_is_read_also_by_an_early_exit():
+    from collections import OrderedDict
+
+    from torchvision.ops import FeaturePyramidNetwork
+
+    from limbeck.distiller.deployment import EarlyExit
+
+    fpn = FeaturePyramidNetwork([2, 4], 3)
+    maps = OrderedDict(p3=torch.rand(2, 2, 4, 4), p4=torch.rand(2, 4, 2, 2))
+    features = capture_features(nn.Sequential(fpn), {"mid": "0#p4"}, maps)
+    assert torch.equal(features["mid"], fpn(maps)["p4"])
+    assert torch.equal(EarlyExit(nn.Sequential(fpn), "0#p4", nn.Flatten())(maps), fpn(maps)["p4"].flatten(1))
 
 
 @pytest.mark.parametrize("place", ["first", "relu@0:input", "relu@0"])

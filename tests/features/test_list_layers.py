@@ -30,15 +30,20 @@ def net():
         ("relu@1", LayerRef("relu", "output", 1)),
         ("relu@12:input", LayerRef("relu", "input", 12)),
         ("", LayerRef("")),
+        ("backbone.fpn#p4", LayerRef("backbone.fpn", keys=("p4",))),
+        ("lstm@1:input#1#h.0", LayerRef("lstm", "input", 1, ("1", "h.0"))),
     ],
 )
 def test_a_layer_is_read_as_it_is_written(written, place):
     assert parse_layer(written) == place
+    assert str(place) == written.removesuffix(":output")
 
 
-@pytest.mark.parametrize("written", ["a:b", "relu@", "relu@x", "relu@-1", "relu:input@1", "a:input:input"])
+@pytest.mark.parametrize(
+    "written", ["a:b", "relu@", "relu@x", "relu@-1", "relu:input@1", "a:input:input", "a#", "a#b:input"]
+)
 def test_what_is_no_layer_is_refused_with_examples(written):
-    with pytest.raises(LimbeckError, match="is not a layer: write layer2, layer2:input, or relu@1"):
+    with pytest.raises(LimbeckError, match="is not a layer: write layer2, layer2:input, relu@1"):
         parse_layer(written)
 
 
@@ -126,3 +131,12 @@ def test_the_listing_leaves_nothing_behind_where_the_network_fails():
         list_layers(network, torch.ones(2, 5))
     assert network.training
     assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_the_listing_has_a_line_for_each_tensor_of_a_module():
+    network = nn.Sequential(nn.LSTM(4, 3, batch_first=True))
+    assert list_layers(network, torch.ones(2, 5, 4)) == [
+        ("0#0", "LSTM", (2, 5, 3), 1),
+        ("0#1#0", "LSTM", (1, 2, 3), 1),
+        ("0#1#1", "LSTM", (1, 2, 3), 1),
+    ]

@@ -94,8 +94,9 @@ class EarlyExit(nn.Module):
         module, stop = self.network.get_submodule(self.layer.path), _StopForward()
 
         def stop_forward(_: nn.Module, *hook_args: Any) -> None:
-            output = hook_args[-1]
-            stop.features = output if isinstance(output, Tensor) else output[0]
+            args, kwargs, *output = hook_args
+            is_output = self.layer.side == "output"
+            stop.features = self.layer.select(output[0]) if is_output else self.layer.select_input(args, kwargs)
             # An exception from a hook stops any network. An exporter tracks the modules it is in and removes unused
             # operations itself.
             if not torch.compiler.is_exporting():
@@ -103,7 +104,7 @@ class EarlyExit(nn.Module):
 
         is_input = self.layer.side == "input"
         register = module.register_forward_pre_hook if is_input else module.register_forward_hook
-        hook = register(stop_forward)
+        hook = register(stop_forward, with_kwargs=True)
         try:
             self.network(*inputs)
         except _StopForward as error:

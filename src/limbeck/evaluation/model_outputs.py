@@ -15,7 +15,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.protocols import Task
 from limbeck.data.split import UNLABELED
 from limbeck.evaluation.checks import model_device, move_to_device
-from limbeck.features import FeatureExtractor, layer_root, trace_calls
+from limbeck.features import FeatureExtractor, layer_root, parse_layer, trace_calls
 from limbeck.losses._ops import hard_labels
 from limbeck.utils.count_samples import count_samples
 from limbeck.utils.eval_mode import eval_mode
@@ -160,7 +160,7 @@ def penultimate_layer(model: nn.Module, batch: Any, task: Task) -> str | None:
         head is None
         or outputs is None
         or len(head.input_shape or ()) != 2
-        or head.output_shape != tuple(outputs[0].shape)
+        or list(head.output_shapes.values()) != [tuple(outputs[0].shape)]
     ):
         return None
     num_calls = sum(call.path == head.path for call in calls)
@@ -184,10 +184,11 @@ def find_stage_layers(model: nn.Module, batch: Any, task: Task) -> list[str]:
     with trace_calls(model, layers) as calls:
         _logits_by_sample(model, batch, task)
     num_samples = count_samples(batch)
-    num_calls, shapes = Counter(call.path for call in calls), {call.path: call.output_shape or () for call in calls}
-    stages = [
-        path for path, shape in shapes.items() if num_calls[path] == 1 and len(shape) > 1 and shape[0] == num_samples
-    ]
+    num_calls = Counter(call.path for call in calls)
+    # Of a module that returns several tensors, the first.
+    first_outputs = [next(iter(call.output_shapes.items())) for call in calls if call.output_shapes]
+    shapes = {layer: shape for layer, shape in first_outputs if num_calls[parse_layer(layer).path] == 1}
+    stages = [layer for layer, shape in shapes.items() if len(shape) > 1 and shape[0] == num_samples]
     if len(stages) <= _MAX_STAGES:
         return stages
     return [stages[round(i * (len(stages) - 1) / (_MAX_STAGES - 1))] for i in range(_MAX_STAGES)]

@@ -1,48 +1,19 @@
-"""Hidden features by forward hooks on named layers, without editing the network.
-
-A layer is written ``layer2`` (the output of that module), ``layer2:input`` (its input), and ``relu@0`` or
-``relu@1:input`` where the module runs several times in one forward pass.
-"""
+"""Hidden features by forward hooks on named layers (:mod:`limbeck.features.layer_ref`), without editing the network."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError, suggest_names
+from limbeck.features.layer_ref import LayerRef, named_tensors, parse_layer
 from limbeck.utils.eval_mode import eval_mode
-
-_LAYER_PATTERN = re.compile(r"^(?P<path>[^@:]*)(?:@(?P<run>\d+))?(?::(?P<side>input|output))?$")
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class LayerRef:
-    """A module path, its side (input or output), and the index of its call (``None``: the only one)."""
-
-    path: str
-    side: Literal["input", "output"] = "output"
-    call_index: int | None = None
-
-
-def parse_layer(layer: str) -> LayerRef:
-    """Parse a layer.
-
-    >>> parse_layer("layer1.0.relu@1:input")
-    LayerRef(path='layer1.0.relu', side='input', call_index=1)
-    """
-    match = _LAYER_PATTERN.match(layer)
-    if match is None:
-        raise LimbeckError(f"{layer!r} is not a layer: write layer2, layer2:input, or relu@1 (second run)")
-    call_index = None if match["run"] is None else int(match["run"])
-    return LayerRef(match["path"], "input" if match["side"] == "input" else "output", call_index)
 
 
 def unwrap_model(network: nn.Module) -> nn.Module:
@@ -121,7 +92,10 @@ class FeatureExtractor:
     def _register_hook(self, module: nn.Module, name: str, layer: LayerRef, captures: list[_Captured]) -> Any:
         def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *result: Any) -> None:
             # An input is read before the module runs, since the module may overwrite it.
-            tensor = _first_tensor(result if layer.side == "output" else (*args, *kwargs.values()), name, layer)
+            try:
+                tensor = layer.select(result[0]) if layer.side == "output" else layer.select_input(args, kwargs)
+            except LimbeckError as error:
+                raise LimbeckError(f"the feature {name!r} cannot be captured: {error}") from error
             state = (name, module.training, torch.is_grad_enabled())
             value = tensor if state in self._untouched and not tensor.is_inference() else tensor.clone()
             captures.append(_Captured(value, tensor, _version(tensor), state))
@@ -139,7 +113,7 @@ class FeatureExtractor:
         if layer.call_index is None and len(captures) > 1:
             raise LimbeckError(
                 f"{layer.path!r} ran {len(captures)} times in one forward pass, so the feature {name!r} is not one "
-                f"tensor: write {layer.path}@0 … {layer.path}@{len(captures) - 1}"
+                f"tensor: write {replace(layer, call_index=0)} … {replace(layer, call_index=len(captures) - 1)}"
             )
         if layer.call_index is not None and layer.call_index >= len(captures):
             raise LimbeckError(
@@ -168,11 +142,17 @@ class FeatureExtractor:
 @final
 @dataclass(frozen=True, slots=True)
 class ModuleCall:
-    """A call of a submodule: its path, and the shapes of the first tensors of its input and output."""
+    """A call of a submodule.
+
+    Attributes:
+        path: the path of the submodule.
+        input_shape: the shape of the first tensor of its input.
+        output_shapes: the shapes of the tensors of its output by layer, such as ``fpn#p4``, or ``fpn`` for one tensor.
+    """
 
     path: str
     input_shape: tuple[int, ...] | None
-    output_shape: tuple[int, ...] | None
+    output_shapes: Mapping[str, tuple[int, ...]]
 
 
 @contextmanager
@@ -183,12 +163,15 @@ def trace_calls(network: nn.Module, paths: Iterable[str]) -> Iterator[list[Modul
     >>> with trace_calls(network, ["0"]) as calls:
     ...     _ = network(torch.ones(1, 2))
     >>> calls
-    [ModuleCall(path='0', input_shape=(1, 2), output_shape=(1, 3))]
+    [ModuleCall(path='0', input_shape=(1, 2), output_shapes={'0': (1, 3)})]
     """
     root, calls = layer_root(network), list[ModuleCall]()
 
     def record_call(path: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        calls.append(ModuleCall(path, _first_shape((args, kwargs)), _first_shape(result)))
+        input_shape = next((tuple(tensor.shape) for _, tensor in named_tensors((args, kwargs))), None)
+        tensors = dict(named_tensors(result))
+        layers = {f"{path}{key if len(tensors) > 1 else ''}": tuple(t.shape) for key, t in tensors.items()}
+        calls.append(ModuleCall(path, input_shape, layers))
 
     with ExitStack() as hooks:
         for path in paths:
@@ -198,27 +181,26 @@ def trace_calls(network: nn.Module, paths: Iterable[str]) -> Iterator[list[Modul
 
 
 def list_layers(network: nn.Module, *inputs: Tensor) -> list[tuple[str, str, tuple[int, ...] | None, int]]:
-    """List every module of ``network``: path, class, output shape on ``inputs`` (batch first), number of calls.
+    """List every layer of ``network``: layer, class, output shape on ``inputs`` (batch first), number of calls.
 
-    The network runs once in eval mode. The shape of a module that does not run is ``None``.
+    A module that returns several tensors has one line for each, such as ``fpn#p4``. The network runs once in eval mode.
+    The shape of a module that does not run, or returns no tensor, is ``None``.
 
     >>> list_layers(nn.Sequential(nn.Linear(2, 3)), torch.ones(1, 2))
     [('0', 'Linear', (1, 3), 1)]
     """
     root = layer_root(network)
-    shapes: dict[str, list[tuple[int, ...] | None]] = {path: [] for path, _ in root.named_modules() if path}
-    with eval_mode(network), trace_calls(network, shapes) as calls:
+    outputs: dict[str, list[Mapping[str, tuple[int, ...]]]] = {path: [] for path, _ in root.named_modules() if path}
+    with eval_mode(network), trace_calls(network, outputs) as calls:
         unwrap_model(network)(*inputs)
     for call in calls:
-        shapes[call.path].append(call.output_shape)
-    return [
-        (path, type(root.get_submodule(path)).__name__, outputs[-1] if outputs else None, len(outputs))
-        for path, outputs in shapes.items()
-    ]
-
-
-def _first_shape(result: Any) -> tuple[int, ...] | None:
-    return next((tuple(tensor.shape) for tensor in _iterate_tensors(result)), None)
+        outputs[call.path].append(call.output_shapes)
+    rows: list[tuple[str, str, tuple[int, ...] | None, int]] = []
+    for path, shapes in outputs.items():
+        kind = type(root.get_submodule(path)).__name__
+        last: Mapping[str, tuple[int, ...] | None] = (shapes and shapes[-1]) or {path: None}
+        rows += [(layer, kind, shape, len(shapes)) for layer, shape in last.items()]
+    return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,21 +214,3 @@ class _Captured:
 def _version(tensor: Tensor) -> int:
     """Number of in-place writes; inference tensors do not count them."""
     return 0 if tensor.is_inference() else tensor._version
-
-
-def _first_tensor(result: Any, name: str, layer: LayerRef) -> Tensor:
-    for tensor in _iterate_tensors(result):
-        return tensor
-    raise LimbeckError(f"the {layer.side} of {layer.path!r}, captured as {name!r}, holds no tensor: use another layer")
-
-
-def _iterate_tensors(result: Any) -> Iterator[Tensor]:
-    """The tensors of an input or output: itself, or those in a tuple, list or mapping, in order."""
-    if isinstance(result, Tensor):
-        yield result
-    elif isinstance(result, Mapping):
-        for value in result.values():
-            yield from _iterate_tensors(value)
-    elif isinstance(result, tuple | list):
-        for value in result:
-            yield from _iterate_tensors(value)

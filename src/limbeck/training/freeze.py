@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from limbeck.features import FeatureExtractor, layer_root
+from limbeck.core.errors import LimbeckError
+from limbeck.features import FeatureExtractor, layer_root, parse_layer
 
 __all__ = ["freeze_modules"]
 
@@ -31,6 +32,9 @@ def freeze_modules(network: nn.Module, paths: Sequence[str]) -> Iterator[None]:
     23
     """
     FeatureExtractor(network, {path: path for path in paths})  # refuses an unknown path
+    for path in paths:
+        if path != parse_layer(path).path:
+            raise LimbeckError(f"freeze must be paths of modules, got {path!r}: write {parse_layer(path).path}")
     modules = [layer_root(network).get_submodule(path) for path in paths]
     trainable = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
 

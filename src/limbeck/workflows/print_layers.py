@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from limbeck.core.errors import LimbeckError
-from limbeck.features import list_layers
+from limbeck.features import list_layers, parse_layer
 from limbeck.recipe.resolve_node import resolve_node
 
 __all__ = ["print_layers"]
@@ -33,7 +34,7 @@ def print_layers(model: str, shape: str, *, plugins: Sequence[str] = ()) -> None
         if num_calls and output_shape is not None:
             text = "×".join(map(str, output_shape[1:]))
         if num_calls > 1:
-            text += f"   runs {num_calls} times: write {path}@0 …"
+            text += f"   runs {num_calls} times: write {replace(parse_layer(path), call_index=0)} …"
         print(f"{path:<{width}}  {kind:<{kind_width}}  {text}")  # noqa: T201
 
 
