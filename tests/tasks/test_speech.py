@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,9 @@ from torch import nn
 import limbeck
 from limbeck import LimbeckError
 from limbeck.core.task import DeployableTask
+from limbeck.data import Split
+from limbeck.data.module import make_splits
+from limbeck.data.sequence_store import SequenceStore
 from limbeck.losses import CTCLoss, KDLoss
 from limbeck.models import conv_ctc
 from limbeck.tasks import SpeechCTC
@@ -173,3 +178,21 @@ def test_a_network_of_other_frames_is_refused():
     with pytest.raises(LimbeckError, match="blank one of the classes"):
         SpeechCTC(classes=3, blank=3)
     assert isinstance(TASK, DeployableTask)
+
+
+def test_a_target_too_long_for_the_stride_is_refused_before_training():
+    frames = [torch.randn(n, 8) for n in (24, 12, 24, 24, 24, 24)]
+    # 12 frames are 3 of stride 4; [1, 1, 2] needs 4: a blank is between the equal tokens.
+    tokens = [torch.tensor([1, 2]) for _ in frames]
+    tokens[1] = torch.tensor([1, 1, 2])
+    split = Split.from_sequences(SequenceStore({"input": frames, "target": tokens}), torch.zeros(6, dtype=torch.long))
+    train, held_out = split.subset(torch.tensor([0, 1, 2, 3])), split.subset(torch.tensor([4, 5]))
+    data = make_splits("clips", "abcde", train, seed=0, validation=held_out, test=held_out)
+    student = conv_ctc(classes=5, mels=8, stride=4, width=8)
+    distiller = limbeck.Distiller(student, objective={"target": CTCLoss()}, task=TASK)
+    sentence = r"sample 1 of the training split has 3 frames of \w+ \(stride 4\) and a target of 3 tokens that needs 4"
+    with pytest.raises(LimbeckError, match=sentence):
+        limbeck.fit(distiller, data, steps=1, callbacks=[])
+    for network in (conv_ctc(classes=5, mels=8, stride=2, width=8), student):
+        kept = data if network is not student else replace(data, train=train.subset(torch.tensor([0, 2, 3])))
+        TASK.check_data(network, kept)

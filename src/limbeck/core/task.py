@@ -103,6 +103,7 @@ class Task(Protocol):
       sequences and their lengths, boxes), for :attr:`LossContext.sample_targets`.
     - ``prepare_batch(student, batch, query_teachers) -> (student's batch, teachers' batch)``: changes a training batch
       by the student itself (adversarial images, generated text). ``query_teachers(batch)`` returns their outputs.
+    - ``check_data(network, data)``: refuses data that ``network`` cannot be trained on, before training.
     """
 
     def outputs(self, network: nn.Module, batch: Any) -> Outputs:

@@ -90,10 +90,19 @@ class CTCLoss(Loss):
         return ctc_loss(by_sample["frame_logits"], by_sample["frame_length"], tokens, token_lengths, blank=self.blank)
 
 
-def _require_enough_frames(lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> None:
-    """A repeated token needs a blank between, so a frame more."""
+def min_frames(tokens: Tensor, token_lengths: Tensor) -> Tensor:
+    """The frames ``[batch]`` that a path needs: one for each token, and one for the blank between equal neighbors.
+
+    >>> import torch
+    >>> min_frames(torch.tensor([[1, 1, 2]]), torch.tensor([3]))
+    tensor([4])
+    """
     is_token = (tokens.new_ones(tokens.shape).cumsum(dim=1) <= token_lengths[:, None])[:, 1:]
-    needed = token_lengths + ((tokens[:, 1:] == tokens[:, :-1]) & is_token).sum(dim=1)
+    return token_lengths + ((tokens[:, 1:] == tokens[:, :-1]) & is_token).sum(dim=1)
+
+
+def _require_enough_frames(lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> None:
+    needed = min_frames(tokens, token_lengths)
     too_short = (needed > lengths).nonzero().flatten().tolist()
     if too_short:
         i = too_short[0]

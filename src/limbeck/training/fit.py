@@ -117,10 +117,13 @@ def fit(
         The trained student with its history.
 
     Raises:
+        LimbeckError: if the task refuses the data (``check_data``), or a setting does not fit it.
         TrainingDiverged: if a loss or the weights are not finite.
         TrainingInterrupted: on Ctrl-C or SIGTERM, after a checkpoint is written.
     """
     fabric = fabric or make_fabric()
+    if (check_data := getattr(distiller.task, "check_data", None)) is not None:
+        check_data(distiller.student, data)
     stream = get_batches(data, training, subset, rank=fabric.global_rank, world_size=fabric.world_size)
     length = compute_training_length(
         stream, epochs, steps, steps_per_epoch, training,

@@ -13,11 +13,14 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.metric_spec import MetricSpec
 from limbeck.core.outputs import Outputs
 from limbeck.core.task import Example, ModelInputs, Scores, reduce_statistics
-from limbeck.data import Normalization
+from limbeck.data import DataModule, Normalization, iterate_batches
+from limbeck.evaluation.checks import model_device, move_to_device
 from limbeck.losses.ctc import ctc_loss
 from limbeck.losses.temperature import Range
+from limbeck.tasks.speech.data import find_longest, require_enough_frames
 from limbeck.tasks.speech.metrics import CTC, METRICS, PER, SequenceMetrics, decode_greedy, edit_distances
 from limbeck.tasks.speech.report import speech_examples
+from limbeck.utils.eval_mode import eval_mode
 from limbeck.utils.logits import find_logits
 
 __all__ = ["SpeechCTC"]
@@ -74,7 +77,7 @@ class SpeechCTC:
             raise LimbeckError(
                 f"logits of {type(network).__name__} must be [{len(frames)}, frames, {self.classes}], got {shape}"
             )
-        stride = max(1, round(frames.shape[1] / logits.shape[1]))
+        stride = _frame_stride(frames, logits)
         if -(-frames.shape[1] // stride) != logits.shape[1]:
             raise LimbeckError(
                 f"{type(network).__name__} must return one frame for every n input frames, the last one rounded up, "
@@ -100,6 +103,21 @@ class SpeechCTC:
             if bool((valid == self.blank).any()):
                 raise LimbeckError(f"tokens must not be the blank, {self.blank}; number them without it")
         return {"tokens": tokens, "token_length": lengths}
+
+    def check_data(self, network: nn.Module, data: Any) -> None:
+        """Refuse targets of the training and validation split that are too long for the frames of ``network``."""
+        if not isinstance(data, DataModule):
+            return
+        for name, split in (("training", data.train), ("validation", data.validation)):
+            labeled = split.select_labeled()
+            if labeled.sequences is None or not len(labeled):
+                continue
+            longest = labeled.subset(torch.tensor([find_longest(labeled)]))
+            batch = move_to_device(next(iterate_batches(longest, data.normalization)), model_device(network))
+            with eval_mode(network):
+                logits = self.outputs(network, batch).by_sample["frame_logits"]
+            stride = _frame_stride(batch["input"], logits)
+            require_enough_frames(labeled, stride, split_name=name, network=type(network).__name__)
 
     def monitor(self, network: nn.Module, batch: Any) -> Tensor:
         """``[batch, 4]``: errors, tokens, CTC loss per token, 1."""
@@ -134,7 +152,7 @@ class SpeechCTC:
     def encode_outputs(self, outputs: Outputs, batch: Any) -> Mapping[str, Tensor]:
         """The logits of the network's own frames, padded, with their number and stride."""
         logits, lengths = outputs.by_sample["frame_logits"], outputs.by_sample["frame_length"]
-        stride = max(1, round(batch["input"].shape[1] / logits.shape[1]))
+        stride = _frame_stride(batch["input"], logits)
         return {"logits": logits, "length": lengths, "stride": torch.full_like(lengths, stride)}
 
     def decode_outputs(self, stored: Mapping[str, Tensor], batch: Any) -> Outputs:
@@ -210,6 +228,11 @@ class NormalizedFrames(nn.Module):
 
     def forward(self, frames: Tensor, lengths: Tensor) -> Any:
         return self.network((frames - self.mean) / self.std, lengths)
+
+
+def _frame_stride(frames: Tensor, logits: Tensor) -> int:
+    """Input frames for each frame of ``logits``."""
+    return max(1, round(frames.shape[1] / logits.shape[1]))
 
 
 def _resample(logits: Tensor, lengths: Tensor, stride: int, grid_stride: int, num_rows: int) -> Tensor:

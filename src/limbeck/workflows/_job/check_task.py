@@ -25,7 +25,7 @@ def check_task(task: EvaluableTask, network: nn.Module, data: DataModule, recipe
         recipe: its cache and its exports need a :class:`DeployableTask`.
 
     Raises:
-        LimbeckError: the task lacks a method, or its scores, metrics or examples cannot be used.
+        LimbeckError: the task lacks a method or refuses the data, or its scores, metrics or examples cannot be used.
     """
     if recipe.cache is not None:
         require_deployable(task, "a cache of teacher outputs")
@@ -34,6 +34,8 @@ def check_task(task: EvaluableTask, network: nn.Module, data: DataModule, recipe
     split = data.validation.subset(torch.arange(min(2, len(data.validation))))
     batch, raw_batch = (next(iterate_batches(split, normalization)) for normalization in (data.normalization, None))
     network = network.eval()
+    if (check_data := getattr(task, "check_data", None)) is not None:
+        check_data(network, data)
     check_scores(network, batch, task)
     if isinstance(task, DeployableTask):
         with torch.no_grad():

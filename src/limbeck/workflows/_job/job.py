@@ -241,6 +241,8 @@ class Job:
     ) -> None:
         training = make_training_config(stage, phase)
         distiller = make_distiller(self, network, teachers, stage, phase=phase, make_teacher=make_dry_run_teacher)
+        if (check_data := getattr(distiller.task, "check_data", None)) is not None:
+            check_data(network, self.data)
         distiller.progress = Progress(step=0, steps=1, total_steps=1)
         # Losses on the target must meet the logits of minus infinity of a truncated cache.
         needs_labels = self.recipe.cache is not None and self.recipe.cache.tail == "renormalized"
