@@ -67,8 +67,6 @@ def test_takes_or_speakers_are_held_out(tmp_path):
     tokens = batch["target"][0][: batch["target_length"][0]].tolist()
     assert 0 not in tokens
     assert all(PHONEMES[token].isalpha() for token in tokens)
-    by_speaker = SpokenDigits(root=str(folder), mels=8, test_by="speakers", test_speakers=("bob",)).load(seed=0)
-    assert len(by_speaker.test) == 10 * 8
     with pytest.raises(LimbeckError, match="test_speakers must be some of ann, bob, got theo"):
         SpokenDigits(root=str(folder), test_by="speakers").load(seed=0)
 

@@ -52,7 +52,7 @@ def test_rare_words_are_unknown_and_long_texts_cut(tmp_path):
      ("train.csv", "text,label\n", "at least one text"), ("train.csv", "text,intent\na,b\n", "columns text and label"),
      ("test.tsv", "a text\tother\n", "'other' is none of the classes card, rate, top"),
      ("dev.jsonl", "[1, 2]\n", "must be a JSON object"), ("dev.jsonl", "{\n", "cannot be read"),
-     ("test.tsv", "no label\n", r"row 1 of .* must have a text and a label")],
+     ("test.tsv", "no label\n", r"row 1 of .* must have text, label")],
 )  # fmt: skip
 def test_files_that_do_not_fit_are_one_sentence(tmp_path, file, content, message):
     write_texts(tmp_path)

@@ -14,6 +14,7 @@ from torch import Tensor
 from limbeck.core.errors import LimbeckError
 from limbeck.data.augmentation import Augmentation
 from limbeck.data.batch_sampler import Batch, BatchSampler, BatchStream
+from limbeck.data.groups import require_disjoint_groups
 from limbeck.data.held_out import HeldOutTest
 from limbeck.data.labels import to_class_indices
 from limbeck.data.loader_adapter import LoaderAdapter
@@ -150,6 +151,7 @@ def make_splits(
     for split_name, split in (("training", train), ("validation", validation), ("test", test)):
         if not len(split):
             raise LimbeckError(f"the {split_name} split of {name} must have samples, got none: change the fractions")
+    require_disjoint_groups({"training": train, "validation": validation, "test": test})
     if not isinstance(normalize, str):
         normalization = normalize
     else:
@@ -163,12 +165,13 @@ def make_splits(
 def from_tensors(
     inputs: Tensor, target: Any, *, class_names: Sequence[str] | None = None, name: str = "arrays", seed: int = 0,
     val_split: float = 0.2, test_split: float = 0.2, num_labeled: int | None = None,
-    augment: Augmentation = Augmentation(), normalize: NormalizeMode = "data",
+    augment: Augmentation = Augmentation(), normalize: NormalizeMode = "data", groups: Any = None,
 ) -> DataModule:  # fmt: skip
     """Data from tensors: ``inputs`` ``[n, channels, height, width]`` (uint8, or float 0..1), ``target`` ``[n]``.
 
     Labels are class indices (−100: no label), names, or one-hot rows; see
-    :func:`~limbeck.data.labels.to_class_indices`.
+    :func:`~limbeck.data.labels.to_class_indices`. Samples of one of ``groups`` ``[n]`` (integers or names: a speaker,
+    an identity) are in one split only.
 
     >>> data = from_tensors(torch.rand(100, 1, 8, 8), torch.arange(100) % 4)
     >>> len(data.train), len(data.validation), len(data.test), data.class_names
@@ -183,18 +186,19 @@ def from_tensors(
     inputs = torch.as_tensor(inputs)
     target, class_names = to_class_indices(target, class_names)
     return make_splits(
-        name, class_names or _default_class_names(target), Split.from_images(InMemory(inputs), target), seed=seed,
-        validation=val_split, test=test_split, num_labeled=num_labeled, augment=augment, normalize=normalize,
+        name, class_names or _default_class_names(target), Split.from_images(InMemory(inputs), target, groups=groups),
+        seed=seed, validation=val_split, test=test_split, num_labeled=num_labeled, augment=augment, normalize=normalize,
     )  # fmt: skip
 
 
 def from_datasets(
     train: Any, validation: Any = None, test: Any = None, *, class_names: Sequence[str] | None = None,
-    name: str = "datasets", seed: int = 0,
+    name: str = "datasets", seed: int = 0, groups: Any = None,
 ) -> DataModule:  # fmt: skip
     """Data from map-style torch data sets of ``(input, class index)``, with their own transforms.
 
-    A split that is not given is 20 % of ``train``.
+    A split that is not given is 20 % of ``train``; it shares none of ``groups`` (of each item of ``train``) with the
+    rest.
 
     Raises:
         LimbeckError: a split is split off ``train``, whose items are random, since it would be evaluated through the
@@ -206,7 +210,8 @@ def from_datasets(
             "items of `train` change each time they are read, so splits of it cannot be evaluated: give `validation` "
             "and `test` with a fixed transform, or move the random transforms into an Augmentation"
         )
-    train_split, splits = Split.from_images(DatasetAdapter(train), train_target), dict[str, Split]()
+    train_split = Split.from_images(DatasetAdapter(train), train_target, groups=groups)
+    splits = dict[str, Split]()
     first_id = len(train_split)  # ids continue across splits, since an id identifies one sample
     for split_name, dataset in (("validation", validation), ("test", test)):
         if dataset is not None:

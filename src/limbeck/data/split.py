@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data.counter_rng import make_generator
+from limbeck.data.groups import select_groups, to_groups
 from limbeck.data.image_store import DatasetAdapter, ImageFiles, ImageStore, InMemory
 from limbeck.data.mask_store import UNLABELED, MaskStore
 from limbeck.data.sequence_store import SequenceStore
@@ -44,6 +45,8 @@ class Split:
         sample_ids: ``[n]``, id of each sample in its source, used for augmentation and caches.
         masks: the class of each pixel, in the order of ``images``; ``None``: no masks.
         values: ``[len(images), ...]`` targets that are no class (numbers, multi-hot rows); ``None``: no values.
+        groups: ``[n]``, the group of each sample (a speaker, an identity), which is in one split only; ``None``: no
+            groups.
     """
 
     images: ImageStore
@@ -52,36 +55,43 @@ class Split:
     sample_ids: Tensor
     masks: MaskStore | None = None
     values: Tensor | None = None
+    groups: Tensor | None = None
 
     @classmethod
-    def from_images(cls, images: ImageStore, target: Tensor, *, first_id: int = 0) -> Split:
-        """All of ``images``, with sample ids from ``first_id``."""
+    def from_images(cls, images: ImageStore, target: Tensor, *, first_id: int = 0, groups: Any = None) -> Split:
+        """All of ``images``, with sample ids from ``first_id``.
+
+        ``groups`` (integers or names) says which samples belong together: a split by fraction keeps groups whole.
+        """
         if target.shape != (len(images),):
             raise LimbeckError(f"labels must be [{len(images)}], one class index per image, got {list(target.shape)}")
         indices = torch.arange(len(images))
-        return cls(images, indices, target.long(), indices + first_id)
+        group_ids = None if groups is None else to_groups(groups, len(images))
+        return cls(images, indices, target.long(), indices + first_id, groups=group_ids)
 
     @classmethod
-    def from_masks(cls, images: ImageStore, masks: MaskStore, *, first_id: int = 0) -> Split:
+    def from_masks(cls, images: ImageStore, masks: MaskStore, *, first_id: int = 0, groups: Any = None) -> Split:
         """All of ``images`` with their ``masks``, with sample ids from ``first_id``."""
         if len(images) != len(masks):
             raise LimbeckError(f"each image must have a mask, got {len(images)} images and {len(masks)} masks")
-        split = cls.from_images(images, torch.zeros(len(images), dtype=torch.long), first_id=first_id)
+        split = cls.from_images(images, torch.zeros(len(images), dtype=torch.long), first_id=first_id, groups=groups)
         return replace(split, masks=masks)
 
     @classmethod
-    def from_values(cls, images: ImageStore, values: Tensor, *, first_id: int = 0) -> Split:
+    def from_values(cls, images: ImageStore, values: Tensor, *, first_id: int = 0, groups: Any = None) -> Split:
         """All of ``images`` with their ``values``; NaN is no label."""
         if len(images) != len(values):
             raise LimbeckError(f"each sample must have a target, got {len(images)} samples and {len(values)} targets")
         is_missing = values.isnan().flatten(1).any(dim=1) if values.ndim > 1 else values.isnan()
         target = torch.where(is_missing, UNLABELED, 0)
-        return replace(cls.from_images(images, target, first_id=first_id), values=values)
+        return replace(cls.from_images(images, target, first_id=first_id, groups=groups), values=values)
 
     @classmethod
-    def from_sequences(cls, sequences: SequenceStore, target: Tensor, *, first_id: int = 0) -> Split:
+    def from_sequences(
+        cls, sequences: SequenceStore, target: Tensor, *, first_id: int = 0, groups: Any = None
+    ) -> Split:
         """All of ``sequences``, with the class of each, or where a field is ``target`` the class to split by."""
-        return cls.from_images(sequences, target, first_id=first_id)
+        return cls.from_images(sequences, target, first_id=first_id, groups=groups)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -93,9 +103,11 @@ class Split:
 
     def subset(self, indices: Tensor) -> Split:
         """The samples at ``indices`` (positions in this split, or booleans)."""
+        groups = None if self.groups is None else self.groups[indices]
         return replace(
-            self, indices=self.indices[indices], target=self.target[indices], sample_ids=self.sample_ids[indices]
-        )
+            self, indices=self.indices[indices], target=self.target[indices], sample_ids=self.sample_ids[indices],
+            groups=groups,
+        )  # fmt: skip
 
     def select_labeled(self) -> Split:
         """The samples that have a label."""
@@ -151,6 +163,8 @@ class Split:
 def stratified_split(split: Split, fraction: float, *, seed: int, purpose: int = _SPLIT) -> tuple[Split, Split]:
     """Split off ``fraction`` of ``split``, in proportion by class: (remainder, fraction).
 
+    A split with groups is cut between groups, as near to the fraction as they allow.
+
     >>> split = Split.from_images(InMemory(torch.zeros(10, 1)), torch.tensor([0, 1] * 5))
     >>> remainder, validation = stratified_split(split, 0.2, seed=0)
     >>> len(remainder), sorted(validation.target.tolist())
@@ -158,6 +172,9 @@ def stratified_split(split: Split, fraction: float, *, seed: int, purpose: int =
     """
     if not 0 < fraction < 1:
         raise LimbeckError(f"a split must be a fraction between 0 and 1, got {fraction}")
+    if split.groups is not None:
+        selected = select_groups(split.target, split.groups, fraction, seed=seed, purpose=purpose)
+        return split.subset(~selected), split.subset(selected)
     selected = _select_stratified(split.target, round(fraction * len(split)), seed=seed, purpose=purpose)
     return split.subset(~selected), split.subset(selected)
 

@@ -38,12 +38,13 @@ class SpokenDigits:
         root: folder with ``0_george_0.wav`` …, or one that contains it as ``fsdd`` or ``recordings``; ``None``: the
             usual folders.
         test_by: ``takes``: the official test split, takes 0 to 4 of each speaker; ``speakers``: the speakers in
-            ``test_speakers``, which training and validation do not have.
+            ``test_speakers``. Then training, validation and test have different speakers.
         test_speakers: for ``test_by: speakers``.
         mels: number of mel bands; a frame is 10 ms.
         num_labeled: number of training clips with a target, evenly by digit; ``None``: all.
         num_samples: number of training clips; ``None``: all.
-        val_split: validation fraction of the clips that are not test clips.
+        val_split: validation fraction of the clips that are not test clips; of their speakers with ``test_by:
+            speakers``.
         augment: transforms of training frames, with a method ``transform_sequences``.
     """
 
@@ -65,14 +66,14 @@ class SpokenDigits:
             raise LimbeckError(f"mels must be at least 1, got {self.mels}")
         is_test = torch.tensor([self._is_test(speaker, take) for _, speaker, take, _ in clips])
         if bool(is_test.all()) or not bool(is_test.any()):
-            speakers = sorted({speaker for _, speaker, _, _ in clips})
-            raise LimbeckError(
-                f"test_speakers must be some of {', '.join(speakers)}, got {', '.join(self.test_speakers)}"
-            )
+            names = sorted({speaker for _, speaker, _, _ in clips})
+            raise LimbeckError(f"test_speakers must be some of {', '.join(names)}, got {', '.join(self.test_speakers)}")
         frames = [log_mel(*read_wav(path), mels=self.mels) for _, _, _, path in clips]
         tokens = [_to_tokens(digit) for digit, _, _, _ in clips]
         digits = torch.tensor([digit for digit, _, _, _ in clips])
-        everything = Split.from_sequences(SequenceStore({"input": frames, "target": tokens}), digits)
+        speakers = [speaker for _, speaker, _, _ in clips] if self.test_by == "speakers" else None
+        store = SequenceStore({"input": frames, "target": tokens})
+        everything = Split.from_sequences(store, digits, groups=speakers)
         training_frames = [frame for frame, test in zip(frames, is_test.tolist(), strict=True) if not test]
         return make_splits(
             "SpokenDigits", PHONEMES, everything.subset(~is_test), seed=seed, validation=self.val_split,

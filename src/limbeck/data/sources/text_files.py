@@ -47,6 +47,8 @@ class TextFiles:
         num_labeled: number of labeled training texts, evenly by class; ``None``: all.
         num_samples: number of training texts; ``None``: all.
         val_split: validation fraction of the training texts.
+        group_column: column with the group of a text (an author, a conversation), which is in one split only; ``None``:
+            no groups.
     """
 
     provides: ClassVar[tuple[str, ...]] = ("classes", "class_names", "vocab_size")
@@ -61,24 +63,30 @@ class TextFiles:
     num_labeled: int | None = None
     num_samples: int | None = None
     val_split: float = 0.15
+    group_column: str | None = None
 
     def load(self, *, seed: int = 0) -> DataModule:
         """The data, with the classes in alphabetical order."""
         if self.max_tokens < 1 or self.min_count < 1:
             raise LimbeckError(f"max_tokens and min_count must be at least 1, got {self.max_tokens}, {self.min_count}")
         names = {"training": self.train_file, "validation": self.val_file, "test": self.test_file}
-        rows = {kind: _read_rows(Path(self.root), name) for kind, name in names.items() if name is not None}
-        training_labels, class_names = to_class_indices([label for _, label in rows["training"]])
+        rows = {
+            kind: _read_rows(Path(self.root), name, self.group_column)
+            for kind, name in names.items()
+            if name is not None
+        }
+        training_labels, class_names = to_class_indices([label for _, label, _ in rows["training"]])
         assert class_names is not None
-        encode, vocabulary = self._make_tokenizer([text for text, _ in rows["training"]])
+        encode, vocabulary = self._make_tokenizer([text for text, _, _ in rows["training"]])
         splits, first_id = dict[str, Split](), 0
         for kind, samples in rows.items():
-            ids = [encode(text)[: self.max_tokens] for text, _ in samples]
+            ids = [encode(text)[: self.max_tokens] for text, _, _ in samples]
             store = SequenceStore({"input_ids": ids}, masks={"input_ids": "attention_mask"})
             labels = training_labels
             if kind != "training":
-                labels, _ = to_class_indices([label for _, label in samples], class_names)
-            splits[kind] = Split.from_sequences(store, labels, first_id=first_id)
+                labels, _ = to_class_indices([label for _, label, _ in samples], class_names)
+            groups = None if self.group_column is None else [group for _, _, group in samples]
+            splits[kind] = Split.from_sequences(store, labels, first_id=first_id, groups=groups)
             first_id += len(ids)
         return make_splits(
             Path(self.root).resolve().name, class_names, splits["training"], seed=seed,
@@ -113,8 +121,8 @@ def _split_words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def _read_rows(root: Path, name: str) -> list[tuple[str, str]]:
-    """Text and label of each row of the file ``name``."""
+def _read_rows(root: Path, name: str, group_column: str | None) -> list[tuple[str, str, str]]:
+    """Text, label and group of each row of the file ``name``."""
     path = next((path for suffix in _SUFFIXES if (path := root / f"{name}{suffix}").is_file()), None)
     if path is None:
         raise LimbeckError(f"{root.resolve()} must have {' or '.join(f'{name}{s}' for s in _SUFFIXES)}, got none")
@@ -133,10 +141,11 @@ def _read_rows(root: Path, name: str) -> list[tuple[str, str]]:
     label = next((column for column in _LABEL_COLUMNS if column in table[0]), None)
     if label is None or "text" not in table[0]:
         raise LimbeckError(f"{path} must have the columns text and label, got {', '.join(map(str, table[0]))}")
-    incomplete = next((i for i, row in enumerate(table, 1) if row.get("text") is None or row.get(label) is None), None)
+    columns = ["text", label] if group_column is None else ["text", label, group_column]
+    incomplete = next((i for i, row in enumerate(table, 1) if any(row.get(name) is None for name in columns)), None)
     if incomplete is not None:
-        raise LimbeckError(f"row {incomplete} of {path} must have a text and a label")
-    return [(str(row["text"]), str(row[label])) for row in table]
+        raise LimbeckError(f"row {incomplete} of {path} must have {', '.join(columns)}: complete or remove it")
+    return [(str(row["text"]), str(row[label]), str(row.get(group_column or label))) for row in table]
 
 
 def _read_table(file: Any, *, delimiter: str) -> list[dict[str, Any]]:
