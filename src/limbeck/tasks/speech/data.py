@@ -31,7 +31,7 @@ def require_enough_frames(split: Split, stride: int, *, split_name: str, network
     sequences = split.sequences
     if sequences is None or "target" not in sequences.fields:
         return
-    for positions in torch.arange(len(split)).split(_CHUNK):
+    for positions in torch.split(torch.arange(len(split)), _CHUNK):
         indices = split.indices[positions]
         tokens = [sequences.fields["target"][i] for i in indices.tolist()]
         lengths = torch.tensor([len(target) for target in tokens])
