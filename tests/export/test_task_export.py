@@ -13,7 +13,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.task import ModelInputs
 from limbeck.data.normalization import Normalization
 from limbeck.evaluation import count_flops, measure_cost, measure_peak_memory
-from limbeck.export import OnnxModule, export_task
+from limbeck.export import OnnxModule, export_task, named_inputs, quantize_int8
 from limbeck.models import text_encoder, unet
 from limbeck.tasks.segmentation import Segmentation
 from limbeck.tasks.text import TextClassification
@@ -41,6 +41,12 @@ def test_a_network_of_two_inputs_takes_batches_of_any_size_and_length(tmp_path):
     with torch.no_grad():
         expected = network(**task.model_inputs(other).kwargs)
     np.testing.assert_allclose(task.outputs(exported, other).require_logits(), expected, atol=1e-5)
+    calibration = [named_inputs(task, task.model_inputs(batch)) for batch in (*batches, _text_batch(6, 9))]
+    small = quantize_int8(tmp_path / "student.onnx", tmp_path / "int8.onnx", calibration_inputs=calibration)
+    logits = task.outputs(OnnxModule(str(small), task, name="int8.onnx"), other).require_logits()
+    assert 0 < float((logits - expected).abs().max()) < 0.3 * float(expected.max() - expected.min())
+    with pytest.raises(LimbeckError, match="must have input_ids, attention_mask, got input_ids"):
+        quantize_int8(small, tmp_path / "a.onnx", calibration_inputs=[{"input_ids": calibration[0]["input_ids"]}])
 
 
 def test_maps_are_exported(tmp_path):

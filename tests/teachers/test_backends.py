@@ -6,6 +6,7 @@ import copy
 import pickle
 from functools import partial
 from importlib.util import find_spec
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.features import FeatureExtractor
 from limbeck.losses import AttentionTransferLoss, KDLoss
-from limbeck.models import resnet20, torchvision
+from limbeck.models import conv_ctc, resnet20, torchvision
 from limbeck.tasks import Classification
 from limbeck.teachers import BACKENDS, FrozenTeacher, InferenceBackend
 from limbeck.teachers.backends.builders import BUILDERS, BuildContext, compute_outputs, record_calls
@@ -217,7 +218,9 @@ def test_inputs_of_another_shape_run_in_torch_with_a_warning():
     network = tiny()
     frozen = FrozenTeacher(network, backend=InferenceBackend("onnxruntime", measure_seconds=0.1))
     frozen.predict((images(2), None), TASK)
-    with pytest.warns(UserWarning, match=r"inputs \[3, 40, 40\] run in eager torch"):
+    with pytest.warns(
+        UserWarning, match=r"for inputs \[batch, 3, 32, 32\]; inputs \[2, 3, 40, 40\] run in eager torch"
+    ):
         logits = frozen.predict((images(2, size=40), None), TASK).require_logits()
     assert torch.equal(logits, network(images(2, size=40)))
 
@@ -289,6 +292,43 @@ def test_any_task_works_with_the_backends_that_support_it():
     torch.testing.assert_close(frozen.predict(x, Words()).require_logits(), 2 * frozen.network(x, x))
     assert frozen.backend.report.skipped["onnxruntime"].startswith("the task must call the network once")
     assert set(frozen.backend.report.latency_ms) == {"eager", "fold_batchnorm"}
+
+
+class NamedOutputs(nn.Module):
+    """Frames and their lengths in, a dict of two tensors out."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = conv_ctc(mels=4, classes=5, width=8)
+
+    def forward(self, frames, *, lengths):
+        return {"logits": self.network(frames, lengths), "mean": frames.mean(dim=1)}
+
+
+class Frames:
+    """A task of two inputs, by position and by keyword."""
+
+    input_axes: ClassVar = {"frames": {0: "batch", 1: "frames"}, "lengths": {0: "batch"}}
+
+    def outputs(self, network, batch):
+        output = network(batch[0], lengths=batch[1])
+        return Outputs(logits=output["logits"].flatten(0, 1), embedding=output["mean"])
+
+    def target(self, batch):
+        return None
+
+
+@RUNTIMES
+def test_a_runtime_takes_several_inputs_of_any_length_and_returns_what_the_network_does(engine, recwarn):
+    torch.manual_seed(0)
+    frozen = FrozenTeacher(NamedOutputs(), backend=InferenceBackend(engine, measure_seconds=0.1))
+    for count, length in ((3, 12), (1, 7), (4, 20)):
+        batch = torch.randn(count, length, 4), torch.arange(length - count + 1, length + 1)
+        outputs, expected = frozen.predict(batch, Frames()), Frames().outputs(frozen.network, batch)
+        torch.testing.assert_close(outputs.logits, expected.logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(outputs.embedding, expected.embedding)
+    assert frozen.backend.report.backend == engine
+    assert not [warning for warning in recwarn if "eager torch" in str(warning.message)]
 
 
 class Method:

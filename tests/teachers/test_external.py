@@ -15,10 +15,12 @@ import limbeck
 from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.data import Normalization
+from limbeck.data.normalization import FrameNormalization
 from limbeck.losses import KDLoss
 from limbeck.models.onnx_graph import export_onnx_bytes
 from limbeck.tasks import Classification
 from limbeck.teachers import FrozenTeacher, from_callable, onnx
+from limbeck.teachers.adapter import InputMapping
 
 TASK = Classification(3)
 X = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
@@ -114,10 +116,11 @@ def test_a_file_of_several_inputs_takes_those_of_the_task(runtime, batch, tmp_pa
 
 
 @RUNTIMES
-def test_the_output_to_read_is_named_where_there_are_several(runtime, graph):
+def test_of_several_outputs_one_is_named_or_all_are_read(runtime, graph):
     path = graph(outputs=("features", "logits"))
-    with pytest.raises(LimbeckError, match=r"has 2 outputs \(features, logits\): set output_name"):
-        onnx(path, runtime=runtime)
+    both = onnx(path, runtime=runtime)(X[:, :3])
+    assert both.keys() == {"features", "logits"}
+    assert torch.equal(both["logits"], 2 * X[:, :3])
     assert torch.equal(onnx(path, runtime=runtime, input_name="x", output_name="logits")(X[:, :3]), 2 * X[:, :3])
     with pytest.raises(LimbeckError, match="no output named 'logit'; available: logits"):
         onnx(path, runtime=runtime, output_name="logit")
@@ -181,6 +184,15 @@ def test_input_type_pixels_inverts_the_normalization():
     torch.testing.assert_close(seen[0], pixels)
     with pytest.raises(LimbeckError, match="takes pixels: set normalization"):
         from_callable(lambda x: x, input_type="pixels")(pixels)
+
+
+def test_only_the_first_of_several_inputs_is_normalized():
+    normalization = FrameNormalization((1.0, 2.0), (2.0, 4.0))
+    frames, lengths = torch.rand(3, 5, 2), torch.tensor([5, 4, 1])
+    teacher = from_callable(lambda x, n: {"logits": x, "n": n}, input_type="pixels", normalization=normalization)
+    outputs = teacher(normalization.apply(frames), lengths)
+    torch.testing.assert_close(outputs["logits"], frames)
+    assert outputs["n"].tolist() == [5, 4, 1]
 
 
 def test_reused_memory_of_a_callable_does_not_change_outputs():
@@ -255,8 +267,9 @@ def test_a_callable_takes_the_inputs_of_the_task_and_returns_what_it_takes(array
     assert torch.equal(outputs.require_logits(), torch.arange(30.0).reshape(10, 3)[::2])
     assert torch.equal(outputs.embedding, batch["tokens"].float())
     assert [str(kind).removeprefix("torch.") for kind in seen[0]] == ["int64", "bool"]
+    mapping = InputMapping(data_normalization=Normalization.none(1), input_size=4)
     with pytest.raises(LimbeckError, match=r"takes one tensor of images .* and the task gives 2 inputs"):
-        from_callable(ask, input_type="pixels", normalization=Normalization.none(1))(batch["tokens"], batch["tokens"])
+        from_callable(ask).with_input_mapping(mapping)(batch["tokens"], batch["tokens"])
     with pytest.raises(LimbeckError, match="must return one array of probabilities"):
         from_callable(ask, output_type="probabilities")(batch["tokens"], mask=batch["attention_mask"])
 

@@ -7,7 +7,6 @@ attention count, elementwise operations (norms, activations) do not.
 
 from __future__ import annotations
 
-import copy
 import tempfile
 import weakref
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from limbeck.core.task import ModelInputs
 from limbeck.evaluation.checks import model_device
 from limbeck.features import unwrap_model
 from limbeck.utils.eval_mode import eval_mode
+from limbeck.utils.parametrizations import copy_module
 from limbeck.utils.timing import measure_latency
 
 __all__ = ["count_flops", "count_parameters", "measure_cost", "measure_peak_memory", "weights_file_size"]
@@ -54,7 +54,7 @@ def count_flops(model: nn.Module, example: Tensor | ModelInputs) -> tuple[int | 
 
     sample = _first_sample(example)
     try:
-        meta_model = copy.deepcopy(unwrap_model(model)).to("meta").eval()
+        meta_model = copy_module(unwrap_model(model)).to("meta").eval()
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             _call(meta_model, _map_tensors(sample, lambda tensor: tensor.to("meta")))
         return int(counter.get_total_flops()), None
@@ -114,7 +114,7 @@ def measure_cost(model: nn.Module, example: Tensor | ModelInputs) -> dict[str, A
     """
     flops, warning = count_flops(model, example)
     on_cpu = all(tensor.is_cpu for tensor in (*model.parameters(), *model.buffers()))
-    cpu_model = model if on_cpu else copy.deepcopy(model).cpu()
+    cpu_model = model if on_cpu else copy_module(model).cpu()
     sample = _map_tensors(_first_sample(example), Tensor.cpu)
     with eval_mode(cpu_model):
         latency = measure_latency(lambda: _call(cpu_model, sample))

@@ -10,10 +10,9 @@ use 7 bits: processors without VNNI add two 8-bit products in 16 bits, which wou
 
 from __future__ import annotations
 
-import copy
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -26,6 +25,7 @@ from limbeck.models.onnx_graph import OPSET, export_onnx_bytes, suppress_output
 from limbeck.teachers.backends.runtime_session import RuntimeSession
 from limbeck.utils.io import write_atomically
 from limbeck.utils.logits import find_logits
+from limbeck.utils.parametrizations import copy_module
 from limbeck.utils.timing import measure_latency, torch_threads
 
 __all__ = ["predict_onnx", "quantize_int8", "to_onnx"]
@@ -60,7 +60,7 @@ def to_onnx(
     """
     path, example_inputs, check_inputs = Path(path), example_inputs.detach().cpu(), check_inputs.detach().cpu()
     _validate_arguments(path, example_inputs, check_inputs, tolerance)
-    network = _LogitsWrapper(copy.deepcopy(unwrap_model(model)).cpu()).eval()
+    network = _LogitsWrapper(copy_module(unwrap_model(model)).cpu()).eval()
     _require_runs(network, example_inputs[:1])
     content = export_onnx_bytes(network, example_inputs, name=type(network.network).__name__)
     run = _load_onnx(content, name=str(path))
@@ -93,18 +93,23 @@ def predict_onnx(path: str | Path, inputs: Tensor) -> Tensor:
     return torch.cat([run(batch) for batch in torch.split(inputs.detach().cpu(), _BATCH_SIZE)])
 
 
-def quantize_int8(source: str | Path, path: str | Path, *, calibration_inputs: Tensor, batch_size: int = 64) -> Path:
-    """Writes the ONNX file ``source`` of :func:`limbeck.export.to_onnx`, quantized to 8 bits, to ``path``.
+def quantize_int8(
+    source: str | Path, path: str | Path, *, calibration_inputs: Tensor | Sequence[Mapping[str, Tensor]],
+    batch_size: int = 64,
+) -> Path:  # fmt: skip
+    """Writes the ONNX file ``source``, quantized to 8 bits, to ``path``.
 
     Args:
-        source: the file to quantize.
+        source: a file of :func:`limbeck.export.to_onnx` or :func:`limbeck.export.export_task`.
         path: the ``.onnx`` file.
-        calibration_inputs: inputs ``[n, ...]`` from the training or validation split, never from the test split; a
-            few hundred are enough.
-        batch_size: calibration inputs per batch.
+        calibration_inputs: inputs from the training or validation split, never from the test split; a few hundred are
+            enough. A tensor ``[n, ...]`` for a file with the one input ``input``; else batches, each with every input
+            by name.
+        batch_size: calibration inputs per batch of a tensor.
 
     Raises:
-        LimbeckError: there is no such file, no calibration input, or onnxruntime cannot quantize the graph.
+        LimbeckError: there is no such file, no calibration input, an input of the file is missing in a batch, or
+            onnxruntime cannot quantize the graph.
     """
     source, path = Path(source), Path(path)
     if not source.is_file():
@@ -115,14 +120,17 @@ def quantize_int8(source: str | Path, path: str | Path, *, calibration_inputs: T
         raise LimbeckError(
             "static quantization needs calibration inputs, got none; give a few hundred of the training split"
         )
-    return write_atomically(path, lambda partial: _quantize(source, partial, calibration_inputs, batch_size))
+    batches = calibration_inputs
+    if isinstance(batches, Tensor):
+        batches = [{"input": batch} for batch in torch.split(batches, batch_size)]
+    return write_atomically(path, lambda partial: _quantize(source, partial, batches))
 
 
 def _load_onnx(model: bytes | str, *, name: str) -> Callable[[Tensor], Tensor]:
     """An exported model as a function of a batch, in onnxruntime with one thread."""
     with torch_threads(1):
         session = RuntimeSession(model, runtime="onnxruntime", name=name, input_name="input", output_name="logits")
-    return lambda inputs: torch.from_numpy(session(inputs.numpy())).float()
+    return lambda inputs: torch.from_numpy(session(inputs.numpy())["logits"]).float()
 
 
 @final
@@ -201,19 +209,25 @@ def _check_parity(
     return difference, 1.0 - float(label_differs.double().mean())
 
 
-def _quantize(source: Path, path: Path, calibration_inputs: Tensor, batch_size: int) -> None:
+def _quantize(source: Path, path: Path, batches: Sequence[Mapping[str, Tensor]]) -> None:
     try:
+        import onnx
         from onnxruntime.quantization import QuantFormat, QuantType, quant_pre_process, quantize_static
 
+        names = [port.name for port in onnx.load(str(source)).graph.input]
+        if wrong := next((batch for batch in batches if set(batch) != set(names)), None):
+            raise LimbeckError(f"calibration_inputs must have {', '.join(names)}, got {', '.join(wrong)}")
         with suppress_output(), tempfile.TemporaryDirectory() as folder:
             prepared = Path(folder) / "prepared.onnx"
             # Folds constants and infers all shapes, so that no batch norm is left between two integer operators.
             quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
             quantize_static(
-                str(prepared), str(path), _CalibrationReader(calibration_inputs, batch_size),
+                str(prepared), str(path), _CalibrationReader(batches),
                 quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True,
                 activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
             )  # fmt: skip
+    except LimbeckError:
+        raise
     except Exception as error:  # depends on the operators of the graph
         raise LimbeckError(f"{source.name} cannot be quantized to 8 bits ({format_root_cause(error)})") from error
 
@@ -222,10 +236,10 @@ def _quantize(source: Path, path: Path, calibration_inputs: Tensor, batch_size: 
 class _CalibrationReader:
     """Calibration inputs batch by batch, in the interface of onnxruntime."""
 
-    def __init__(self, inputs: Tensor, batch_size: int) -> None:
-        self._batches = iter(torch.split(inputs.detach().cpu(), batch_size))
+    def __init__(self, batches: Sequence[Mapping[str, Tensor]]) -> None:
+        self._batches = iter(batches)
 
     def get_next(self) -> dict[str, Any] | None:
-        """The next batch by the name of the input, or ``None`` after the last."""
+        """The next batch by the names of the inputs, or ``None`` after the last."""
         batch = next(self._batches, None)
-        return None if batch is None else {"input": batch.numpy()}
+        return None if batch is None else {name: tensor.detach().cpu().numpy() for name, tensor in batch.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
@@ -15,12 +14,13 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.task import DeployableTask, ModelInputs
 from limbeck.features import unwrap_model
 from limbeck.models.onnx_graph import OPSET, export_onnx_bytes
-from limbeck.teachers.backends.runtime_session import RuntimeSession
+from limbeck.teachers.backends.runtime_session import Runtime, RuntimeSession
 from limbeck.utils.io import write_atomically
 from limbeck.utils.logits import find_logits
+from limbeck.utils.parametrizations import copy_module
 from limbeck.utils.timing import measure_latency, torch_threads
 
-__all__ = ["OnnxModule", "export_task"]
+__all__ = ["OnnxModule", "equal_predictions", "export_task", "named_inputs"]
 
 
 def export_task(
@@ -50,9 +50,9 @@ def export_task(
         raise LimbeckError(f"path must be a file that ends in .onnx, got {path.name!r}")
     if not batches:
         raise LimbeckError("export needs at least one validation batch to compare on, got none")
-    module = copy.deepcopy(unwrap_model(model)).cpu().eval()
+    module = copy_module(unwrap_model(model)).cpu().eval()
     inputs = [task.model_inputs(batch) for batch in batches]
-    tensors = [_named_inputs(task, example) for example in inputs]
+    tensors = [named_inputs(task, example) for example in inputs]
     network = _PositionalModule(module, inputs[-1], tuple(task.input_axes), tuple(task.output_axes)).eval()
     content = export_onnx_bytes(
         network, tuple(tensors[-1].values()), name=type(module).__name__,
@@ -80,16 +80,21 @@ class OnnxModule(nn.Module):
         model: the bytes of the file, or its path.
         task: names inputs and outputs.
         name: name of the model in error messages.
+        runtime: ``onnxruntime`` or ``openvino``, with one thread.
     """
 
-    def __init__(self, model: bytes | str, task: DeployableTask, *, name: str) -> None:
+    def __init__(
+        self, model: bytes | str, task: DeployableTask, *, name: str, runtime: Runtime = "onnxruntime"
+    ) -> None:
         super().__init__()
         self._input_names = tuple(task.input_axes)
         with torch_threads(1):
-            self._sessions = {
-                output: RuntimeSession(model, runtime="onnxruntime", name=name, output_name=output)
-                for output in task.output_axes
-            }
+            self._session = RuntimeSession(model, runtime=runtime, name=name)
+        if sorted(self._session.output_names) != sorted(task.output_axes):
+            raise LimbeckError(
+                f"{name} must have the outputs {', '.join(task.output_axes)} of {type(task).__name__}, got "
+                f"{', '.join(self._session.output_names)}"
+            )
 
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor | dict[str, Tensor]:
         """The output, or the outputs by name where there are several."""
@@ -99,7 +104,7 @@ class OnnxModule(nn.Module):
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The outputs by name."""
         arrays = {name: tensor.detach().cpu().numpy() for name, tensor in inputs.items()}
-        return {name: torch.from_numpy(session(**arrays)) for name, session in self._sessions.items()}
+        return {name: torch.from_numpy(output) for name, output in self._session(**arrays).items()}
 
 
 @final
@@ -128,7 +133,8 @@ class _PositionalModule(nn.Module):
         return tuple(outputs)
 
 
-def _named_inputs(task: DeployableTask, inputs: ModelInputs) -> dict[str, Tensor]:
+def named_inputs(task: DeployableTask, inputs: ModelInputs) -> dict[str, Tensor]:
+    """The tensors of ``inputs`` by their names in ``task.input_axes``, on the CPU."""
     names = tuple(task.input_axes)
     tensors = {**dict(zip(names, inputs.args, strict=False)), **inputs.kwargs}
     if set(tensors) != set(names) or len(inputs.args) + len(inputs.kwargs) != len(names):
@@ -171,16 +177,24 @@ def _compare_predictions(
     task: DeployableTask, module: nn.Module, exported: OnnxModule, batches: Sequence[Any]
 ) -> tuple[float, int]:
     """The fraction of samples with equal predictions, and their number."""
-    equal = list[bool]()
     with torch.no_grad():
-        for batch in batches:
-            expected, actual = (task.score(network, batch).predictions for network in (module, exported))
-            equal += map(_is_equal, expected, actual)
-    return sum(equal) / max(len(equal), 1), len(equal)
+        expected, actual = (
+            [prediction for batch in batches for prediction in task.score(network, batch).predictions]
+            for network in (module, exported)
+        )
+    return equal_predictions(expected, actual), len(expected)
+
+
+def equal_predictions(expected: Sequence[Any], actual: Sequence[Any]) -> float:
+    """The fraction of samples with equal predictions; of a tensor, such as a mask, 99.9 % of its values are equal.
+
+    >>> equal_predictions([3, 1], [3, 2])
+    0.5
+    """
+    return sum(map(_is_equal, expected, actual)) / max(len(expected), 1)
 
 
 def _is_equal(first: Any, second: Any) -> bool:
-    """Whether two predictions are equal; of a tensor, such as a mask, 99.9 % of its values."""
     first_leaves, second_leaves = tree_leaves(first), tree_leaves(second)
     return len(first_leaves) == len(second_leaves) and all(map(_is_leaf_equal, first_leaves, second_leaves))
 

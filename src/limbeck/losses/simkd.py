@@ -12,7 +12,6 @@ its parameter count is in the repr of the loss.
 from __future__ import annotations
 
 from collections import OrderedDict
-from copy import deepcopy
 from itertools import pairwise
 from typing import ClassVar, final
 
@@ -23,6 +22,7 @@ from limbeck.core.loss_context import LossContext
 from limbeck.losses._bases import ProjectedFeatureLoss
 from limbeck.losses._features import Projection, match_size, require_prepared
 from limbeck.losses._ops import mean_squared_error, require_interval, require_same_shape, upcast
+from limbeck.utils.parametrizations import copy_module
 
 
 def simkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class SimKDLoss(ProjectedFeatureLoss):
         projector = require_prepared(self.projection, "SimKDLoss")
         is_conv = isinstance(next(projector.children()), nn.Conv2d)
         pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten(1)] if is_conv else []
-        layers = OrderedDict(projector=projector, pool=nn.Sequential(*pool), classifier=deepcopy(classifier))
+        layers = OrderedDict(projector=projector, pool=nn.Sequential(*pool), classifier=copy_module(classifier))
         return nn.Sequential(layers)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError, format_root_cause
+from limbeck.utils.parametrizations import copy_module, fold_parametrizations, has_parametrizations
 
 __all__ = ["OPSET", "export_onnx_bytes", "suppress_output"]
 
@@ -25,6 +26,8 @@ def export_onnx_bytes(
     input_axes: Mapping[str, Mapping[int, str]] | None = None, output_names: Sequence[str] = ("logits",),
 ) -> bytes:  # fmt: skip
     """Bytes of an ONNX file with the weights; by default one ``input``, one output ``logits``, of any batch size.
+
+    Weights that the network computes (``weight_norm``, ``spectral_norm``) are in the file as they are computed.
 
     Args:
         network: on the CPU and in eval mode; maps positional tensors to a tensor or a tuple.
@@ -39,6 +42,8 @@ def export_onnx_bytes(
     num_bytes = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
     if num_bytes > _MAX_WEIGHT_BYTES:
         raise LimbeckError(f"one ONNX file holds up to 2 GB, and the weights are {num_bytes / 2**30:.1f} GB")
+    if has_parametrizations(network):
+        network = fold_parametrizations(copy_module(network))
     # The exporter would specialize on an example batch of one.
     tensors = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     two_inputs = tuple(torch.cat([tensor[:1], tensor[-1:]]) for tensor in tensors)

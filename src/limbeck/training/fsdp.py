@@ -6,7 +6,6 @@ a plain module and gets the full weights at the end. Teachers are not sharded.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.distiller.distiller import Distiller
+from limbeck.utils.parametrizations import copy_module
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -54,8 +54,7 @@ def shard_module(distiller: Distiller, fabric: Fabric) -> tuple[Distiller, Any]:
         module.cpu()
         for tensor in (*module.parameters(), *module.buffers()):
             tensor.data = fabric.broadcast(tensor.data)
-    unsharded = (distiller.task, *distiller.teachers.values())
-    sharded: Distiller = copy.deepcopy(distiller, {id(module_to_keep): module_to_keep for module_to_keep in unsharded})
+    sharded = copy_module(distiller, keep=(distiller.task, *distiller.teachers.values()))
     return sharded, fabric.setup_module(sharded, move_to_device=False)
 
 

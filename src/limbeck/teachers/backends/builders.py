@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 
-from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.core.protocols import Task
 from limbeck.features import FeatureExtractor, layer_root, parse_layer, unwrap_model
-from limbeck.models.onnx_graph import export_onnx_bytes
 from limbeck.teachers.backends.fold_batchnorm import FoldedModel, fold_batchnorm
+from limbeck.teachers.backends.runtime_model import (
+    BackendUnsupported,
+    RecordedCall,
+    RuntimeModel,
+    export_call,
+    require_tensors,
+)
 from limbeck.teachers.backends.runtime_session import Runtime, RuntimeSession, missing_package_message
 
 __all__ = [
@@ -28,19 +32,6 @@ __all__ = [
     "compute_outputs",
     "record_calls",
 ]
-
-
-@final
-class BackendUnsupported(LimbeckError):
-    """Why a backend does not support a network; the message completes "not fold_batchnorm: …"."""
-
-
-class RecordedCall(NamedTuple):
-    """Arguments and output of one call of a network."""
-
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    output: Any
 
 
 class PreparedModel(NamedTuple):
@@ -89,11 +80,13 @@ class BuildContext:
         network: the teacher, in eval mode.
         feature_layers: layers to read features from, by feature name.
         calls: calls of the network by the task on a real batch.
+        input_axes: of the task, which names inputs with their axes of variable size.
     """
 
     network: nn.Module
     feature_layers: Mapping[str, str]
     calls: Sequence[RecordedCall]
+    input_axes: Mapping[str, Mapping[int, str]] = field(default_factory=lambda: {"input": {0: "batch"}})
 
     def empty_feature_extractor(self) -> FeatureExtractor:
         """An extractor of no features, for backends without forward hooks."""
@@ -102,30 +95,14 @@ class BuildContext:
         return FeatureExtractor(self.network, {})
 
     @cached_property
-    def example_input(self) -> Tensor:
-        """The only input of the network, a float32 tensor on the CPU."""
-        if len(self.calls) != 1 or len(self.calls[0].args) != 1 or self.calls[0].kwargs:
-            raise BackendUnsupported("the task must call the network once with one tensor")
-        example, output = self.calls[0].args[0], self.calls[0].output
-        if not isinstance(example, Tensor) or not isinstance(output, Tensor):
-            type_name = type(output if isinstance(example, Tensor) else example).__name__
-            raise BackendUnsupported(f"input and output of the network must be one tensor, got {type_name}")
-        tensors = [example, *self.network.parameters(), *self.network.buffers()]
-        if not all(tensor.is_cpu for tensor in tensors):
-            raise BackendUnsupported("the teacher must be on the CPU")
-        dtypes = {str(t.dtype) for t in (output, *tensors) if t.is_floating_point() and t.dtype != torch.float32}
-        if dtypes or torch.is_autocast_enabled("cpu"):
-            raise BackendUnsupported(f"the teacher must be float32, got {', '.join(sorted(dtypes)) or 'autocast'}")
-        return example
+    def onnx_call(self) -> RecordedCall:
+        """The only call of the network, with tensors that a runtime takes."""
+        return require_tensors(self.network, self.calls)
 
     @cached_property
     def onnx_graph(self) -> bytes:
         """The network as an ONNX file, exported once for all runtimes."""
-        network = unwrap_model(self.network)
-        try:
-            return export_onnx_bytes(network, self.example_input, name=type(network).__name__)
-        except LimbeckError as error:
-            raise BackendUnsupported(str(error)) from error
+        return export_call(self.network, self.onnx_call, self.input_axes)
 
 
 def _build_eager(context: BuildContext) -> PreparedModel:
@@ -154,7 +131,8 @@ def _build_runtime(context: BuildContext, *, runtime: Runtime) -> PreparedModel:
         raise BackendUnsupported(missing_package)
     name = type(unwrap_model(context.network)).__name__
     session = RuntimeSession(context.onnx_graph, runtime=runtime, name=name)
-    return PreparedModel(_RuntimeModel(context.network, session, context.example_input), feature_extractor)
+    model = RuntimeModel(context.network, session, context.onnx_call, context.input_axes)
+    return PreparedModel(model, feature_extractor)
 
 
 BUILDERS: Mapping[str, Callable[[BuildContext], PreparedModel]] = {
@@ -164,28 +142,3 @@ BUILDERS: Mapping[str, Callable[[BuildContext], PreparedModel]] = {
     "onnxruntime": partial(_build_runtime, runtime="onnxruntime"),
     "openvino": partial(_build_runtime, runtime="openvino"),
 }
-
-
-@final
-class _RuntimeModel(nn.Module):
-    """Runs a runtime session, and the network itself for inputs of another shape or dtype."""
-
-    def __init__(self, network: nn.Module, session: RuntimeSession, example: Tensor) -> None:
-        super().__init__()
-        self.network, self.session = network, session
-        self.input_shape, self.dtype = example.shape[1:], example.dtype
-        self.has_warned = False
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Logits ``[batch, classes]``."""
-        if input.shape[1:] == self.input_shape and input.dtype == self.dtype and len(input):
-            return torch.from_numpy(self.session(input.detach().numpy()))
-        if not self.has_warned:
-            self.has_warned = True
-            warnings.warn(
-                f"{self.session.runtime} was built for inputs {list(self.input_shape)}; inputs "
-                f"{list(input.shape[1:])} run in eager torch, which is slower",
-                stacklevel=2,
-            )
-        logits: Tensor = self.network(input)
-        return logits

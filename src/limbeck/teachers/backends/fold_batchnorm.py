@@ -7,7 +7,6 @@ network's code and modules are kept, so that forward hooks still work.
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Iterator, Set
 from typing import Any, final
@@ -16,6 +15,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torch.utils._pytree import tree_map
+
+from limbeck.utils.parametrizations import copy_module, fold_parametrizations
 
 __all__ = ["FoldedModel", "fold_batchnorm"]
 
@@ -42,7 +43,7 @@ def fold_batchnorm(network: nn.Module, *, exclude: Set[str] = frozenset()) -> tu
       (2): ReLU()
     )
     """
-    folded = copy.deepcopy(network).requires_grad_(False)
+    folded = fold_parametrizations(copy_module(network)).requires_grad_(False)
     try:
         graph = fx.symbolic_trace(folded).graph
     except Exception as error:  # tracing runs the network's code, which may branch on values

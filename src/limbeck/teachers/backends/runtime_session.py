@@ -5,7 +5,7 @@ Both use ``torch.get_num_threads()`` threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple, final
@@ -35,7 +35,7 @@ class _Session(NamedTuple):
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
     batch_size: int | None
-    run: Callable[[str, dict[str, NDArray[Any]]], NDArray[Any]]
+    run: Callable[[Sequence[str], dict[str, NDArray[Any]]], list[NDArray[Any]]]
 
 
 @final
@@ -47,7 +47,7 @@ class RuntimeSession:
         runtime: ``onnxruntime`` or ``openvino``.
         name: name of the model in error messages.
         input_name: expected name of the only input; ``None``: any.
-        output_name: name of the output to read; ``None``: the only one.
+        output_name: name of the output to read; ``None``: all of them.
 
     Raises:
         LimbeckError: the runtime is not installed or cannot load the model, or the model has other inputs or outputs.
@@ -67,7 +67,9 @@ class RuntimeSession:
             raise LimbeckError(f"{name} has {len(self.input_names)} inputs ({names}): remove input_name")
         if input_name is not None:
             _resolve_port_name(name, "input", input_name, self.input_names)
-        self.output_name = _resolve_port_name(name, "output", output_name, list(session.outputs))
+        self.output_names = list(session.outputs)
+        if output_name is not None:
+            self.output_names = [_resolve_port_name(name, "output", output_name, self.output_names)]
         self._dtypes = {}
         for port, description in session.inputs.items():
             dtype = description.partition(" ")[0]
@@ -75,8 +77,8 @@ class RuntimeSession:
                 raise LimbeckError(f"{name}: the input {port} must be a number or a boolean, got {dtype}")
             self._dtypes[port] = _NUMPY_DTYPES[dtype]
 
-    def __call__(self, *inputs: ArrayLike, **named_inputs: ArrayLike) -> NDArray[Any]:
-        """Output for a batch, in chunks where the batch size is fixed.
+    def __call__(self, *inputs: ArrayLike, **named_inputs: ArrayLike) -> dict[str, NDArray[Any]]:
+        """Outputs for a batch by name, in chunks where the batch size is fixed.
 
         Args:
             inputs: arrays or CPU tensors ``[n, ...]`` in the order of the model's inputs.
@@ -95,7 +97,11 @@ class RuntimeSession:
         starts = range(0, num_samples, size) if size != num_samples else (0,)
         try:
             chunks = ({name: array[start : start + size] for name, array in arrays.items()} for start in starts)
-            return np.concatenate([self._run(chunk, size) for chunk in chunks])
+            outputs = [self._run(chunk, size) for chunk in chunks]
+            return {
+                name: np.concatenate(parts) if len(parts) > 1 else parts[0]
+                for name, parts in zip(self.output_names, zip(*outputs, strict=True), strict=True)
+            }
         except Exception as error:  # each runtime has its own error types
             expected = ", ".join(f"{name} must be {self._session.inputs[name]}" for name in arrays)
             got = ", ".join(f"{array.dtype} {list(array.shape)}" for array in arrays.values())
@@ -103,16 +109,19 @@ class RuntimeSession:
                 f"{self.name}: the input {expected}, got {got} ({self.runtime}: {format_root_cause(error)})"
             ) from error
 
-    def _run(self, chunk: dict[str, NDArray[Any]], size: int) -> NDArray[Any]:
-        """The output for a chunk, padded with its last row to ``size`` rows."""
+    def _run(self, chunk: dict[str, NDArray[Any]], size: int) -> list[NDArray[Any]]:
+        """The outputs for a chunk, padded with its last row to ``size`` rows."""
         num_samples = len(next(iter(chunk.values())))
-        padded: dict[str, NDArray[Any]] = {
-            name: np.concatenate([array, np.repeat(array[-1:], size - num_samples, axis=0)]).astype(
-                self._dtypes[name], copy=False
-            )
-            for name, array in chunk.items()
+        arrays: dict[str, NDArray[Any]] = {
+            name: array.astype(self._dtypes[name], copy=False) for name, array in chunk.items()
         }
-        return self._session.run(self.output_name, padded)[:num_samples]
+        if num_samples < size:
+            arrays = {
+                name: np.concatenate([array, np.repeat(array[-1:], size - num_samples, axis=0)])
+                for name, array in arrays.items()
+            }
+        outputs = self._session.run(self.output_names, arrays)
+        return outputs if num_samples == size else [output[:num_samples] for output in outputs]
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_session"}
@@ -151,9 +160,9 @@ def _load_onnxruntime(model: bytes | str) -> _Session:
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
-    def run(output_name: str, arrays: dict[str, NDArray[Any]]) -> NDArray[Any]:
-        result: NDArray[Any] = session.run([output_name], arrays)[0]
-        return result
+    def run(output_names: Sequence[str], arrays: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        outputs: list[NDArray[Any]] = session.run(list(output_names), arrays)
+        return outputs
 
     inputs, outputs = (
         {port.name: f"{port.type} {port.shape}" for port in ports}
@@ -185,9 +194,10 @@ def _load_openvino(model: bytes | str) -> _Session:
     compiled = core.compile_model(core.read_model(model), "CPU", settings)
     request = compiled.create_infer_request()
 
-    def run(output_name: str, arrays: dict[str, NDArray[Any]]) -> NDArray[Any]:
-        request.infer(arrays, share_inputs=True)
-        return np.array(request.get_tensor(output_name).data)
+    def run(output_names: Sequence[str], arrays: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        # Shared inputs must be contiguous.
+        request.infer({name: np.ascontiguousarray(array) for name, array in arrays.items()}, share_inputs=True)
+        return [np.array(request.get_tensor(name).data) for name in output_names]
 
     inputs, outputs = (
         {port.get_any_name(): f"{port.get_element_type().get_type_name()} {port.get_partial_shape()}" for port in ports}
@@ -197,9 +207,7 @@ def _load_openvino(model: bytes | str) -> _Session:
     return _Session(inputs, outputs, shape[0].get_length() if len(shape) and shape[0].is_static else None, run)
 
 
-def _resolve_port_name(model_name: str, kind: str, name: str | None, names: list[str]) -> str:
-    if name is None and len(names) > 1:
-        raise LimbeckError(f"{model_name} has {len(names)} {kind}s ({', '.join(names)}): set {kind}_name")
-    if name is not None and name not in names:
+def _resolve_port_name(model_name: str, kind: str, name: str, names: list[str]) -> str:
+    if name not in names:
         raise LimbeckError(f"{model_name} has no {kind} named {name!r}; available: {suggest_names(name, names)}")
-    return names[0] if name is None else name
+    return name

@@ -134,7 +134,8 @@ class InferenceBackend:
         deadline = time.perf_counter() + 5 * self.measure_seconds
         eager = BUILDERS["eager"](BuildContext(network, feature_layers, ()))
         expected, calls = record_calls(network, eager.feature_extractor, batch, task)
-        context = BuildContext(network, feature_layers, calls)
+        input_axes = getattr(task, "input_axes", {"input": {0: "batch"}})
+        context = BuildContext(network, feature_layers, calls, input_axes)
         supported, differences, skipped = {"eager": eager}, dict[str, float](), dict[str, str]()
         for name in _AUTO_CANDIDATES if self.name == "auto" else (self.name,):
             if name == "eager":

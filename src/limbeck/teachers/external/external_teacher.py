@@ -48,7 +48,8 @@ class ExternalTeacher(nn.Module):
         fingerprint: text that changes with the predictions, such as the hash of a file. Its hash is in
             ``state_dict()``.
         output_type: ``logits``, or ``probabilities``, whose logarithm is that of at least 1e-7.
-        input_type: ``normalized`` inputs, or ``pixels`` in 0..1.
+        input_type: ``normalized`` inputs, or ``pixels``: the first input as it is before normalization (of images in
+            0..1), the others unchanged.
         normalization: normalization of the data, needed for ``pixels``; a recipe sets it.
         classes: expected number of classes of ``[n, classes]``; ``None``: any.
         allow_missing: whether rows of NaN are samples that the teacher skips, see :func:`missing_rows`.
@@ -98,23 +99,24 @@ class ExternalTeacher(nn.Module):
         return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, output)
 
     def _map_inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The inputs of the callable; only a single tensor has a normalization and a size."""
+        """The inputs of the callable: the first one is that which data normalizes, and only a single one has a size."""
         is_pixels = self.input_type == "pixels"
-        if not is_pixels and self._mapping is None:
-            return args, kwargs
-        if len(args) != 1 or kwargs or not isinstance(args[0], Tensor):
-            raise LimbeckError(
-                f"{self.name} takes one tensor of images (pixels, normalize, input_size or class_names are set), and "
-                f"the task gives {len(args) + len(kwargs)} inputs: remove these settings"
-            )
-        images = args[0]
         if is_pixels:
             if self.normalization is None:
                 raise LimbeckError(f"{self.name} takes pixels: set normalization to that of the data, to invert it")
-            images = self.normalization.invert(images)
-        if self._mapping is not None:
-            images = self._mapping.map_inputs(images, pixels=is_pixels)
-        return (images,), {}
+            if args:
+                args = (self.normalization.invert(args[0]), *args[1:])
+            else:
+                name = next(iter(kwargs))
+                kwargs = {**kwargs, name: self.normalization.invert(kwargs[name])}
+        if self._mapping is None:
+            return args, kwargs
+        if len(args) != 1 or kwargs or not isinstance(args[0], Tensor):
+            raise LimbeckError(
+                f"{self.name} takes one tensor of images (normalize, input_size or class_names are set), and the task "
+                f"gives {len(args) + len(kwargs)} inputs: remove these settings"
+            )
+        return (self._mapping.map_inputs(args[0], pixels=is_pixels),), {}
 
     def with_input_mapping(self, mapping: InputMapping) -> Self:
         """Use ``mapping`` for inputs and logits."""

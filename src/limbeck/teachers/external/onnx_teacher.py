@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, final
 
 from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.data import Normalization
@@ -21,13 +23,14 @@ def onnx(
     """A teacher from an ONNX file, on the CPU with the threads of torch.
 
     Args:
-        path: the ``.onnx`` file. It takes the inputs that the task gives a network, in their order or by name, and has
-            one output to read: ``[n, classes]`` or what else the task takes.
+        path: the ``.onnx`` file. It takes the inputs that the task gives a network, in their order or by name. Its
+            output is ``[n, classes]`` or what else the task takes.
         runtime: ``onnxruntime`` or ``openvino``.
         input_name: expected name of the only input.
-        output_name: name of the output to read, needed where there are several.
+        output_name: name of the output to read; ``None``: the only one, or all of them in a dict by name.
         output_type: ``logits`` or ``probabilities``.
-        input_type: ``normalized`` inputs, or ``pixels`` in 0..1, as files exported by limbeck take.
+        input_type: ``normalized`` inputs, or ``pixels``: those before normalization (of images in 0..1), as files
+            exported by limbeck take.
         normalization: normalization of the data, needed for ``pixels``; a recipe sets it.
         classes: expected number of classes.
 
@@ -39,11 +42,23 @@ def onnx(
         siblings = sorted(sibling.name for sibling in file.parent.glob("*.onnx"))
         raise LimbeckError(f"no ONNX file {file}; in the same folder: {suggest_names(file.name, siblings)}")
     session = RuntimeSession(str(file), runtime=runtime, name=str(file), input_name=input_name, output_name=output_name)
-    fingerprint = " ".join([digest(file), *map(digest, _external_data_files(file)), session.output_name])
+    fingerprint = " ".join([digest(file), *map(digest, _external_data_files(file)), *session.output_names])
     return ExternalTeacher(
-        session, name=str(file), fingerprint=fingerprint, output_type=output_type, input_type=input_type,
+        _OnnxCall(session), name=str(file), fingerprint=fingerprint, output_type=output_type, input_type=input_type,
         normalization=normalization, classes=classes,
     )  # fmt: skip
+
+
+@final
+@dataclass(frozen=True)
+class _OnnxCall:
+    """A session as a function to its only output, or to a dict of all of them."""
+
+    session: RuntimeSession
+
+    def __call__(self, *inputs: Any, **named_inputs: Any) -> Any:
+        outputs = self.session(*inputs, **named_inputs)
+        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
 
 def _external_data_files(file: Path) -> list[Path]:

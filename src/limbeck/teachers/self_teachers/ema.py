@@ -8,7 +8,6 @@ min(decay, 1 − 1/(step + 1)); use a schedule for that.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import Any, Self, final
 
@@ -21,6 +20,7 @@ from limbeck.core.progress import Progress
 from limbeck.core.protocols import Task, Teacher
 from limbeck.core.schedules import Schedule, resolve
 from limbeck.teachers.frozen import FrozenTeacher
+from limbeck.utils.parametrizations import copy_module
 
 __all__ = ["EMATeacher"]
 
@@ -70,7 +70,7 @@ class EMATeacher(Teacher):
                     "updates away: use precision bf16-mixed"
                 )
         teacher = type(self)(self.decay)
-        teacher._teacher = FrozenTeacher(copy.deepcopy(student))
+        teacher._teacher = FrozenTeacher(copy_module(student))
         return teacher
 
     def with_features(self, feature_layers: Mapping[str, str]) -> Self:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -39,6 +38,7 @@ from limbeck.training.callbacks import Callback, make_logger
 from limbeck.training.convert_precision import require_precision
 from limbeck.training.optimizers import make_optimizer, make_scheduler
 from limbeck.utils.all_gather import single_process
+from limbeck.utils.parametrizations import copy_module
 from limbeck.workflows._job.check_task import check_task
 from limbeck.workflows._job.facts import data_facts
 from limbeck.workflows._job.stages import BASELINE_PHASES, check_world_size, make_distiller, make_training_config
@@ -256,7 +256,7 @@ class Job:
             # In train mode, as in training: some networks return losses in it, and a task may change batches. On a
             # copy, since BatchNorm statistics change.
             unchanged = (distiller.task, *distiller.teachers.values())
-            output = copy.deepcopy(distiller, {id(part): part for part in unchanged}).train()(batch)
+            output = copy_module(distiller, keep=unchanged).train()(batch)
             deployment_model(distiller)
         if distiller.teachers:
             self._require_finite_losses(output.by_loss, stage.stage.name)
