@@ -4,41 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import shlex
-import sys
 from importlib import import_module
-from pathlib import Path
 
 import pytest
-import torch
 
 from limbeck.cli import main
 
-PAGE = Path(__file__).parents[2] / "docs" / "add-a-method.md"
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
 
 @pytest.fixture
-def blocks(tmp_path, monkeypatch):
+def blocks(follow_page):
     """The files of the page in a folder on the Python path, and its commands."""
-    files, commands = {}, []
-    for language, text in BLOCK.findall(PAGE.read_text()):
-        if name := re.match(r"# ([\w./]+\.(?:py|yaml))\n", text):
-            files[name[1]] = text
-            (tmp_path / name[1]).parent.mkdir(exist_ok=True)
-            (tmp_path / name[1]).write_text(text)
-        else:
-            assert language == "sh", f"{text!r} is not tested"
-            commands += text.splitlines()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield files, commands
-    torch.set_num_threads(threads)
-    for name in [name for name in sys.modules if name.split(".")[0] in ("my_methods", "test_hellinger")]:
-        del sys.modules[name]
+    return follow_page("add-a-method.md")
 
 
 def run_tests(module):

@@ -13,7 +13,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.metric_spec import MetricSpec
 from limbeck.core.outputs import Outputs
 from limbeck.core.task import Scores, reduce_statistics
-from limbeck.evaluation import evaluate_network, sample_values, score_networks
+from limbeck.evaluation import evaluate_network, sample_gains, sample_values, score_networks
 from limbeck.tasks import Classification
 
 RMSE = MetricSpec(name="rmse", label="RMSE", unit="m", higher_is_better=False, digits=3)
@@ -88,6 +88,30 @@ def test_a_regression_is_scored_over_batches():
     assert a.logits is a.target is None
     assert scores["b"].metrics == a.metrics
     assert sample_values(Regression(), a.statistics).nan_to_num(nan=-1.0).tolist() == [0.0, 2.0, -1.0, -1.0, 4.0]
+
+
+def test_gains_by_sample_of_a_metric_that_ranks_samples_are_of_leaving_each_out():
+    class Ranking(Regression):
+        """The fraction of pairs of a positive and a negative sample in the right order."""
+
+        def metric_value(self, statistics, weights=None, *, metric=None):
+            weights = torch.ones(1, len(statistics)).double() if weights is None else weights
+            (scores, labels), values = statistics.T, []
+            for w in weights:
+                pairs = (w * labels)[:, None] * (w * (1 - labels))
+                values.append((pairs * (scores[:, None] > scores)).sum() / pairs.sum())
+            return torch.stack(values) if len(weights) > 1 else values[0]
+
+    labels = [1, 0, 1, 0]
+    better, worse = ([[score, label] for score, label in zip(scores, labels, strict=True)]
+                     for scores in ((0.9, 0.2, 0.6, 0.4), (0.1, 0.2, 0.6, 0.4)))  # fmt: skip
+    better, worse = (torch.tensor([*rows, [torch.nan, torch.nan]]).double() for rows in (better, worse))
+    # Of 4 pairs, worse has 2 right, all of the third sample; the metric of Regression is lower where it is better.
+    without = ([1.0] * 4, [1.0, 0.5, 0.0, 0.5])
+    expected = [-((1.0 - a) - (0.5 - b)) for a, b in zip(*without, strict=True)]
+    assert sample_gains(Ranking(), better, worse).tolist() == pytest.approx([*expected, 0.0])
+    errors = (torch.tensor([[4.0], [torch.nan]]).double(), torch.tensor([[1.0], [torch.nan]]).double())
+    assert sample_gains(Regression(), *errors).tolist() == [-1.0, 0.0]
 
 
 def test_a_network_that_gives_nan_is_an_error_and_no_unlabeled_sample():

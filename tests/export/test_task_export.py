@@ -14,6 +14,7 @@ from limbeck.core.task import ModelInputs
 from limbeck.data.normalization import Normalization
 from limbeck.evaluation import count_flops, measure_cost, measure_peak_memory
 from limbeck.export import OnnxModule, export_task, named_inputs, quantize_int8
+from limbeck.export.task_export import equal_predictions
 from limbeck.models import text_encoder, unet
 from limbeck.tasks.segmentation import Segmentation
 from limbeck.tasks.text import TextClassification
@@ -47,6 +48,13 @@ def test_a_network_of_two_inputs_takes_batches_of_any_size_and_length(tmp_path):
     assert 0 < float((logits - expected).abs().max()) < 0.3 * float(expected.max() - expected.min())
     with pytest.raises(LimbeckError, match="must have input_ids, attention_mask, got input_ids"):
         quantize_int8(small, tmp_path / "a.onnx", calibration_inputs=[{"input_ids": calibration[0]["input_ids"]}])
+
+
+def test_predictions_that_are_numbers_are_equal_to_rounding():
+    boxes = torch.tensor([[0.1, 2.0]])
+    expected = [151.23, 151.23, {"box": boxes, "label": 3}, {"box": boxes, "label": 3}, 1]
+    actual = [151.2300001, 151.3, {"box": boxes + 1e-6, "label": 3}, {"box": boxes + 0.01, "label": 3}, 2]
+    assert equal_predictions(expected, actual) == 2 / 5
 
 
 def test_maps_are_exported(tmp_path):

@@ -143,10 +143,17 @@ class NormalizedModel(nn.Module):
         network: takes normalized images.
         normalization: of the data.
         num_dims: dimensions of one input, 3 for an image.
+
+    >>> NormalizedModel(nn.Identity(), Normalization((0.5,), (0.25,)), num_dims=1)(torch.ones(1, 1))
+    tensor([[2.]])
+    >>> NormalizedModel(nn.Identity(), NoNormalization(), num_dims=1)(torch.ones(1, 1))
+    tensor([[1.]])
     """
 
     def __init__(self, network: nn.Module, normalization: InputNormalization, *, num_dims: int) -> None:
         super().__init__()
+        if isinstance(normalization, NoNormalization):
+            normalization = Normalization.none(1)
         if not isinstance(normalization, Normalization):
             raise LimbeckError(f"the inputs must be images normalized by channel, got {type(normalization).__name__}")
         self.network = network

@@ -20,7 +20,9 @@ from limbeck.teachers.external.external_teacher import missing_rows
 from limbeck.utils.count_samples import count_samples
 from limbeck.utils.eval_mode import eval_mode
 
-__all__ = ["SplitScores", "check_scores", "evaluate_network", "sample_values", "score_networks"]
+__all__ = ["SplitScores", "check_scores", "evaluate_network", "sample_gains", "sample_values", "score_networks"]
+
+_MAX_LEFT_OUT = 2_000
 
 
 @final
@@ -120,6 +122,40 @@ def sample_values(task: EvaluableTask, statistics: Tensor, *, chunk_size: int = 
     for chunk in torch.split(indices, chunk_size):
         values[chunk] = task.metric_value(statistics[chunk], torch.eye(len(chunk), dtype=torch.float64)).double()
     return values
+
+
+def sample_gains(task: EvaluableTask, statistics: Tensor, reference: Tensor) -> Tensor:
+    """How much better a network is than a reference on each sample, ``[n]``; 0 without a target.
+
+    The difference of the metric of each sample alone. Where that is the same for every sample, as for mean average
+    precision, which ranks samples: the difference of how much each sample adds to the metric of all, of at most 2,000
+    evenly spaced samples.
+
+    Args:
+        task: its primary metric.
+        statistics: ``[n, k]`` of the network.
+        reference: of the same samples.
+    """
+    sign = task.primary_metric.sign
+    gains = sign * (sample_values(task, statistics) - sample_values(task, reference))
+    if bool((gains.nan_to_num() == 0).all()):
+        gains = sign * (_sample_contributions(task, statistics) - _sample_contributions(task, reference))
+    return gains.nan_to_num()
+
+
+def _sample_contributions(task: EvaluableTask, statistics: Tensor) -> Tensor:
+    """The primary metric of all samples minus that of all others, ``[n]``; NaN without a target."""
+    contributions = torch.full((len(statistics),), torch.nan, dtype=torch.float64)
+    indices = (~statistics.isnan().any(dim=1)).nonzero()[:, 0]
+    indices = indices[:: -(-len(indices) // _MAX_LEFT_OUT)]
+    rows = statistics[indices]
+    if len(rows) > 1:
+        value = task.metric_value(rows).double()
+        for positions in torch.split(torch.arange(len(rows)), 256):
+            weights = torch.ones(len(positions), len(rows), dtype=torch.float64)
+            weights[torch.arange(len(positions)), positions] = 0.0
+            contributions[indices[positions]] = value - task.metric_value(rows, weights).double()
+    return contributions
 
 
 class _Collector:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,9 @@ from limbeck.utils.parametrizations import copy_module
 from limbeck.utils.timing import measure_latency, torch_threads
 
 __all__ = ["OnnxModule", "equal_predictions", "export_task", "named_inputs"]
+
+_ROUNDING: Final = 1e-4
+"""Relative and absolute tolerance of a prediction that is a number, such as a price or a box."""
 
 
 def export_task(
@@ -186,7 +190,8 @@ def _compare_predictions(
 
 
 def equal_predictions(expected: Sequence[Any], actual: Sequence[Any]) -> float:
-    """The fraction of samples with equal predictions; of a tensor, such as a mask, 99.9 % of its values are equal.
+    """The fraction of samples with equal predictions; of a tensor, such as a mask, 99.9 % of its values are equal, of
+    numbers, such as boxes, to rounding.
 
     >>> equal_predictions([3, 1], [3, 2])
     0.5
@@ -200,8 +205,13 @@ def _is_equal(first: Any, second: Any) -> bool:
 
 
 def _is_leaf_equal(first: Any, second: Any) -> bool:
+    if isinstance(first, float) and isinstance(second, float):
+        return math.isclose(first, second, rel_tol=_ROUNDING, abs_tol=_ROUNDING)
     if not isinstance(first, Tensor):
         return bool(first == second)
     if first.shape != second.shape:
         return False
-    return not first.numel() or float((first == second).double().mean()) >= 0.999
+    is_equal = first == second
+    if first.is_floating_point():
+        is_equal = torch.isclose(first, second, rtol=_ROUNDING, atol=_ROUNDING, equal_nan=True)
+    return not first.numel() or float(is_equal.double().mean()) >= 0.999

@@ -13,7 +13,8 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.metric_spec import MetricSpec
 from limbeck.core.outputs import Outputs
 from limbeck.core.task import Example, ModelInputs, Scores, reduce_statistics
-from limbeck.data import DataModule, Normalization, iterate_batches
+from limbeck.data import DataModule, iterate_batches
+from limbeck.data.normalization import InputNormalization
 from limbeck.evaluation.checks import model_device, move_to_device
 from limbeck.losses.ctc import ctc_loss
 from limbeck.losses.temperature import Range
@@ -126,7 +127,10 @@ class SpeechCTC:
         logits, frame_lengths = outputs.by_sample["frame_logits"], outputs.by_sample["frame_length"]
         losses = ctc_loss(logits, frame_lengths, tokens, lengths, blank=self.blank, reduction="none")
         losses = (losses / lengths.clamp(min=1).to(losses.device)).double().cpu()
-        return torch.cat([self._errors(outputs, batch)[1], losses[:, None], torch.ones(len(losses), 1).double()], dim=1)
+        columns = torch.stack([losses, torch.ones_like(losses)], dim=1).masked_fill(
+            (lengths.cpu() < 0)[:, None], torch.nan
+        )
+        return torch.cat([self._errors(outputs, batch)[1], columns], dim=1)
 
     def score(self, network: nn.Module, batch: Any) -> Scores:
         """Decoded tokens; the statistics are the number of errors and of target tokens."""
@@ -215,16 +219,16 @@ class NormalizedFrames(nn.Module):
 
     Args:
         network: takes normalized frames ``[batch, frames, mels]`` and their number ``[batch]``.
-        normalization: by mel band.
+        normalization: by mel band, or none.
     """
 
-    def __init__(self, network: nn.Module, normalization: Normalization) -> None:
+    def __init__(self, network: nn.Module, normalization: InputNormalization) -> None:
         super().__init__()
         self.network = network
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", torch.tensor(normalization.mean))
-        self.register_buffer("std", torch.tensor(normalization.std))
+        self.register_buffer("mean", torch.tensor(normalization.mean or (0.0,)))
+        self.register_buffer("std", torch.tensor(normalization.std or (1.0,)))
 
     def forward(self, frames: Tensor, lengths: Tensor) -> Any:
         return self.network((frames - self.mean) / self.std, lengths)

@@ -202,8 +202,7 @@ def choose_examples(
     reference = teacher or (Role.BASELINE.value if Role.BASELINE in scores else None)
     if reference is None or not isinstance(job.task, DeployableTask):
         return []
-    values = [evaluation.sample_values(job.task, scores[name].statistics) for name in (Role.DISTILLED, reference)]
-    gains = torch.nan_to_num(job.task.primary_metric.sign * (values[0] - values[1]), nan=0.0)
+    gains = evaluation.sample_gains(job.task, *(scores[name].statistics for name in (Role.DISTILLED, reference)))
     order = gains.argsort(stable=True)
     half = _NUM_EXAMPLES // 2
     worse, better = order[:half], order.flip(0)[:half]
