@@ -15,6 +15,7 @@ from limbeck.data.image_store import DatasetAdapter, preserve_rng_state
 from limbeck.data.normalization import InputNormalization
 from limbeck.data.sequence_store import SequenceStore
 from limbeck.data.split import Split
+from limbeck.data.token_batches import TokenBatches
 
 __all__ = ["Batch", "BatchSampler", "BatchStream"]
 
@@ -46,7 +47,9 @@ class BatchSampler:
         split: the samples.
         augmentation: transforms of the images.
         normalization: applied after the augmentation.
-        batch_size: number of images in a batch, for each process.
+        batch_size: number of samples in a batch, for each process.
+        batch_tokens: largest number of tokens or frames in a padded batch of sequences, for each process, in place of
+            ``batch_size`` (:class:`~limbeck.data.token_batches.TokenBatches`).
         seed: seed of the views, and of the order where ``order_seed`` is ``None``.
         order_seed: seed of the order.
         classes: number of classes; needed for transforms that mix labels.
@@ -61,6 +64,7 @@ class BatchSampler:
     def __init__(
         self, split: Split, augmentation: Augmentation, normalization: InputNormalization, *, batch_size: int,
         seed: int, order_seed: int | None = None, classes: int | None = None, rank: int = 0, world_size: int = 1,
+        batch_tokens: int | None = None,
     ) -> None:  # fmt: skip
         if not len(split):
             raise LimbeckError("the training split, or its labeled subset, must have samples, got none")
@@ -74,9 +78,12 @@ class BatchSampler:
         self._seed, self.order_seed = seed, seed if order_seed is None else order_seed
         self._classes, self.rank = classes, rank
         self._epoch_order: tuple[int, Tensor] = (-1, torch.empty(0))
+        self._token_batches = None if batch_tokens is None else self._make_token_batches(batch_tokens, world_size)
 
     @property
     def steps_per_epoch(self) -> int:
+        if self._token_batches is not None:
+            return self._token_batches.steps_per_epoch
         return max(1, len(self.split) // self._global_batch_size)
 
     @property
@@ -116,6 +123,10 @@ class BatchSampler:
 
         Where each batch is shown ``num_showings`` times, the views are those of showing ``showing_index``.
         """
+        if self._token_batches is not None:
+            indices = self._token_batches.indices(step, seed=self.order_seed, rank=self.rank)
+            showings = torch.full_like(indices, step // self.steps_per_epoch * num_showings + showing_index)
+            return indices, self._views(showings)
         repeats = self._augmentation.repeats
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch * repeats)
         start = (step_in_epoch * self._global_batch_size + self.rank * self._batch_size) // repeats
@@ -125,9 +136,7 @@ class BatchSampler:
         showings = ((epoch * passes + position // len(self.split)) * num_showings + showing_index) * repeats
         indices = self._permutation(epoch)[position % len(self.split)].repeat_interleave(repeats)
         showings = (showings[:, None] + torch.arange(repeats)).flatten()
-        if not self._augmentation.transforms:
-            return indices, torch.zeros_like(showings)
-        return indices, self._augmentation.view_index(showings)
+        return indices, self._views(showings)
 
     def load(self, sample_indices: Tensor, views: Tensor) -> Batch:
         """The samples at ``sample_indices`` of the split in ``views``, both ``[batch]``; each sample is read once."""
@@ -144,6 +153,16 @@ class BatchSampler:
             images, fraction = mix.mix_images(images, partner_images)
             target = mix.mix_target(target, self.split.target[mix.partners], fraction, classes=self._classes)
         return {"input": self._normalization.apply(images), "target": target, "sample_id": sample_ids, "view": views}
+
+    def _views(self, showings: Tensor) -> Tensor:
+        return self._augmentation.view_index(showings) if self._augmentation.transforms else torch.zeros_like(showings)
+
+    def _make_token_batches(self, batch_tokens: int, world_size: int) -> TokenBatches:
+        if self.split.sequences is None:
+            raise LimbeckError("batch_tokens needs samples that are sequences, got images: set batch_size")
+        if self._augmentation.repeats > 1:
+            raise LimbeckError(f"batch_tokens needs repeats 1, got {self._augmentation.repeats}: set batch_size")
+        return TokenBatches(self.split.sequences.input_lengths(self.split.indices), batch_tokens, world_size)
 
     def _load_sequences(self, sequences: SequenceStore, sample_indices: Tensor, views: Tensor) -> Batch:
         fields, sample_ids = self.split.read_fields(sample_indices), self.split.sample_ids[sample_indices]

@@ -77,15 +77,17 @@ class DataModule:
         return len(self.train.select_labeled())
 
     def batches(
-        self, *, batch_size: int, subset: LabelSubset = "all", rank: int = 0, world_size: int = 1
-    ) -> BatchSampler:
-        """Training batches of all samples, or of the labeled ones."""
+        self, *, batch_size: int, batch_tokens: int | None = None, subset: LabelSubset = "all", rank: int = 0,
+        world_size: int = 1,
+    ) -> BatchSampler:  # fmt: skip
+        """Training batches of all samples, or of the labeled ones; see :class:`BatchSampler`."""
         if subset not in ("all", "labeled"):
             raise LimbeckError(f"`subset` must be all or labeled, got {subset!r}")
         split = self.train if subset == "all" else self.train.select_labeled()
         return BatchSampler(
             split, self.augmentation, self.normalization, batch_size=batch_size, seed=self.seed,
             order_seed=self.order_seed, classes=len(self.class_names), rank=rank, world_size=world_size,
+            batch_tokens=batch_tokens,
         )  # fmt: skip
 
     def validation_batches(self, *, batch_size: int = 512, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:

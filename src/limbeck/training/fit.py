@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, final
 
 from torch import nn
 
+from limbeck.core.errors import LimbeckError
 from limbeck.data.batch_sampler import BatchStream
 from limbeck.data.pair_batches import pair_batches
 from limbeck.distiller.distiller import Distiller
@@ -36,7 +38,7 @@ class TrainingData(Protocol):
     """Batches for a training: a limbeck data module, or :func:`limbeck.data.from_loaders`."""
 
     def batches(self, *, batch_size: int, subset: Literal["all", "labeled"], rank: int, world_size: int) -> BatchStream:
-        """Training batches by index."""
+        """Training batches by index; a parameter ``batch_tokens`` gets ``training.batch_tokens``."""
         ...
 
     def validation_batches(self) -> Iterator[Any]:
@@ -172,7 +174,15 @@ def get_batches(
 ) -> BatchStream:
     """Training batches by index, for process ``rank`` of ``world_size``."""
     batch_size = training.batch_size if training.batch_pairing == "none" else training.batch_size // 2
-    stream: BatchStream = data.batches(batch_size=batch_size, subset=subset, rank=rank, world_size=world_size)
+    settings: dict[str, Any] = {"batch_size": batch_size, "subset": subset, "rank": rank, "world_size": world_size}
+    if training.batch_tokens is not None:
+        if "batch_tokens" not in inspect.signature(data.batches).parameters:
+            raise LimbeckError(
+                f"training.batch_tokens needs sequences of limbeck.data, got a {type(data).__name__}: cut batches by "
+                "tokens in its own loader"
+            )
+        settings["batch_tokens"] = training.batch_tokens
+    stream: BatchStream = data.batches(**settings)
     return stream if training.batch_pairing == "none" else pair_batches(stream, training.batch_pairing)
 
 

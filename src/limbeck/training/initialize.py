@@ -67,6 +67,7 @@ def initialize_state(
     settings = {
         "objective": str(distiller.objective), "steps": length.description, "steps_per_epoch": length.steps_per_epoch,
         "batch_size": f"{training.batch_size}{pairing}" if pairing else training.batch_size,
+        "batch_tokens": training.batch_tokens,
         "world_size": fabric.world_size, "seed": seed,
         "parameter_groups": str(list(training.parameter_groups)) if training.parameter_groups else None,
         "optimizer": f"{type(optimizer).__name__} {to_plain_values(optimizer.defaults)}",

@@ -27,6 +27,8 @@ class TrainingSettings(Settings):
 
     Attributes:
         batch_size: batch size per process.
+        batch_tokens: for sequences, the largest number of tokens or frames in a padded batch, per process; batches then
+            have different numbers of samples, and ``batch_size`` is that of validation. ``None``: ``batch_size``.
         grad_accum_steps: number of batches whose gradients are accumulated for an optimizer step.
         max_grad_norm: norm to clip the gradient to; ``None`` does not clip.
         ema_decay: decay of an exponential moving average of the weights and BatchNorm statistics, which is then
@@ -47,6 +49,7 @@ class TrainingSettings(Settings):
     optimizer: Any
     scheduler: Any = None
     batch_size: Annotated[StrictInt, Field(ge=1)] = 64
+    batch_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
     grad_accum_steps: Annotated[StrictInt, Field(ge=1)] = 1
     max_grad_norm: Annotated[Number, Field(gt=0)] | None = None
     ema_decay: Annotated[Number, Field(gt=0, lt=1)] | None = None
@@ -77,6 +80,8 @@ class TrainingSettings(Settings):
                 f"batch_pairing: with {self.batch_pairing} a batch has two halves, and batch_size "
                 f"{self.batch_size} is odd"
             )
+        if self.batch_pairing != "none" and self.batch_tokens is not None:
+            raise_validation_error(f"batch_tokens: batch_pairing {self.batch_pairing} halves batch_size: remove one")
         return self
 
 

@@ -6,13 +6,13 @@ import torch
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.task import DeployableTask, EvaluableTask, require_deployable
+from limbeck.core.task import DeployableTask, EvaluableTask, Task, require_deployable
 from limbeck.data import DataModule, iterate_batches
 from limbeck.evaluation import check_scores
 from limbeck.recipe import Recipe
 from limbeck.workflows._job.facts import data_facts
 
-__all__ = ["check_task"]
+__all__ = ["check_data", "check_task"]
 
 
 def check_task(task: EvaluableTask, network: nn.Module, data: DataModule, recipe: Recipe) -> None:
@@ -34,8 +34,7 @@ def check_task(task: EvaluableTask, network: nn.Module, data: DataModule, recipe
     split = data.validation.subset(torch.arange(min(2, len(data.validation))))
     batch, raw_batch = (next(iterate_batches(split, normalization)) for normalization in (data.normalization, None))
     network = network.eval()
-    if (check_data := getattr(task, "check_data", None)) is not None:
-        check_data(network, data)
+    check_data(task, network, data)
     check_scores(network, batch, task)
     if isinstance(task, DeployableTask):
         with torch.no_grad():
@@ -45,3 +44,9 @@ def check_task(task: EvaluableTask, network: nn.Module, data: DataModule, recipe
                 f"{type(task).__name__}.examples must return one Example for each sample, got {len(examples)} for "
                 f"{len(split)} samples"
             )
+
+
+def check_data(task: Task, network: nn.Module, data: DataModule) -> None:
+    """Let the task refuse data that ``network`` cannot be trained on (``check_data``)."""
+    if (check := getattr(task, "check_data", None)) is not None:
+        check(network, data)

@@ -17,6 +17,7 @@ from limbeck.core.protocols import loss_attribute
 from limbeck.core.roles import Role
 from limbeck.core.task import EvaluableTask, require_evaluable
 from limbeck.data import DataModule
+from limbeck.data.batch_sampler import BatchSampler
 from limbeck.data.counter_rng import derive_seed
 from limbeck.data.module import LabelSubset
 from limbeck.distiller import (
@@ -39,7 +40,7 @@ from limbeck.training.convert_precision import require_precision
 from limbeck.training.optimizers import make_optimizer, make_scheduler
 from limbeck.utils.all_gather import single_process
 from limbeck.utils.parametrizations import copy_module
-from limbeck.workflows._job.check_task import check_task
+from limbeck.workflows._job.check_task import check_data, check_task
 from limbeck.workflows._job.facts import data_facts
 from limbeck.workflows._job.stages import BASELINE_PHASES, check_world_size, make_distiller, make_training_config
 from limbeck.workflows._job.teachers import adapt_teacher_network, make_dry_run_teacher, make_uncached_teacher
@@ -241,13 +242,12 @@ class Job:
     ) -> None:
         training = make_training_config(stage, phase)
         distiller = make_distiller(self, network, teachers, stage, phase=phase, make_teacher=make_dry_run_teacher)
-        if (check_data := getattr(distiller.task, "check_data", None)) is not None:
-            check_data(network, self.data)
+        check_data(distiller.task, network, self.data)
         distiller.progress = Progress(step=0, steps=1, total_steps=1)
         # Losses on the target must meet the logits of minus infinity of a truncated cache.
         needs_labels = self.recipe.cache is not None and self.recipe.cache.tail == "renormalized"
         subset: LabelSubset = "labeled" if needs_labels and self.data.num_labeled else "all"
-        stream = self.data.batches(batch_size=training.batch_size, subset=subset)
+        stream = self._batches(stage, subset)
         # The same sample twice is a pair of one class.
         indices = torch.arange(2) % (1 if training.batch_pairing == "same_class" else len(stream.split))
         batch = stream.load(indices, torch.zeros_like(indices))
@@ -379,14 +379,17 @@ class Job:
         """The optimizer steps of a stage; an epoch is one pass of the distilled student, for all models alike."""
         if stage.stage.steps is not None:
             return stage.stage.steps
-        subset = "labeled" if stage is self.plan.teacher_training else "all"
+        subset: LabelSubset = "labeled" if stage is self.plan.teacher_training else "all"
         return self._steps_per_epoch(stage, subset) * (stage.stage.epochs or 1)
 
-    def _steps_per_epoch(self, stage: ResolvedStage, subset: Any) -> int:
-        stream = self.data.batches(
-            batch_size=stage.training.batch_size, subset=subset, world_size=self.processes.world_size
-        )
-        return max(1, stream.steps_per_epoch // stage.training.grad_accum_steps)
+    def _steps_per_epoch(self, stage: ResolvedStage, subset: LabelSubset) -> int:
+        return max(1, self._batches(stage, subset).steps_per_epoch // stage.training.grad_accum_steps)
+
+    def _batches(self, stage: ResolvedStage, subset: LabelSubset) -> BatchSampler:
+        return self.data.batches(
+            batch_size=stage.training.batch_size, batch_tokens=stage.training.batch_tokens, subset=subset,
+            world_size=self.processes.world_size,
+        )  # fmt: skip
 
     def _build_network(self, node: ResolvedNode, name: str) -> nn.Module:
         return _require_module(self._build(node, name), node)

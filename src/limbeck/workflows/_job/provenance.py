@@ -34,6 +34,7 @@ def collect_provenance(job: Job, command_info: Mapping[str, Any] | None = None) 
     data, recipe = job.data, job.recipe
     recipe_dict, normalization = to_plain(fill_defaults(recipe)), data.normalization
     world_size, training = job.processes.world_size, recipe.training
+    batch_size = training.batch_size if training.batch_tokens is None else None
     multi_process_strategy = "ddp" if training.strategy == "auto" else training.strategy
     return {
         "limbeck": __version__, "name": recipe.name, "seed": recipe.seed,
@@ -42,7 +43,8 @@ def collect_provenance(job: Job, command_info: Mapping[str, Any] | None = None) 
         "source": get_git_revision(), "torch_flags": get_torch_flags(), "machine": get_hardware_info(),
         "distributed": {
             "world_size": world_size, "strategy": "single_device" if world_size == 1 else multi_process_strategy,
-            "batch_size_per_process": training.batch_size, "global_batch_size": training.batch_size * world_size,
+            "batch_size_per_process": batch_size,
+            "global_batch_size": None if batch_size is None else batch_size * world_size,
         },
         "weights": hash_weight_files(recipe_dict),
         "data": {

@@ -6,6 +6,7 @@ with the same folder take trials by their locks; a finished trial is never train
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
@@ -29,6 +30,7 @@ from limbeck.training.convert_precision import to_precision
 from limbeck.training.fit import get_batches
 from limbeck.training.optimizers import make_optimizer
 from limbeck.utils.io import write_text
+from limbeck.utils.settings import TrainingSettings
 from limbeck.utils.timing import measure_latencies
 from limbeck.workflows._job.job import DataCache, Job
 from limbeck.workflows._job.run_dir import choose_run_dir, lock_folder
@@ -210,7 +212,13 @@ def _query_fraction(job: Job, num_steps: int) -> float:
     num_views = job.data.augmentation.num_views if job.data.augmentation.transforms else 1
     if job.recipe.cache is None or not num_views:
         return 1.0
-    return min(1.0, num_views * len(job.data.train) / (num_steps * job.recipe.training.batch_size))
+    return min(1.0, num_views * len(job.data.train) / (num_steps * _mean_batch_size(job, job.recipe.training)))
+
+
+def _mean_batch_size(job: Job, training: TrainingSettings) -> float:
+    if training.batch_tokens is None:
+        return training.batch_size
+    return len(job.data.train) / job.data.batches(batch_size=1, batch_tokens=training.batch_tokens).steps_per_epoch
 
 
 def _make_step(
@@ -264,9 +272,10 @@ def _num_shared_views(recipe: Recipe, variants: Mapping[str, Variant], job: Job,
             trial_recipe = dry_run_recipe(recipe, variant, job.run_dir)
             trial_job = Job.from_recipe(trial_recipe, job.run_dir, data_cache=data_cache)
             num_samples = sum(
-                num_steps * trial_recipe.stage_training(stage).batch_size
+                num_steps * _mean_batch_size(trial_job, trial_recipe.stage_training(stage))
                 for num_steps, stage in zip(trial_job.stage_steps(), trial_recipe.stages, strict=True)
             )
-            num_views = max(num_views, -(-num_samples // len(job.data.train)) + len(trial_recipe.stages))
+            passes = math.ceil(num_samples / len(job.data.train))
+            num_views = max(num_views, passes + len(trial_recipe.stages))
     num_bytes = num_views * (4 * len(job.data.class_names) + 12) * len(job.data.train) * len(recipe.teachers)
     return num_views if num_bytes <= _MAX_CACHE_BYTES else 0
