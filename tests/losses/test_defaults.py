@@ -1,0 +1,94 @@
+"""Every registered loss at its defaults is built as in a recipe, trains, and ends with the same bits after a stop."""
+
+from __future__ import annotations
+
+import inspect
+import signal
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+import limbeck
+from limbeck.core.protocols import loss_attribute
+from limbeck.data import from_tensors
+from limbeck.data.module import make_splits
+from limbeck.data.sequence_store import SequenceStore
+from limbeck.data.split import Split
+from limbeck.distiller import MutualTask, PeerStudents
+from limbeck.models import conv_ctc, small_cnn
+from limbeck.recipe.registry import list_names, resolve_target
+from limbeck.recipe.resolve_node import resolve_node
+from limbeck.tasks import Classification, SpeechCTC
+from limbeck.teachers import PreviousEpochTeacher
+from limbeck.training import TrainingConfig, TrainingInterrupted
+
+LAYERS = {"first_layer": "early", "last_layer": "late", "layer": "late", "layers": ["early"], "deepest_layer": "late"}
+PATHS = {"early": "block1", "late": "block2"}
+FACTS = {"classes": 3, "seed": 0, "temperature": 4.0}
+
+
+@pytest.fixture(scope="module")
+def images():
+    torch.manual_seed(0)
+    return from_tensors(torch.rand(48, 1, 8, 8), torch.arange(48) % 3)
+
+
+@pytest.fixture(scope="module")
+def sequences():
+    torch.manual_seed(0)
+    frames, tokens = [torch.randn(8 + i % 5, 4) for i in range(48)], [torch.tensor([1, 2])] * 48
+    split = Split.from_sequences(SequenceStore({"input": frames, "target": tokens}), torch.arange(48) % 3)
+    return make_splits("sequences", "abc", split, seed=0, validation=0.2, test=0.2)
+
+
+def build(name):
+    """The loss with its defaults; the layers that have none are those of the networks."""
+    parameters = inspect.signature(resolve_target(name, ["loss"])[1]).parameters
+    layers = {key: value for key, value in LAYERS.items() if key in parameters}
+    return resolve_node({"use": name, **layers}, "loss", provided=FACTS).build(), bool(layers)
+
+
+def make_distiller(name):
+    torch.manual_seed(0)
+    if name == "CTCLoss":
+        return limbeck.Distiller(conv_ctc(width=4, depth=1, classes=3, mels=4), objective={"loss": build(name)[0]},
+                                 task=SpeechCTC(3))  # fmt: skip
+    loss, reads_layers = build(name)
+    student, task = small_cnn(width=2, depth=2, classes=3), Classification(3)
+    teachers = {"teacher": small_cnn(width=4, depth=2, classes=3)} if loss_attribute(loss, "needs_teacher") else {}
+    if name == "PSKDLoss":
+        teachers = {"teacher": PreviousEpochTeacher(classes=3)}
+    if name == "DMLLoss":
+        student, task = PeerStudents({"a": student, "b": small_cnn(width=3, depth=2, classes=3)}), MutualTask(task, 2)
+        teachers = {}
+    layers = dict.fromkeys(("student", *teachers), PATHS) if reads_layers else {}
+    return limbeck.Distiller(student, teachers, objective={"loss": loss}, feature_layers=layers, task=task)
+
+
+def train(name, data, run_dir, *, stop=False, resume=False):
+    distiller, calls = make_distiller(name), []
+
+    def stop_at_second(*_):
+        calls.append(1)
+        if stop and len(calls) == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    distiller.register_forward_hook(stop_at_second)
+    training = TrainingConfig(batch_size=8, batch_pairing="same_class" if name == "CSKDLoss" else "none")
+    with pytest.raises(TrainingInterrupted) if stop else nullcontext():
+        limbeck.fit(distiller, data, steps=4, training=training, run_dir=run_dir, callbacks=[], resume=resume)
+    return distiller.state_dict()
+
+
+@pytest.mark.parametrize("name", list_names("loss"))
+def test_a_loss_at_its_defaults_trains_stops_and_resumes(name, images, sequences, tmp_path):
+    data = sequences if name == "CTCLoss" else images
+    start = make_distiller(name).prepare(data.batches(batch_size=8).batch(0)).state_dict()
+    expected = train(name, data, tmp_path / "whole")
+    train(name, data, tmp_path / "parts", stop=True)
+    resumed = train(name, data, tmp_path / "parts", resume=True)
+    assert resumed.keys() == expected.keys()
+    assert all(torch.equal(resumed[key], expected[key]) for key in expected)
+    weights = [key for key in expected if key.startswith("student.") and key.endswith("weight")]
+    assert any(not torch.equal(start[key], expected[key]) for key in weights)
