@@ -14,9 +14,10 @@ from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data import transforms
+from limbeck.data.box_store import clamp_boxes, drop_small_boxes
 from limbeck.data.counter_rng import CounterRNG
 from limbeck.data.transforms.mix_images import MixParams
-from limbeck.data.transforms.transform import MaskTransform, MixTransform, SequenceTransform, Transform
+from limbeck.data.transforms.transform import BoxTransform, MaskTransform, MixTransform, SequenceTransform, Transform
 
 __all__ = ["Augmentation", "default_augmentation"]
 
@@ -96,12 +97,35 @@ class Augmentation:
     def require_masks(self) -> tuple[MaskTransform, ...]:
         """The transforms, which all transform masks too; an error where one does not."""
         for transform in self.transforms:
-            if not isinstance(transform, MaskTransform):
+            if not isinstance(transform, MaskTransform) or not getattr(transform, "moves_targets", True):
                 raise LimbeckError(
                     f"{transform!r} cannot transform masks together with images: remove it, or give it a method "
                     "transform_masks"
                 )
         return tuple(transform for transform in self.transforms if isinstance(transform, MaskTransform))
+
+    def apply_to_boxes(
+        self, fields: dict[str, Tensor], size: tuple[int, int], sample_ids: Tensor, views: Tensor, *, seed: int
+    ) -> dict[str, Tensor]:
+        """``boxes``, ``labels`` and ``num_boxes`` of images of ``size`` (height, width), moved as :meth:`apply` does.
+
+        Boxes are cut at the border of the image; those below 1 pixel are dropped.
+        """
+        boxes = fields["boxes"]
+        for i, transform in enumerate(self.require_boxes()):
+            rng = CounterRNG.for_samples(sample_ids, views, seed=seed, transform_index=i)
+            boxes = clamp_boxes(transform.transform_boxes(boxes, size, rng), size)
+        return drop_small_boxes({**fields, "boxes": boxes}) if self.transforms else fields
+
+    def require_boxes(self) -> tuple[BoxTransform, ...]:
+        """The transforms, which all transform boxes too; an error where one does not."""
+        for transform in self.transforms:
+            if not isinstance(transform, BoxTransform) or not getattr(transform, "moves_targets", True):
+                raise LimbeckError(
+                    f"{transform!r} cannot transform boxes together with images: remove it, or give it a method "
+                    "transform_boxes"
+                )
+        return tuple(transform for transform in self.transforms if isinstance(transform, BoxTransform))
 
     def apply_to_sequences(
         self, inputs: Tensor, lengths: Tensor, sample_ids: Tensor, views: Tensor, *, seed: int

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data.augmentation import Augmentation
+from limbeck.data.collated_dataset import CollatedDataset
 from limbeck.data.counter_rng import derive_seed, make_generator
-from limbeck.data.image_store import DatasetAdapter, preserve_rng_state
+from limbeck.data.image_store import ImageFiles, InMemory, preserve_rng_state
 from limbeck.data.normalization import InputNormalization
 from limbeck.data.sequence_store import SequenceStore
 from limbeck.data.split import Split
@@ -19,7 +20,7 @@ from limbeck.data.token_batches import TokenBatches
 
 __all__ = ["Batch", "BatchSampler", "BatchStream"]
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]
 _ORDER_STREAM: Final = 4
 _ITEM_STREAM: Final = 11
 # Increase it when the same settings produce other images.
@@ -56,9 +57,10 @@ class BatchSampler:
         rank: index of this process.
         world_size: number of processes; together they show every sample once per epoch.
 
-    A batch has ``input``, ``target``, ``sample_id`` and ``view``. The last, smaller batch of an epoch is dropped; a
-    split smaller than a batch repeats in its next views. With ``augmentation.repeats`` M, a batch shows each of its
-    samples in M views, and in M epochs each sample is shown M times.
+    A batch has ``input``, ``target`` (or boxes, or the fields of sequences), ``sample_id`` and ``view``. The last,
+    smaller batch of an epoch is dropped; a split smaller than a batch repeats in its next views. With
+    ``augmentation.repeats`` M, a batch shows each of its samples in M views, and in M epochs each sample is shown M
+    times.
     """
 
     def __init__(
@@ -112,11 +114,17 @@ class BatchSampler:
         return hashlib.sha256("\n".join(text).encode()).hexdigest()
 
     def batch(self, step: int) -> Batch:
-        if not isinstance(self.split.images, DatasetAdapter):
-            return self.load(*self.batch_indices(step))
-        # A user's data set may draw from the global generators: the same for a step in any run, worker and resume.
+        return self.load_at(step, *self.batch_indices(step))
+
+    def load_at(self, step: int, sample_indices: Tensor, views: Tensor) -> Batch:
+        """:meth:`load` for the batch of ``step``.
+
+        A user's data set may draw from the global generators: the same for a step in any run, worker and resume.
+        """
+        if isinstance(self.split.images, InMemory | ImageFiles | SequenceStore):
+            return self.load(sample_indices, views)
         with preserve_rng_state(derive_seed(self.order_seed, _ITEM_STREAM, step, self.rank)):
-            return self.load(*self.batch_indices(step))
+            return self.load(sample_indices, views)
 
     def batch_indices(self, step: int, *, num_showings: int = 1, showing_index: int = 0) -> tuple[Tensor, Tensor]:
         """Indices into the split and views of the batch of ``step``, both ``[batch]``.
@@ -142,8 +150,15 @@ class BatchSampler:
         """The samples at ``sample_indices`` of the split in ``views``, both ``[batch]``; each sample is read once."""
         if self.split.sequences is not None:
             return self._load_sequences(self.split.sequences, sample_indices, views)
-        sample_ids, target = self.split.sample_ids[sample_indices], self.split.read_target(sample_indices)
+        sample_ids = self.split.sample_ids[sample_indices]
+        if isinstance(self.split.images, CollatedDataset):
+            return {**self.split.read_fields(sample_indices), "sample_id": sample_ids, "view": views}
         images = self._augment(sample_indices, views)
+        if self.split.boxes is not None:
+            fields, size = self.split.read_fields(sample_indices, with_input=False), (images.shape[2], images.shape[3])
+            fields = self._augmentation.apply_to_boxes(fields, size, sample_ids, views, seed=self._seed)
+            return {"input": self._normalization.apply(images), **fields, "sample_id": sample_ids, "view": views}
+        target = self.split.read_target(sample_indices)
         if self.split.masks is not None:
             target = self._augmentation.apply_to_masks(target, sample_ids, views, seed=self._seed)
         mix = self._augmentation.sample_mix(sample_ids, views, seed=self._seed, population=len(self.split))

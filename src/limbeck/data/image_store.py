@@ -16,7 +16,16 @@ from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["DatasetAdapter", "ImageFiles", "ImageStore", "InMemory", "hash_files"]
+__all__ = [
+    "DatasetAdapter",
+    "ImageFiles",
+    "ImageStore",
+    "InMemory",
+    "checked_indices",
+    "hash_files",
+    "preserve_rng_state",
+    "tensor_bytes",
+]
 
 _MAX_HASHED_BYTES = 256 * 2**20
 _NUM_CHECKED = 32
@@ -122,23 +131,19 @@ class DatasetAdapter:
         if self.is_deterministic():
             paths = _sample_paths(self.dataset)
             digest.update(b"" if paths is None else hash_files(paths))
-            for i in range(len(self)) if paths is None else self._checked_indices():
+            for i in range(len(self)) if paths is None else checked_indices(len(self)):
                 item = self._read_item(i)
-                digest.update(f"\n{item.dtype} {list(item.shape)} ".encode() + _tensor_bytes(item))
+                digest.update(f"\n{item.dtype} {list(item.shape)} ".encode() + tensor_bytes(item))
         return digest.hexdigest()
 
     def is_deterministic(self) -> bool:
         """Whether 32 evenly spaced items are equal when read twice; random states are restored."""
         with preserve_rng_state():
-            for i in self._checked_indices():
+            for i in checked_indices(len(self)):
                 first, second = self._read_item(i), self._read_item(i)
-                if first.shape != second.shape or _tensor_bytes(first) != _tensor_bytes(second):
+                if first.shape != second.shape or tensor_bytes(first) != tensor_bytes(second):
                     return False
         return True
-
-    def _checked_indices(self) -> list[int]:
-        count = min(len(self), _NUM_CHECKED)
-        return [i * len(self) // count for i in range(count)]
 
     def _read_item(self, index: int) -> Tensor:
         value = self.dataset[index][0]
@@ -181,7 +186,14 @@ def _sample_paths(dataset: Any) -> list[Path] | None:
     return [Path(path) for path in paths] if are_files else None
 
 
-def _tensor_bytes(tensor: Tensor) -> bytes:
+def checked_indices(length: int) -> list[int]:
+    """32 evenly spaced indices of a data set of ``length`` items."""
+    count = min(length, _NUM_CHECKED)
+    return [i * length // count for i in range(count)]
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """The values of ``tensor``."""
     # A scalar has no last dimension to be viewed as bytes.
     return tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
 

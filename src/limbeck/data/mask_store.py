@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol, final
+from typing import Any, Final, Protocol, final
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from limbeck.core.errors import LimbeckError
 from limbeck.data.image_store import hash_files
 
-__all__ = ["UNLABELED", "MaskFiles", "MaskStore", "MasksInMemory"]
+__all__ = ["UNLABELED", "MaskFiles", "MaskStore", "MasksInMemory", "is_mask"]
 
 UNLABELED: Final = -100
 
@@ -90,6 +91,13 @@ class MaskFiles:
     def fingerprint(self) -> str:
         description = f"{self.size} {self.ignore_index} ".encode()
         return hashlib.sha256(description + hash_files(self.paths)).hexdigest()
+
+
+def is_mask(targets: Any) -> bool:
+    """Whether ``targets`` is a list of ``torchvision.tv_tensors.Mask``."""
+    tv_tensors = sys.modules.get("torchvision.tv_tensors")  # without it, there are no masks
+    is_list = isinstance(targets, list) and bool(targets)
+    return tv_tensors is not None and is_list and isinstance(targets[0], tv_tensors.Mask)
 
 
 def _decode_mask(path: Path, size: tuple[int, int] | None) -> Tensor:

@@ -14,10 +14,14 @@ from torch import Tensor
 from limbeck.core.errors import LimbeckError
 from limbeck.data.augmentation import Augmentation
 from limbeck.data.batch_sampler import Batch, BatchSampler, BatchStream
+from limbeck.data.box_store import BoxStore
+from limbeck.data.collated_dataset import CollatedDataset
 from limbeck.data.groups import require_disjoint_groups
 from limbeck.data.held_out import HeldOutTest
+from limbeck.data.image_store import checked_indices
 from limbeck.data.labels import to_class_indices
 from limbeck.data.loader_adapter import LoaderAdapter
+from limbeck.data.mask_store import MasksInMemory, is_mask
 from limbeck.data.normalization import InputNormalization, NoNormalization, Normalization
 from limbeck.data.split import (
     UNLABELED,
@@ -116,7 +120,7 @@ def iterate_batches(
     for indices in torch.split(torch.arange(len(split)), batch_size)[rank::world_size]:
         fields = split.read_fields(indices)
         name = "input" if split.sequences is None else split.sequences.input_name
-        if normalization is not None:
+        if normalization is not None and not isinstance(split.images, CollatedDataset):
             fields[name] = normalization.apply(fields[name])
         yield {**fields, "sample_id": split.sample_ids[indices]}
 
@@ -135,8 +139,12 @@ def make_splits(
         raise LimbeckError(f"`normalize` must be {', '.join(_NORMALIZE)}, got {normalize!r}")
     if train.masks is not None:
         augment.require_masks()
+    if train.boxes is not None:
+        augment.require_boxes()
     if train.sequences is not None:
         augment.require_sequences()
+    if isinstance(train.images, CollatedDataset) and augment.transforms:
+        raise LimbeckError("augment must be empty with collate_fn: put transforms into the data set")
     if train.values is not None and augment.mix_transforms:
         raise LimbeckError(f"{augment.mix_transforms[0]!r} mixes classes, and the targets are values: remove it")
     for split in (train, validation, test):
@@ -157,7 +165,8 @@ def make_splits(
     if not isinstance(normalize, str):
         normalization = normalize
     else:
-        normalization = NoNormalization() if train.sequences is not None else _NORMALIZE[normalize](train)
+        has_images = train.sequences is None and not isinstance(train.images, CollatedDataset)
+        normalization = _NORMALIZE[normalize](train) if has_images else NoNormalization()
     return DataModule(
         name, tuple(class_names), train, validation, HeldOutTest(test), augment, normalization, seed,
         facts=facts or {},
@@ -179,13 +188,9 @@ def from_tensors(
     >>> len(data.train), len(data.validation), len(data.test), data.class_names
     (64, 16, 20, ('0', '1', '2', '3'))
     """
-    if augment.transforms and inputs.dtype != torch.uint8 and len(inputs):
-        low, high = float(inputs.min()), float(inputs.max())
-        if not 0 <= low <= high <= 1:
-            raise LimbeckError(
-                f"inputs must be uint8 or in 0..1 for augmentation, got {inputs.dtype} from {low:g} to {high:g}"
-            )
     inputs = torch.as_tensor(inputs)
+    if augment.transforms and inputs.dtype != torch.uint8 and len(inputs):
+        _require_unit_range(inputs)
     target, class_names = to_class_indices(target, class_names)
     return make_splits(
         name, class_names or _default_class_names(target), Split.from_images(InMemory(inputs), target, groups=groups),
@@ -195,35 +200,86 @@ def from_tensors(
 
 def from_datasets(
     train: Any, validation: Any = None, test: Any = None, *, class_names: Sequence[str] | None = None,
-    name: str = "datasets", seed: int = 0, groups: Any = None,
+    name: str = "datasets", seed: int = 0, groups: Any = None, augment: Augmentation = Augmentation(),
+    collate_fn: Callable[[list[Any]], Any] | None = None,
 ) -> DataModule:  # fmt: skip
-    """Data from map-style torch data sets of ``(input, class index)``, with their own transforms.
+    """Data from map-style torch data sets, with their own transforms.
 
-    A split that is not given is 20 % of ``train``; it shares none of ``groups`` (of each item of ``train``) with the
-    rest.
+    An item is ``(input, target)``: a class; a ``torchvision.tv_tensors.Mask``; or boxes, a mapping with ``boxes`` and
+    ``labels`` (as torchvision's ``wrap_dataset_for_transforms_v2`` gives). Items of any other kind need ``collate_fn``.
+
+    Args:
+        train: the training samples.
+        validation: ``None``: 20 % of ``train``.
+        test: ``None``: 20 % of ``train``.
+        class_names: names of the classes by index.
+        name: name of the data set.
+        seed: seed of the splits and of the order.
+        groups: the group of each item of ``train``, see :func:`from_tensors`.
+        augment: transforms of training inputs, which are in 0..1.
+        collate_fn: maps a list of items to a batch, a mapping, as of ``torch.utils.data.DataLoader``; limbeck adds
+            ``sample_id`` and ``view``.
 
     Raises:
-        LimbeckError: a split is split off ``train``, whose items are random, since it would be evaluated through the
-            random transform.
+        LimbeckError: items that are evaluated are random, or their masks or boxes are read beforehand, so that they
+            would not fit.
     """
-    train_target, class_names = to_class_indices(_read_targets(train), class_names)
-    if (validation is None or test is None) and not DatasetAdapter(train).is_deterministic():
+    train_split, names = _read_dataset(train, "train", class_names, collate_fn, groups=groups)
+    if (validation is None or test is None) and not train_split.images.is_deterministic():
         raise LimbeckError(
             "items of `train` change each time they are read, so splits of it cannot be evaluated: give `validation` "
             "and `test` with a fixed transform, or move the random transforms into an Augmentation"
         )
-    train_split = Split.from_images(DatasetAdapter(train), train_target, groups=groups)
-    splits = dict[str, Split]()
-    first_id = len(train_split)  # ids continue across splits, since an id identifies one sample
+    if augment.transforms and isinstance(train_split.images, DatasetAdapter):
+        _require_unit_range(train_split.images.read(torch.tensor(checked_indices(len(train_split)))))
+    splits, first_id = dict[str, Split](), len(train_split)
+    # Ids continue across splits, since an id identifies one sample.
     for split_name, dataset in (("validation", validation), ("test", test)):
         if dataset is not None:
-            target, _ = to_class_indices(_read_targets(dataset), class_names)
-            split = Split.from_images(DatasetAdapter(dataset), target, first_id=first_id)
+            split, _ = _read_dataset(dataset, split_name, names, collate_fn, first_id=first_id)
             splits[split_name], first_id = split, first_id + len(split)
+            if not split.images.is_deterministic():
+                raise LimbeckError(
+                    f"items of `{split_name}` must be the same each time, and they change: use a fixed transform"
+                )
     return make_splits(
-        name, class_names or _default_class_names(train_split.target), train_split, seed=seed,
-        validation=splits.get("validation", 0.2), test=splits.get("test", 0.2), normalize="none",
+        name, names, train_split, seed=seed, validation=splits.get("validation", 0.2), test=splits.get("test", 0.2),
+        augment=augment, normalize="none",
     )  # fmt: skip
+
+
+def _read_dataset(
+    dataset: Any, split_name: str, class_names: Sequence[str] | None,
+    collate_fn: Callable[[list[Any]], Any] | None, *, first_id: int = 0, groups: Any = None,
+) -> tuple[Split, Sequence[str]]:  # fmt: skip
+    """A user's data set as a split, and the names of the classes."""
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise LimbeckError(
+            f"a data set must be map-style (__len__ and __getitem__), got a {type(dataset).__name__}: use "
+            "limbeck.data.from_loaders"
+        )
+    position: dict[str, Any] = {"first_id": first_id, "groups": groups}
+    if collate_fn is not None:
+        store = CollatedDataset(dataset, collate_fn)
+        return Split.from_images(store, torch.zeros(len(store), dtype=torch.long), **position), class_names or ()
+    images, targets = DatasetAdapter(dataset), _read_targets(dataset)
+    is_mapping = isinstance(targets, list) and bool(targets) and isinstance(targets[0], Mapping)
+    if (is_mapping or is_mask(targets)) and not images.is_deterministic():
+        raise LimbeckError(
+            f"items of `{split_name}` change each time they are read, so masks and boxes that were read before do not "
+            "fit: move the random transforms into `augment`, or give collate_fn"
+        )
+    if is_mask(targets):
+        masks = MasksInMemory(torch.stack([torch.as_tensor(mask).squeeze() for mask in targets]))
+        names = class_names or _default_class_names(masks.read(torch.arange(len(masks))).flatten())
+        return Split.from_masks(images, masks, **position), names
+    if is_mapping:
+        boxes = _read_boxes(targets)
+        return Split.from_boxes(images, boxes, **position), class_names or _default_class_names(
+            torch.cat([*boxes.labels])
+        )
+    target, label_names = to_class_indices(targets, class_names)
+    return Split.from_images(images, target, **position), label_names or _default_class_names(target)
 
 
 @final
@@ -269,19 +325,32 @@ def from_loaders(train: Iterable[Any], validation: Iterable[Any] = ()) -> Loader
 
 
 def _read_targets(dataset: Any) -> Any:
-    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
-        raise LimbeckError(
-            f"a data set must be map-style (__len__ and __getitem__), got a {type(dataset).__name__}: use "
-            "limbeck.data.from_loaders"
-        )
     targets, target_transform = getattr(dataset, "targets", None), getattr(dataset, "target_transform", None)
     if targets is None:
         targets = [dataset[i][1] for i in range(len(dataset))]
     elif target_transform is not None:
         targets = [target_transform(label) for label in targets]
-    if isinstance(targets, list) and targets and isinstance(targets[0], Tensor):
+    if isinstance(targets, list) and targets and isinstance(targets[0], Tensor) and not is_mask(targets):
         return torch.stack([torch.as_tensor(target) for target in targets])
     return targets
+
+
+def _read_boxes(targets: Sequence[Mapping[str, Any]]) -> BoxStore:
+    if incomplete := [i for i, target in enumerate(targets) if not target.keys() >= {"boxes", "labels"}]:
+        keys = ", ".join(map(str, targets[incomplete[0]]))
+        raise LimbeckError(
+            f"a target that is a mapping must have boxes and labels, got {keys}: "
+            "use torchvision's wrap_dataset_for_transforms_v2, or give collate_fn"
+        )
+    return BoxStore([target["boxes"] for target in targets], [target["labels"] for target in targets])
+
+
+def _require_unit_range(inputs: Tensor) -> None:
+    low, high = float(inputs.min()), float(inputs.max())
+    if not 0 <= low <= high <= 1:
+        raise LimbeckError(
+            f"inputs must be uint8 or in 0..1 for augmentation, got {inputs.dtype} from {low:g} to {high:g}"
+        )
 
 
 def _default_class_names(target: Tensor) -> tuple[str, ...]:

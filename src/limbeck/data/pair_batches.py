@@ -44,7 +44,7 @@ class SameClassPairs:
         rng = make_generator(self._half_batches.order_seed, _PARTNER_STREAM, step, self._half_batches.rank)
         draws = torch.rand(len(indices), generator=rng, dtype=torch.float64)
         partners = choose_partners(indices, self.split.target, self._class_members, draws)
-        return self._half_batches.load(torch.cat([indices, partners]), torch.cat([views, views]))
+        return self._half_batches.load_at(step, torch.cat([indices, partners]), torch.cat([views, views]))
 
 
 @final
@@ -67,9 +67,10 @@ class RepeatPrevious:
     def batch(self, step: int) -> Batch:
         indices, views = self._half_batches.batch_indices(step, num_showings=2)
         if not step:
-            return self._half_batches.load(indices, views)
+            return self._half_batches.load_at(step, indices, views)
         previous_indices, previous_views = self._half_batches.batch_indices(step - 1, num_showings=2, showing_index=1)
-        return self._half_batches.load(torch.cat([previous_indices, indices]), torch.cat([previous_views, views]))
+        all_indices, all_views = torch.cat([previous_indices, indices]), torch.cat([previous_views, views])
+        return self._half_batches.load_at(step, all_indices, all_views)
 
 
 def pair_batches(half_batches: BatchStream, pairing: BatchPairing) -> BatchStream:

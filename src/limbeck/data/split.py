@@ -1,4 +1,4 @@
-"""Splits of a data set: images, targets and sample ids, and stratified splitting by seed."""
+"""Splits of a data set: samples with their targets, ids and groups, and stratified splitting by seed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
+from limbeck.data.box_store import BoxStore
+from limbeck.data.collated_dataset import CollatedDataset
 from limbeck.data.counter_rng import make_generator
 from limbeck.data.groups import select_groups, to_groups
 from limbeck.data.image_store import DatasetAdapter, ImageFiles, ImageStore, InMemory
@@ -45,6 +47,7 @@ class Split:
         sample_ids: ``[n]``, id of each sample in its source, used for augmentation and caches.
         masks: the class of each pixel, in the order of ``images``; ``None``: no masks.
         values: ``[len(images), ...]`` targets that are no class (numbers, multi-hot rows); ``None``: no values.
+        boxes: the boxes of each image, in the order of ``images``; ``None``: no boxes.
         groups: ``[n]``, the group of each sample (a speaker, an identity), which is in one split only; ``None``: no
             groups.
     """
@@ -55,6 +58,7 @@ class Split:
     sample_ids: Tensor
     masks: MaskStore | None = None
     values: Tensor | None = None
+    boxes: BoxStore | None = None
     groups: Tensor | None = None
 
     @classmethod
@@ -87,6 +91,14 @@ class Split:
         return replace(cls.from_images(images, target, first_id=first_id, groups=groups), values=values)
 
     @classmethod
+    def from_boxes(cls, images: ImageStore, boxes: BoxStore, *, first_id: int = 0, groups: Any = None) -> Split:
+        """All of ``images`` with their ``boxes``, with sample ids from ``first_id``."""
+        if len(images) != len(boxes):
+            raise LimbeckError(f"each image must have boxes, got {len(images)} images and boxes of {len(boxes)}")
+        target = torch.zeros(len(images), dtype=torch.long)
+        return replace(cls.from_images(images, target, first_id=first_id, groups=groups), boxes=boxes)
+
+    @classmethod
     def from_sequences(
         cls, sequences: SequenceStore, target: Tensor, *, first_id: int = 0, groups: Any = None
     ) -> Split:
@@ -117,20 +129,25 @@ class Split:
     def has_class_targets(self) -> bool:
         """Whether the target of a sample is one class."""
         is_sequence = self.sequences is not None and "target" in self.sequences.fields
-        return self.masks is None and self.values is None and not is_sequence
+        has_store = self.masks is not None or self.boxes is not None or self.values is not None
+        return not has_store and not is_sequence and not isinstance(self.images, CollatedDataset)
 
     def read(self, indices: Tensor) -> Tensor:
         """The images at ``indices`` of this split, float32 in 0..1; of sequences the padded input."""
         return self.images.read(self.indices[indices])
 
-    def read_fields(self, indices: Tensor, *, with_input: bool = True) -> dict[str, Tensor]:
-        """The fields of a batch: ``input`` and ``target``, or those of the sequences.
+    def read_fields(self, indices: Tensor, *, with_input: bool = True) -> dict[str, Any]:
+        """The fields of a batch: ``input`` and ``target`` (or the boxes), or those of the sequences, or of a user.
 
-        A sequence without a label has the target length −1. ``with_input=False`` leaves the images out.
+        A sequence without a label has the target length −1, an image without boxes known the number −1.
+        ``with_input=False`` leaves the images out.
         """
+        if isinstance(self.images, CollatedDataset):
+            return self.images.read_batch(self.indices[indices])
         if self.sequences is None:
             images = {"input": self.read(indices)} if with_input else {}
-            return {**images, "target": self.read_target(indices)}
+            targets = {"target": self.read_target(indices)} if self.boxes is None else self._read_boxes(indices)
+            return {**images, **targets}
         fields = self.sequences.read_fields(self.indices[indices])
         if "target" not in self.sequences.fields:
             return {**fields, "target": self.target[indices]}
@@ -151,10 +168,19 @@ class Split:
         masks = self.masks.read(self.indices[indices])
         return masks.masked_fill((target == UNLABELED)[:, None, None], UNLABELED)
 
+    def _read_boxes(self, indices: Tensor) -> dict[str, Tensor]:
+        assert self.boxes is not None
+        fields, is_unlabeled = self.boxes.read(self.indices[indices]), self.target[indices] == UNLABELED
+        return {
+            "boxes": fields["boxes"].masked_fill(is_unlabeled[:, None, None], 0.0),
+            "labels": fields["labels"].masked_fill(is_unlabeled[:, None], UNLABELED),
+            "num_boxes": fields["num_boxes"].masked_fill(is_unlabeled, -1),
+        }
+
     def fingerprint(self) -> list[str]:
-        """Hashes of the samples, their images, labels and masks."""
+        """Hashes of the samples, their images, labels, masks and boxes."""
         text = [self.images.fingerprint(), str(self.sample_ids.tolist()), str(self.target.tolist())]
-        text += [] if self.masks is None else [self.masks.fingerprint()]
+        text += [store.fingerprint() for store in (self.masks, self.boxes) if store is not None]
         if self.values is not None:
             text.append(hashlib.sha256(self.values.contiguous().numpy().tobytes()).hexdigest())
         return text

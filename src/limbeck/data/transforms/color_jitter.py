@@ -97,6 +97,9 @@ class ColorJitter:
     def transform_masks(self, masks: Tensor, rng: CounterRNG) -> Tensor:
         return masks
 
+    def transform_boxes(self, boxes: Tensor, size: tuple[int, int], rng: CounterRNG) -> Tensor:
+        return boxes
+
 
 def color_jitter(
     brightness: float | _Range = 0.4,

@@ -1,4 +1,4 @@
-"""Geometric transforms of a whole batch: crop, flip, resized crop, and affine maps."""
+"""Geometric transforms of a whole batch, with masks and boxes: crop, flip, resized crop, and affine maps."""
 
 from __future__ import annotations
 
@@ -44,11 +44,18 @@ class RandomCrop:
                 f"got {self.padding}: decrease it, or use padding_mode constant"
             )
         padded = F.pad(images, (self.padding,) * 4, mode=self.padding_mode)
-        offsets = (rng.uniform(2) * (2 * self.padding + 1)).long().tolist()
+        offsets = self._sample_offsets(rng).tolist()
         return torch.stack([padded[i, :, y : y + height, x : x + width] for i, (y, x) in enumerate(offsets)])
+
+    def _sample_offsets(self, rng: CounterRNG) -> Tensor:
+        """``[batch, 2]``, top and left of each crop in the padded image."""
+        return (rng.uniform(2) * (2 * self.padding + 1)).long()
 
     def transform_masks(self, masks: Tensor, rng: CounterRNG) -> Tensor:
         return _decode_masks(self(_encode_masks(masks), rng))
+
+    def transform_boxes(self, boxes: Tensor, size: tuple[int, int], rng: CounterRNG) -> Tensor:
+        return boxes + (self.padding - self._sample_offsets(rng)).flip(1).repeat(1, 2)[:, None]
 
 
 @final
@@ -63,6 +70,11 @@ class HorizontalFlip:
 
     def transform_masks(self, masks: Tensor, rng: CounterRNG) -> Tensor:
         return self(masks[:, None], rng)[:, 0]
+
+    def transform_boxes(self, boxes: Tensor, size: tuple[int, int], rng: CounterRNG) -> Tensor:
+        left, top, right, bottom = boxes.unbind(2)
+        flipped = torch.stack([size[1] - right, top, size[1] - left, bottom], dim=2)
+        return torch.where(rng.uniform(1).reshape(-1, 1, 1) < self.p, flipped, boxes)
 
 
 @final
@@ -81,17 +93,34 @@ class Affine:
     def transform_masks(self, masks: Tensor, rng: CounterRNG) -> Tensor:
         return _decode_masks(self._warp(_encode_masks(masks), rng, mode="nearest"))
 
+    def transform_boxes(self, boxes: Tensor, size: tuple[int, int], rng: CounterRNG) -> Tensor:
+        matrix, offset = self._sample_inverse_maps(size, rng)
+        half_size = torch.tensor([size[1], size[0]]) / 2
+        left, top, right, bottom = boxes.unbind(2)
+        corners = torch.stack([left, top, right, top, left, bottom, right, bottom], dim=2).reshape(*left.shape, 4, 2)
+        relative = corners / half_size - 1 - offset.reshape(-1, 1, 1, 2)
+        moved = (torch.linalg.inv(matrix)[:, None, None] @ relative.unsqueeze(4)).squeeze(4)
+        corners = (moved + 1) * half_size
+        return torch.cat([corners.amin(dim=2), corners.amax(dim=2)], dim=2)
+
     def _warp(self, images: Tensor, rng: CounterRNG, *, mode: str) -> Tensor:
+        matrix, offset = self._sample_inverse_maps((images.shape[2], images.shape[3]), rng)
+        grid = F.affine_grid(torch.cat([matrix, offset], 2), list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, mode=mode, padding_mode=self.padding_mode, align_corners=False)
+
+    def _sample_inverse_maps(self, size: tuple[int, int], rng: CounterRNG) -> tuple[Tensor, Tensor]:
+        """From positions in the output to those in the input, in units of half the width and height, from the center.
+
+        Returns:
+            Matrices ``[batch, 2, 2]`` and offsets ``[batch, 2, 1]``.
+        """
         max_angle = math.radians(self.degrees)
         low = torch.tensor([-max_angle, self.scale[0], -self.translate, -self.translate])
         high = torch.tensor([max_angle, self.scale[1], self.translate, self.translate])
         angle, scale, shift_x, shift_y = rng.uniform_between(low, high).unbind(1)
-        # affine_grid takes the inverse map, in units of half the width and height.
-        cos, sin, aspect = angle.cos() / scale, angle.sin() / scale, images.shape[2] / images.shape[3]
+        cos, sin, aspect = angle.cos() / scale, angle.sin() / scale, size[0] / size[1]
         matrix = torch.stack([torch.stack([cos, sin * aspect], 1), torch.stack([-sin / aspect, cos], 1)], 1)
-        offset = -(matrix @ torch.stack([2 * shift_x, 2 * shift_y], 1).unsqueeze(2))
-        grid = F.affine_grid(torch.cat([matrix, offset], 2), list(images.shape), align_corners=False)
-        return F.grid_sample(images, grid, mode=mode, padding_mode=self.padding_mode, align_corners=False)
+        return matrix, -(matrix @ torch.stack([2 * shift_x, 2 * shift_y], 1).unsqueeze(2))
 
 
 @final
@@ -107,6 +136,12 @@ class RandomResizedCrop:
 
     def transform_masks(self, masks: Tensor, rng: CounterRNG) -> Tensor:
         return _decode_masks(self._crop(_encode_masks(masks), rng, mode="nearest-exact"))
+
+    def transform_boxes(self, boxes: Tensor, size: tuple[int, int], rng: CounterRNG) -> Tensor:
+        top, left, height, width = torch.tensor(self.sample_boxes(size, rng)).reshape(-1, 4).unbind(1)
+        origin = torch.stack([left, top, left, top], dim=1)[:, None]
+        scale = torch.stack([size[1] / width, size[0] / height], dim=1).repeat(1, 2)[:, None]
+        return (boxes - origin) * scale
 
     def _crop(self, images: Tensor, rng: CounterRNG, *, mode: str, antialias: bool = False) -> Tensor:
         size = (images.shape[2], images.shape[3])

@@ -7,6 +7,7 @@ a pure function of (seed, sample, view).
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.data.counter_rng import CounterRNG
+from limbeck.data.mask_store import UNLABELED
 
 __all__ = ["TorchvisionTransform", "rand_augment", "torchvision"]
 
@@ -28,6 +30,7 @@ _UNSUPPORTED = {
     ),
 }
 _UINT8_ONLY = {"JPEG"}
+_IMAGE_ONLY = {"AugMix", "AutoAugment", "RandAugment", "TrivialAugmentWide"}
 
 
 @final
@@ -44,6 +47,49 @@ class TorchvisionTransform:
         with torch.random.fork_rng(devices=[]):
             outputs = [self._apply(image, seed) for image, seed in zip(images, rng.seeds(), strict=True)]
         return torch.stack(outputs) if outputs else images
+
+    @property
+    def moves_targets(self) -> bool:
+        """Whether torchvision transforms masks and boxes with the image."""
+        return self.name not in _IMAGE_ONLY
+
+    def transform_masks(self, masks: Tensor, rng: CounterRNG) -> Tensor:
+        from torchvision import tv_tensors
+
+        # 0 is the value outside an image, so it must be no class there.
+        encoded = [tv_tensors.Mask(mask - UNLABELED) for mask in masks]
+        return torch.stack(self._apply_to_targets(encoded, tuple(masks.shape[1:]), rng)) + UNLABELED
+
+    def transform_boxes(self, boxes: Tensor, size: tuple[int, int], rng: CounterRNG) -> Tensor:
+        from torchvision import tv_tensors
+
+        wrapped: list[Tensor] = [tv_tensors.BoundingBoxes(box, format="XYXY", canvas_size=size) for box in boxes]
+        return torch.stack(self._apply_to_targets(wrapped, size, rng))
+
+    def _apply_to_targets(self, targets: list[Tensor], size: tuple[int, ...], rng: CounterRNG) -> list[Tensor]:
+        """Masks or boxes by the draws of their images, which do not depend on the pixels."""
+        from torchvision import tv_tensors
+        from torchvision.transforms import v2
+
+        options = {key: value for key, value in self.options if key != "fill"}  # `fill` is a color
+        transform, outputs = _make_transform(getattr(v2, self.name), options), list[Tensor]()
+        with torch.random.fork_rng(devices=[]):
+            for target, seed in zip(targets, rng.seeds(), strict=True):
+                torch.default_generator.manual_seed(seed)
+                try:
+                    output = transform(tv_tensors.Image(torch.zeros(3, *size)), target)[1].as_subclass(Tensor)
+                except (TypeError, ValueError, RuntimeError) as error:
+                    kind = type(target).__name__
+                    raise LimbeckError(
+                        f"torchvision's {self.name} cannot transform {kind} together with images "
+                        f"({_first_line(error)}): remove it"
+                    ) from error
+                if output.shape != target.shape:
+                    raise LimbeckError(
+                        f"torchvision's {self.name} must keep the shape {list(target.shape)}, got {list(output.shape)}"
+                    )
+                outputs.append(output)
+        return outputs
 
     def _apply(self, image: Tensor, seed: int) -> Tensor:
         # The CPU's generator only: torch.manual_seed would seed every GPU too.
@@ -83,10 +129,9 @@ def torchvision(name: str, **options: Any) -> TorchvisionTransform:
         names = [key for key, c in vars(v2).items() if inspect.isclass(c) and issubclass(c, v2.Transform)]
         similar = suggest_names(name, set(names) - _UNSUPPORTED.keys())
         raise LimbeckError(f"torchvision.transforms.v2 has no transform {name!r}; available: {similar}")
-    convert = {"interpolation": v2.InterpolationMode, "policy": v2.AutoAugmentPolicy}
     options = {key: _lists_to_tuples(value) for key, value in sorted(options.items())}
     try:
-        transform = cls(**{k: convert[k](v) if isinstance(v, str) and k in convert else v for k, v in options.items()})
+        transform = _make_transform(cls, options)
     except (TypeError, ValueError) as error:
         raise LimbeckError(f"torchvision's {name} does not take {options}: {_first_line(error)}") from error
     return TorchvisionTransform(name, tuple(options.items()), package.__version__, transform)
@@ -106,6 +151,13 @@ def rand_augment(num_ops: int = 2, magnitude: int = 9, num_magnitude_bins: int =
             f"{num_ops} and {magnitude}"
         )
     return torchvision("RandAugment", num_ops=num_ops, magnitude=magnitude, num_magnitude_bins=num_magnitude_bins)
+
+
+def _make_transform(cls: Any, options: Mapping[str, Any]) -> Any:
+    from torchvision.transforms import v2
+
+    enums = {"interpolation": v2.InterpolationMode, "policy": v2.AutoAugmentPolicy}
+    return cls(**{k: enums[k](v) if isinstance(v, str) and k in enums else v for k, v in options.items()})
 
 
 def _lists_to_tuples(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The protocols of transforms that change one image, its mask too, and of those that mix two images."""
+"""The protocols of transforms that change one image, its mask and boxes too, and of those that mix two images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from limbeck.data.counter_rng import CounterRNG
 
-__all__ = ["MaskTransform", "MixTransform", "SequenceTransform", "Transform"]
+__all__ = ["BoxTransform", "MaskTransform", "MixTransform", "SequenceTransform", "Transform"]
 
 
 @runtime_checkable
@@ -28,6 +28,24 @@ class MaskTransform(Transform, Protocol):
         """``[batch, height, width]`` class indices, moved as the images by the same draws of ``rng``.
 
         Pixels from outside the image have no class, −100.
+        """
+        ...
+
+
+@runtime_checkable
+class BoxTransform(Transform, Protocol):
+    """A transform of images that transforms their boxes too."""
+
+    def transform_boxes(self, boxes: Tensor, size: tuple[int, int], rng: CounterRNG) -> Tensor:
+        """``[batch, k, 4]`` boxes (left, top, right, bottom in pixels), moved as the images by the same draws.
+
+        Args:
+            boxes: of each image; the padding is of any values.
+            size: height and width of the images.
+            rng: the draws of the images.
+
+        Returns:
+            Boxes of the same shape. Parts outside the image are cut off by the caller.
         """
         ...
 
