@@ -43,9 +43,9 @@ def fraction_row(name: str, gap_recovered: dict, data: str, *, aim: str = "repor
     return row | ends | {"n": gap_recovered["num_seeds"]}
 
 
-def write_rows(rows: list[dict], **extra: object) -> Path:
-    """Write the rows, and further results under their names, to ``results/<script>.json``; print the rows."""
-    path = RESULTS / f"{Path(sys.argv[0]).stem}.json"
+def write_rows(rows: list[dict], *, name: str | None = None, **extra: object) -> Path:
+    """Write the rows, and further results under their names, to ``results/<name or script>.json``; print the rows."""
+    path = RESULTS / f"{name or Path(sys.argv[0]).stem}.json"
     path.write_text(json.dumps({"rows": rows, **extra}, indent=1) + "\n")
     for row in rows:
         interval = "" if row["low"] is None else f" [{row['low']}, {row['high']}]"

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 FORKED = Path(__file__).with_name("forked.py")
+SHORT_TIMING = runpy.run_path(str(Path(__file__).with_name("short_timing.py")))
 TIMEOUT = 600
 
 
@@ -26,6 +27,12 @@ def one_thread_one_seed():
     """Reset the number of threads, which a recipe may have raised."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def all_calls(monkeypatch):
+    """Latencies of as many calls as in use, not of two."""
+    monkeypatch.setattr("limbeck.utils.timing._collect_durations", SHORT_TIMING["collect_all"])
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +55,7 @@ class ForkedPython:
         options = {
             "environment": {**os.environ, **(environment or {})}, "cwd": str(cwd or Path.cwd()),
             "logs": [str(log) for log in self._logs], "argv": [str(argument) for argument in argv], "first": first,
-            "new_session": new_session,
+            "new_session": new_session, "short_timing": str(FORKED.with_name("short_timing.py")),
         }  # fmt: skip
         self._process = context.Process(
             target=runpy.run_path, args=(str(FORKED), {"OPTIONS": options}), kwargs={"run_name": "__main__"}

@@ -13,6 +13,8 @@ os.environ.update(options["environment"])
 os.chdir(options["cwd"])
 for stream, log in enumerate(options["logs"], start=1):
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+if "limbeck.utils.timing" in sys.modules:
+    runpy.run_path(options["short_timing"])
 exec(options["first"])
 sys.argv = options["argv"]
 if sys.argv[0] == "-c":

@@ -21,6 +21,8 @@ from limbeck.evaluation import (
 )
 from limbeck.models import save_weights, small_cnn
 
+pytestmark = pytest.mark.usefixtures("all_calls")
+
 
 class Attention(nn.Module):
     def __init__(self):

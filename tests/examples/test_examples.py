@@ -1,9 +1,7 @@
 """Every example runs as a user would run it, with fewer steps."""
 
 import json
-import os
 import re
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,13 +50,6 @@ assert distiller.progress.step == distiller.progress.steps - 1
 """
 
 
-def python(*words, **environment):
-    return subprocess.run(
-        [sys.executable, *map(str, words)],
-        capture_output=True, text=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-    )  # fmt: skip
-
-
 def check_output(done):
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
@@ -70,9 +61,9 @@ def accuracies(text):
 
 
 @pytest.mark.parametrize(("script", "length"), LOOPS)
-def test_the_distiller_works_unchanged_in_any_loop(script, length):
+def test_the_distiller_works_unchanged_in_any_loop(script, length, run_python):
     """Its projection learns, its teacher stays as it was and out of the checkpoint, schedules run to the end."""
-    text = check_output(python("-c", PROBE, EXAMPLES / script, length))
+    text = check_output(run_python("-c", PROBE, EXAMPLES / script, length))
     accuracy = accuracies(text)
     assert accuracy["distilled"] > accuracy.get("baseline", 0.5)
     held = re.search(r"in addition to the student, .* contains?: (.+)", text)[1].split(", ")
@@ -91,8 +82,8 @@ def image_dir(tmp_path_factory):
     return write_digits(tmp_path_factory.mktemp("images"))
 
 
-def test_own_networks_and_images_in_python(tmp_path):
-    text = check_output(python(EXAMPLES / "own_model.py", "--out", tmp_path / "run", "--steps", "240"))
+def test_own_networks_and_images_in_python(tmp_path, run_python):
+    text = check_output(run_python(EXAMPLES / "own_model.py", "--out", tmp_path / "run", "--steps", "240"))
     accuracy = accuracies(text)
     assert accuracy["distilled"] > accuracy["baseline"]
     session = onnxruntime.InferenceSession(tmp_path / "run" / "student.onnx")
@@ -100,10 +91,10 @@ def test_own_networks_and_images_in_python(tmp_path):
     assert {"metrics.csv", "checkpoint", "student.onnx"} <= {path.name for path in (tmp_path / "run").iterdir()}
 
 
-def test_own_networks_and_images_by_recipe(tmp_path, image_dir):
-    done = python(
-        "-m", "limbeck", "distill", EXAMPLES / "own_model.yaml", "--data-root", image_dir,
-        "--out", tmp_path / "run", "teacher_training.steps=10", "stages.0.steps=20", PYTHONPATH=str(EXAMPLES),
+def test_own_networks_and_images_by_recipe(tmp_path, image_dir, run_python):
+    done = run_python(
+        "distill", EXAMPLES / "own_model.yaml", "--data-root", image_dir, "--out", tmp_path / "run",
+        "teacher_training.steps=10", "stages.0.steps=20", first=f"sys.path.insert(0, {str(EXAMPLES)!r})",
     )  # fmt: skip
     check_output(done)
     record = json.loads((tmp_path / "run" / "record.json").read_text())
@@ -113,9 +104,8 @@ def test_own_networks_and_images_by_recipe(tmp_path, image_dir):
     assert record["export"]["onnx"]["label_agreement"] == 1.0
 
 
-def test_without_its_folder_on_the_path_the_recipe_says_what_to_do(tmp_path, image_dir):
-    done = python("-m", "limbeck", "distill", EXAMPLES / "own_model.yaml", "--data-root", image_dir,
-                  "--out", tmp_path / "run", PYTHONPATH="")  # fmt: skip
+def test_without_its_folder_on_the_path_the_recipe_says_what_to_do(tmp_path, image_dir, run_python):
+    done = run_python("distill", EXAMPLES / "own_model.yaml", "--data-root", image_dir, "--out", tmp_path / "run")
     assert done.returncode == 2
     assert "put its folder on PYTHONPATH" in done.stderr
     assert not (tmp_path / "run").exists()

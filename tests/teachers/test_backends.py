@@ -103,8 +103,15 @@ def situations(networks):
     return contexts
 
 
-@FAST
-@pytest.mark.parametrize("name", ["resnet20", "mobilenet_v3_small"])
+@pytest.mark.parametrize(
+    ("engine", "name"),
+    [
+        ("fold_batchnorm", "resnet20"),
+        ("fold_batchnorm", "mobilenet_v3_small"),  # the export of its 250 operators takes half a minute
+        ("onnxruntime", "resnet20"),
+        pytest.param("openvino", "resnet20", marks=OPENVINO),
+    ],
+)
 def test_a_backend_equals_eager_for_smaller_batches_too(engine, name, situations):
     ready = BUILDERS[engine](situations[name])
     for count in (6, 1, 5):

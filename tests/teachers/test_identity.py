@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -240,11 +239,12 @@ class Net(nn.Module):
 """
 
 
-def test_identity_is_that_of_another_process_until_an_imported_module_is_edited(tmp_path: Path):
+def test_identity_is_that_of_another_process_until_an_imported_module_is_edited(tmp_path: Path, run_python):
     (tmp_path / "nets.py").write_text(_NETS)
     prints = []
     for act in ("x.relu()", "x.relu()", "x.tanh()"):
         (tmp_path / "helpers.py").write_text(f"def act(x):\n    return {act}\n")
-        command = [sys.executable, "-B", "-c", _SCRIPT, str(tmp_path)]
-        prints.append(subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout)
+        done = run_python("-c", _SCRIPT, tmp_path, first="sys.dont_write_bytecode = True")
+        assert done.returncode == 0, done.stderr
+        prints.append(done.stdout)
     assert prints[0] == prints[1] != prints[2]

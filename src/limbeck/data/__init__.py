@@ -15,6 +15,7 @@ from limbeck.data.transforms import (
     rand_augment,
     random_crop,
     random_resized_crop,
+    spec_augment,
     torchvision,
 )
 
@@ -43,5 +44,6 @@ __all__ = [
     "rand_augment",
     "random_crop",
     "random_resized_crop",
+    "spec_augment",
     "torchvision",
 ]

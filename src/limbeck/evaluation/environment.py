@@ -48,6 +48,11 @@ def get_package_versions() -> dict[str, str]:
     >>> get_package_versions()["torch"].split("+")[0] == torch.__version__.split("+")[0]
     True
     """
+    return dict(_read_package_versions())
+
+
+@cache
+def _read_package_versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         with suppress(metadata.PackageNotFoundError):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import is_dataclass
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Annotated, Any, Final, ForwardRef, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -71,9 +72,22 @@ def get_hints(target: Callable[..., Any]) -> dict[str, Any]:
 def make_type_adapter(hint: Any) -> TypeAdapter[Any]:
     """A strict validator of this hint; it accepts any value where pydantic does not support the hint."""
     try:
+        hash(hint)
+    except TypeError:
+        return _build_type_adapter(hint)
+    return _cached_type_adapter(hint, repr(hint))  # `int | str` equals `str | int`, and their order counts
+
+
+def _build_type_adapter(hint: Any) -> TypeAdapter[Any]:
+    try:
         return TypeAdapter(_strict_hint(hint))
     except (PydanticUserError, TypeError):
         return TypeAdapter(Any)
+
+
+@lru_cache(maxsize=1024)
+def _cached_type_adapter(hint: Any, _text: str) -> TypeAdapter[Any]:
+    return _build_type_adapter(hint)
 
 
 def _strict_hint(hint: Any) -> Any:

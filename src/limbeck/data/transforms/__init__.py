@@ -2,12 +2,13 @@
 
 A transform maps images ``[batch, channels, height, width]`` in 0..1 and a
 :class:`~limbeck.data.counter_rng.CounterRNG` to images of the same shape. :func:`mixup` and :func:`cutmix` blend two
-images and come last.
+images and come last. :func:`spec_augment` masks frames of audio.
 """
 
 from limbeck.data.transforms.color_jitter import color_jitter
 from limbeck.data.transforms.geometry import affine, horizontal_flip, random_crop, random_resized_crop
 from limbeck.data.transforms.mix_images import cutmix, mixup
+from limbeck.data.transforms.spec_augment import spec_augment
 from limbeck.data.transforms.torchvision_v2 import rand_augment, torchvision
 from limbeck.data.transforms.transform import MixTransform, Transform
 
@@ -22,5 +23,6 @@ __all__ = [
     "rand_augment",
     "random_crop",
     "random_resized_crop",
+    "spec_augment",
     "torchvision",
 ]

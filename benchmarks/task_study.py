@@ -1,0 +1,70 @@
+"""What distillation adds for another task than the classification of images: `limbeck study` over three seeds.
+
+`python benchmarks/task_study.py camvid` (or spoken_digits, banking77, camvid_full) reads the data in $LIMBECK_DATA.
+Each seed trains its own teacher, baseline and distilled student with the recipe of that name. Finished trials in --work
+are reused. Writes benchmarks/results/<recipe>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from results import fraction_row, gain_row, make_row, parse_options, write_rows
+
+from limbeck.workflows import study as run_study
+from limbeck.workflows.compare.load_runs import load_study_trials
+
+DATA = {
+    "camvid": "CamVid, official splits, 367 training images of 96×72 pixels",
+    "camvid_full": "CamVid, official splits, 367 training images",
+    "spoken_digits": "Free Spoken Digit Dataset, 300 labeled clips of 2,295, 300 test clips of 6 speakers",
+    "banking77": "banking77, 1,540 labeled texts of 8,503, 3,080 test texts",
+}
+GAINS = {
+    "camvid": "camvid_kd_gain_miou",
+    "camvid_full": "camvid_full_kd_gain_miou",
+    "spoken_digits": "fsdd_kd_gain_per",
+    "banking77": "banking77_kd_gain",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", choices=DATA)
+    parser.add_argument("--work", type=Path, help="folder of the trials (default: runs/study-RECIPE)")
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parse_options(parser, local=("work", "recipe"))
+    sys.argv.insert(1, options.recipe)
+    work = options.work or Path(f"runs/study-{options.recipe}")
+    study = run_study(
+        options.recipe, ["study={baselines: [student_only]}"], seeds=options.seeds, output_dir=work,
+        resume=(work / "recipe.yaml").exists(), callbacks=[],
+    )  # fmt: skip
+    distilled = study["results"]["variants"]["distilled"]
+    data = DATA[options.recipe]
+    rows = [
+        gain_row(GAINS[options.recipe], distilled["gain"], data, aim="low > 0"),
+        fraction_row(f"{options.recipe}_gap_recovered", distilled["gap_recovered"], data),
+    ]
+    values = read_values(work, study)
+    if options.recipe == "spoken_digits":
+        pairs = zip(values["distilled"], values["student_only"], strict=True)
+        reductions = [100 * (1 - distilled_per / per) for distilled_per, per in pairs]
+        rows.append(make_row(
+            "fsdd_kd_per_reduction_percent", reductions, unit="%", aim="low > 0", data=data, digits=1
+        ))  # fmt: skip
+    write_rows(rows, name=options.recipe, values=values)
+
+
+def read_values(work: Path, study: dict) -> dict[str, list[float]]:
+    """The primary metric on the test split, of each seed of each variant."""
+    values: dict[str, list[float]] = {}
+    for trial in load_study_trials(work, study):
+        values.setdefault(trial.variant, []).append(trial.metric("test", trial.record.primary_spec.name))
+    return values
+
+
+if __name__ == "__main__":
+    main()
