@@ -40,8 +40,8 @@ class SpeechCTC:
     ``network(input, input_length)`` and returns logits ``[batch, ⌈frames/stride⌉, classes]`` of a stride of its own.
 
     Losses on logits compare frames on a grid of ``frame_stride`` input frames, so student and teacher may have
-    different frame rates: probabilities of a faster network are averaged, those of a slower one repeated. Frames
-    beyond the length of a sample are no rows. ``CTCLoss`` and decoding use the frames of the network itself.
+    different frame rates: of the frames of a faster network in a row, the one with the lowest probability of the blank
+    counts; those of a slower one are repeated. Frames beyond the length of a sample are no rows. ``CTCLoss`` and decoding use the frames of the network itself.
 
     Args:
         classes: number of classes, the blank among them.
@@ -204,7 +204,7 @@ class SpeechCTC:
         grid_lengths = (lengths + self.frame_stride - 1) // self.frame_stride
         on_grid = logits
         if stride != self.frame_stride:
-            on_grid = _resample(logits, frame_lengths, stride, self.frame_stride, int(grid_lengths.max()))
+            on_grid = _resample(logits, frame_lengths, stride, self.frame_stride, int(grid_lengths.max()), self.blank)
         is_row = torch.arange(on_grid.shape[1], device=logits.device) < grid_lengths[:, None]
         return Outputs(
             logits=on_grid[is_row],
@@ -239,17 +239,22 @@ def _frame_stride(frames: Tensor, logits: Tensor) -> int:
     return max(1, round(frames.shape[1] / logits.shape[1]))
 
 
-def _resample(logits: Tensor, lengths: Tensor, stride: int, grid_stride: int, num_rows: int) -> Tensor:
-    """Log-probabilities ``[batch, rows, classes]`` on a grid of ``grid_stride`` input frames.
+def _resample(logits: Tensor, lengths: Tensor, stride: int, grid_stride: int, num_rows: int, blank: int) -> Tensor:
+    """Logits ``[batch, rows, classes]`` on a grid of ``grid_stride`` input frames, of ``lengths`` valid frames.
 
-    A row has the mean of the probabilities of the network's valid frames that overlap with it, by their overlap.
+    Frame i of the network begins at input frame i · ``stride``. On a coarser grid a row is the frame, of those that
+    begin in it, with the lowest probability of the blank: CTC emits a token in a single frame, and the mean with the
+    blank frames beside it would be a row that is decoded as blank. On a finer grid frames are repeated.
     """
-    device = logits.device
-    row_start = torch.arange(num_rows, device=device)[:, None] * grid_stride
-    frame_start = torch.arange(logits.shape[1], device=device)[None] * stride
-    overlap = torch.minimum(row_start + grid_stride, frame_start + stride) - torch.maximum(row_start, frame_start)
-    is_valid = torch.arange(logits.shape[1], device=device) < lengths[:, None]
-    weights = overlap.clamp(min=0)[None] * is_valid[:, None]
-    weights = weights / weights.sum(dim=2, keepdim=True).clamp(min=1)
-    log_p = logits.float().log_softmax(dim=2)
-    return (weights.to(log_p.dtype) @ log_p.exp()).clamp(min=torch.finfo(torch.float32).tiny).log()
+    device, num_frames = logits.device, logits.shape[1]
+    first = (torch.arange(num_rows, device=device) * grid_stride // stride).clamp(max=num_frames - 1)
+    if grid_stride < stride:
+        return logits[:, first]
+    row_of_frame = torch.arange(num_frames, device=device) * stride // grid_stride
+    in_row = row_of_frame == torch.arange(num_rows, device=device)[:, None]
+    is_valid = torch.arange(num_frames, device=device) < lengths[:, None]
+    blank_log_p = logits.detach().float().log_softmax(dim=2)[:, :, blank]
+    candidates = blank_log_p[:, None].masked_fill(~(in_row & is_valid[:, None]), torch.inf)
+    # The last row may be the end of a frame that began before it.
+    frames = torch.where(candidates.amin(dim=2).isfinite(), candidates.argmin(dim=2), first)
+    return logits.gather(1, frames[:, :, None].expand(-1, -1, logits.shape[2]))
