@@ -65,8 +65,8 @@ def test_a_sample_has_the_same_masks_in_any_batch(batch):
 
 
 def test_what_cannot_work_is_refused(batch):
-    inputs, lengths = batch
-    with pytest.raises(LimbeckError, match="max_fraction at most 1, got .* max_fraction 2"):
+    _, lengths = batch
+    with pytest.raises(LimbeckError, match="max_fraction at most 1, got"):
         spec_augment(max_fraction=2)
     with pytest.raises(LimbeckError, match=r"frames \[batch, frames, mels\], got torch.int64 \[3, 5\]"):
         spec_augment().transform_sequences(torch.zeros(3, 5, dtype=torch.long), lengths, rng())

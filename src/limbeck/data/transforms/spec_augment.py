@@ -33,7 +33,8 @@ class SpecAugment:
         """``inputs`` ``[batch, frames, mels]`` with masked spans; padding is not changed."""
         if inputs.ndim != 3 or not inputs.is_floating_point():
             raise LimbeckError(
-                f"spec_augment transforms frames [batch, frames, mels], got {inputs.dtype} {list(inputs.shape)}: remove it"
+                f"spec_augment transforms frames [batch, frames, mels], got {inputs.dtype} {list(inputs.shape)}: "
+                "remove it"
             )
         mels = torch.full_like(lengths, inputs.shape[2])
         uniform = rng.uniform(2 * (self.time_masks + self.frequency_masks)).double()
@@ -85,6 +86,7 @@ def spec_augment(
     if min(time_masks, max_frames, frequency_masks, max_mels) < 0 or not 0 <= max_fraction <= 1:
         raise LimbeckError(
             f"numbers of spec_augment must be at least 0 and max_fraction at most 1, got time_masks {time_masks}, "
-            f"max_frames {max_frames}, max_fraction {max_fraction}, frequency_masks {frequency_masks}, max_mels {max_mels}"
+            f"max_frames {max_frames}, max_fraction {max_fraction}, frequency_masks {frequency_masks}, "
+            f"max_mels {max_mels}"
         )
     return SpecAugment(time_masks, max_frames, max_fraction, frequency_masks, max_mels)

@@ -41,7 +41,8 @@ class SpeechCTC:
 
     Losses on logits compare frames on a grid of ``frame_stride`` input frames, so student and teacher may have
     different frame rates: of the frames of a faster network in a row, the one with the lowest probability of the blank
-    counts; those of a slower one are repeated. Frames beyond the length of a sample are no rows. ``CTCLoss`` and decoding use the frames of the network itself.
+    counts; those of a slower one are repeated. Frames beyond the length of a sample are no rows. ``CTCLoss`` and
+    decoding use the frames of the network itself.
 
     Args:
         classes: number of classes, the blank among them.
