@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from limbeck.evaluation import evaluate_network, save_predictions
-from limbeck.report.record import METRIC_INFO, PRIMARY_METRIC, SCHEMA
+from limbeck.report.record import SCHEMA, SCHEMA_MINOR
 from limbeck.report.record_io import add_hashes
 from limbeck.tasks import Classification
+from limbeck.workflows._job.provenance import describe_task, write_task_file
 
 CLASSES = ["zero", "one", "two", "three"]
 VARIANTS = {
@@ -68,7 +69,7 @@ def compute_metrics(logits, target):
         "per_class": [
             {
                 "class": name,
-                "accuracy": float(correct[target == index].mean()),
+                "value": float(correct[target == index].mean()),
                 "num_samples": int((target == index).sum()),
             }
             for index, name in enumerate(CLASSES)
@@ -93,13 +94,19 @@ def write_metrics_csv(path, phases, *, steps=300, epochs=10):
 def make_record(models, *, seed, name="digits", fingerprint="f" * 64, **more):
     return {
         "schema": SCHEMA,
+        "schema_minor": SCHEMA_MINOR,
         "limbeck": "0.2.0",
         "name": name,
         "kind": "run",
         "seed": seed,
         "seconds": 20.0,
         "created": "2026-11-25T10:00:00+00:00",
-        "recipe": {"name": name, "seed": seed, "training": {"keep_weights": "last"}},
+        "recipe": {
+            "name": name,
+            "seed": seed,
+            "task": {"use": "Classification"},
+            "training": {"keep_weights": "last"},
+        },
         "machine": {"cpu": "AMD EPYC"},
         "data": {
             "name": "Digits",
@@ -112,8 +119,7 @@ def make_record(models, *, seed, name="digits", fingerprint="f" * 64, **more):
             "fingerprint": fingerprint,
         },
         "test_set": {"num_reads": 1, "opened_at": "2026-11-25T10:00:00+00:00", "num_samples": NUM_SAMPLES},
-        "metric_info": dict(METRIC_INFO),
-        "primary_metric": PRIMARY_METRIC,
+        **describe_task(Classification(len(CLASSES))),
         "models": models,
         "warnings": [],
         **more,
@@ -174,6 +180,7 @@ def write_study(folder, *, seeds=(0, 1, 2, 3, 4), variants=VARIANTS, unfinished=
             elif state == "running":
                 trial_dir.mkdir(parents=True, exist_ok=True)
                 write_metrics_csv(trial_dir / "metrics.csv", {variant: 0.7}, epochs=4, steps=120)
+                write_task_file(Classification(len(CLASSES)), trial_dir)
             error = "the loss of the term kd is nan at step 12: lower the learning rate" if state == "failed" else None
             trials.append(
                 {"variant": variant, "seed": seed, "folder": f"trials/{variant}/{seed}", "state": state, "error": error}

@@ -119,13 +119,13 @@ def test_reliability_bins_add_up_to_the_ece():
         "low": 0,
         "high": 0,
         "confidence": None,
-        "accuracy": None,
+        "fraction_correct": None,
         "num_samples": 0,
     }
     full = [row for row in bins if row["num_samples"]]
     assert all(row["low"] < row["confidence"] <= row["high"] for row in full)
     assert result["ece"] == pytest.approx(
-        sum(row["num_samples"] * abs(row["accuracy"] - row["confidence"]) for row in full) / 500
+        sum(row["num_samples"] * abs(row["fraction_correct"] - row["confidence"]) for row in full) / 500
     )
 
 

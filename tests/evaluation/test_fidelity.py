@@ -159,7 +159,7 @@ def test_errors_by_class_and_kind():
             "teacher_only_wrong": 0,
         },
     ]
-    assert (result["num_samples"], result["top1_agreement"], result["same_error"]) == (7, 3 / 7, 1 / 6)
+    assert (result["num_samples"], result["prediction_agreement"], result["same_error"]) == (7, 3 / 7, 1 / 6)
     assert result["both_wrong"] == pytest.approx(2 / 6)
 
 
@@ -178,7 +178,7 @@ def test_counts_by_class_add_up_to_the_fractions():
 def test_network_has_full_fidelity_to_itself():
     network = small_cnn(width=4)
     result = measure_fidelity(network, network, (make_batch(10, seed=seed) for seed in range(2)), TEN)
-    assert (result["top1_agreement"], result["kl"], result["student_only_wrong"]) == (1.0, 0.0, 0.0)
+    assert (result["prediction_agreement"], result["kl"], result["student_only_wrong"]) == (1.0, 0.0, 0.0)
     values = np.array(result["cka"]["matrix"])
     assert values.shape == (4, 4)
     assert np.diag(values) == pytest.approx(1.0)

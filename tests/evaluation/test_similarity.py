@@ -45,7 +45,7 @@ def test_agreement_matches_numpy(logits_and_target):
     student_class, teacher_class = q.argmax(axis=1), p.argmax(axis=1)
     result = prediction_agreement(student, teacher, target)
     assert result["kl"] == pytest.approx((np.exp(p) * (p - q)).sum(axis=1).mean(), abs=1e-10)
-    assert result["top1_agreement"] == pytest.approx((student_class == teacher_class).mean())
+    assert result["prediction_agreement"] == pytest.approx((student_class == teacher_class).mean())
     assert result["both_wrong"] == pytest.approx(((student_class != y) & (teacher_class != y)).mean())
     assert result["student_only_wrong"] == pytest.approx(((student_class != y) & (teacher_class == y)).mean())
     assert result["teacher_only_wrong"] == pytest.approx(((student_class == y) & (teacher_class != y)).mean())
@@ -54,7 +54,11 @@ def test_agreement_matches_numpy(logits_and_target):
 def test_identical_predictions_agree(logits_and_target):
     student, _, target = logits_and_target
     result = prediction_agreement(student, student + 3.0, target)  # logits are defined up to a constant
-    assert (result["top1_agreement"], result["student_only_wrong"], result["teacher_only_wrong"]) == (1.0, 0.0, 0.0)
+    assert (result["prediction_agreement"], result["student_only_wrong"], result["teacher_only_wrong"]) == (
+        1.0,
+        0.0,
+        0.0,
+    )
     assert 0.0 <= result["kl"] < 1e-12
 
 
@@ -66,7 +70,9 @@ def test_unlabeled_rows_count_for_agreement_only(logits_and_target):
         prediction_agreement(*logits_and_target),
         prediction_agreement(*(x[:50] for x in logits_and_target)),
     )
-    assert [result[k] for k in ("top1_agreement", "kl")] == [all_labeled[k] for k in ("top1_agreement", "kl")]
+    assert [result[k] for k in ("prediction_agreement", "kl")] == [
+        all_labeled[k] for k in ("prediction_agreement", "kl")
+    ]
     shares = ("both_wrong", "student_only_wrong", "teacher_only_wrong")
     assert [result[k] for k in shares] == [labeled_rows[k] for k in shares]
     unlabeled = prediction_agreement(student, teacher, torch.full((200,), -100))

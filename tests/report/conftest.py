@@ -15,8 +15,12 @@ import numpy as np
 import pytest
 
 from limbeck.core.errors import LimbeckError
-from limbeck.report.record import METRIC_INFO, PRIMARY_METRIC
+from limbeck.evaluation.statistics import accuracy_interval
+from limbeck.report.record import SCHEMA_MINOR
 from limbeck.report.record_io import add_hashes
+from limbeck.tasks import Classification
+from limbeck.tasks.classification.metrics import ACCURACY
+from limbeck.workflows._job.provenance import describe_task
 
 
 @pytest.fixture
@@ -109,21 +113,21 @@ def _record():
     gains = 100 * (right["distilled"].astype(float) - right["baseline"])[random].mean(1)
     means = {name: float(one.mean()) for name, one in right.items()}
     verdict = {
-        "gain_points": 100 * (means["distilled"] - means["baseline"]),
-        "interval_points": [float(np.quantile(gains, 0.025)), float(np.quantile(gains, 0.975))],
+        "gain": 100 * (means["distilled"] - means["baseline"]),
+        "interval": [float(np.quantile(gains, 0.025)), float(np.quantile(gains, 0.975))],
         "gap_recovered": (means["distilled"] - means["baseline"]) / (means["teacher"] - means["baseline"]),
         "statistical_test": "paired bootstrap over the test samples, 10,000 resamples, 95 %",
     }
     from limbeck.report.verdict import classify_interval, format_verdict
 
-    verdict["outcome"] = classify_interval(verdict["interval_points"])
+    verdict["outcome"] = classify_interval(verdict["interval"])
     verdict["text"] = format_verdict(
-        models, verdict["gain_points"], verdict["interval_points"], verdict["gap_recovered"]
+        models, verdict["gain"], verdict["interval"], verdict["gap_recovered"], metric=ACCURACY
     )
     differ = np.flatnonzero(predictions["teacher"] != predictions["distilled"])
     differ = differ[np.argsort(-sure["distilled"].max(1)[differ])][:12]
     return {
-        "schema": 3, "schema_minor": 0, "limbeck": "0.1.0", "name": "digits", "seed": 0,
+        "schema": 3, "schema_minor": SCHEMA_MINOR, "limbeck": "0.1.0", "name": "digits", "seed": 0,
         "created": "2026-11-24T02:00:00+00:00", "seconds": 71.2,
         "recipe": {
             "name": "digits", "seed": 0, "plugins": [], "task": {"use": "Classification"},
@@ -147,10 +151,10 @@ def _record():
                  "num_val": 359, "num_test": 360, "fingerprint": "3f7a" * 16,
                  "normalization": {"mean": [0.3057], "std": [0.3763]}},
         "test_set": {"num_reads": 1, "opened_at": "2026-11-24T02:01:02+00:00", "num_samples": 360},
-        "metric_info": dict(METRIC_INFO), "primary_metric": PRIMARY_METRIC,
+        **describe_task(Classification(len(names))),
         "models": models,
         "agreement": {
-            "split": "test", "top1_agreement": float((predictions["teacher"] == predictions["distilled"]).mean()),
+            "split": "test", "prediction_agreement": float((predictions["teacher"] == predictions["distilled"]).mean()),
             "kl": float((sure["teacher"] * np.log((sure["teacher"] + 1e-9) / sure["distilled"])).sum(1).mean()),
             "both_wrong": float((~right["teacher"] & ~right["distilled"]).mean()),
             "student_only_wrong": float((right["teacher"] & ~right["distilled"]).mean()),
@@ -163,12 +167,13 @@ def _record():
                             "label_agreement": 1.0, "num_samples": 359, "tolerance": 1e-4,
                             "latency_ms": {"median": 0.0131, "p95": 0.0152, "batch_size": 1, "num_threads": 1,
                                            "num_repeats": 200}}},
-        "disagreements": [
-            {"index": int(i), "target": int(truth[i]),
-             "teacher": int(predictions["teacher"][i]), "student": int(predictions["distilled"][i]),
-             "teacher_confidence": float(sure["teacher"][i].max()),
-             "student_confidence": float(sure["distilled"][i].max()),
-             "png": png(images[test][i].reshape(8, 8))}
+        "examples": [
+            {"sample_id": int(i), "input": {"png": png(images[test][i].reshape(8, 8))},
+             "target": {"text": names[truth[i]]},
+             "predictions": {
+                 name: {"text": f"{names[predictions[name][i]]} ({100 * sure[name][i].max():.0f} %)",
+                        "correct": bool(right[name][i])}
+                 for name in ("teacher", "distilled")}}
             for i in differ
         ],
         "warnings": [],
@@ -192,7 +197,13 @@ def quality(sure, truth, names):
         mean = (float(top[inside].mean()), float(right[inside].mean())) if n else (None, None)
         ece += n / len(truth) * abs(mean[0] - mean[1]) if n else 0.0
         bins.append(
-            {"low": float(low), "high": float(high), "confidence": mean[0], "accuracy": mean[1], "num_samples": n}
+            {
+                "low": float(low),
+                "high": float(high),
+                "confidence": mean[0],
+                "fraction_correct": mean[1],
+                "num_samples": n,
+            }
         )
     return {
         "num_samples": len(truth), "metrics": {
@@ -200,9 +211,10 @@ def quality(sure, truth, names):
             "top5_accuracy": float((np.argsort(-sure, 1)[:, :5] == truth[:, None]).any(1).mean()),
             "nll": float(-np.log(sure[np.arange(len(truth)), truth] + 1e-9).mean()),
         },
+        "interval": {"accuracy": list(accuracy_interval(float(right.mean()), len(truth)))},
         "reliability": bins,
         "per_class": [
-            {"class": name, "accuracy": float(right[truth == i].mean()), "num_samples": int(np.sum(truth == i))}
+            {"class": name, "value": float(right[truth == i].mean()), "num_samples": int(np.sum(truth == i))}
             for i, name in enumerate(names)
         ],
     }  # fmt: skip
@@ -218,7 +230,8 @@ def _likeness(sure, taught, truth, names):
     }  # fmt: skip
     ours, theirs = ([rows, np.sqrt(rows)] for rows in (sure, taught))
     return {
-        "num_samples": len(truth), "top1_agreement": float(same.mean()), "both_wrong": float((wrong & astray).mean()),
+        "num_samples": len(truth), "prediction_agreement": float(same.mean()),
+        "both_wrong": float((wrong & astray).mean()),
         "kl": float((taught * np.log((taught + 1e-9) / (sure + 1e-9))).sum(1).mean()),
         "same_error": float(kinds["same_error"].mean()),
         "student_only_wrong": float(kinds["student_only_wrong"].mean()),

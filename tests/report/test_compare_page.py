@@ -24,26 +24,30 @@ from limbeck.report.compare.tables import to_csv, to_latex, to_markdown
 from limbeck.report.html.templates import content_security_policy
 from limbeck.report.metrics_csv import TrainingCurve
 from limbeck.report.plots.style import assign_styles
+from limbeck.report.task_metrics import TaskMetrics
 from limbeck.report.verdict import VARIANT_RULE, classify_gain
+from limbeck.tasks import Classification
+from limbeck.tasks.classification.metrics import ACCURACY
+from limbeck.workflows._job.provenance import describe_task
 
+CLASSIFICATION = TaskMetrics.model_validate(describe_task(Classification(2)))
 EVIL = '=HYPERLINK("http://x.invalid"), <script>alert(1)</script> | a_b & 50% #1 {x} ~ ^ \\end{tabular} `q` *b*'
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
 def curve(name, last):
-    return TrainingCurve(name, (10.0, 20.0, 30.0), (0.3, 0.6, last), {}, {})
+    return TrainingCurve(name, (10.0, 20.0, 30.0), {}, {}, {"val/accuracy": (0.3, 0.6, last)})
 
 
 @pytest.fixture
 def comparison():
     baseline = VariantResult(
-        name="baseline", role="baseline", accuracy=SeedMean(0.8, 0.78, 0.82, 3), parameters=1698, latency_ms=0.07,
-        steps=300,
-        curves=(curve("baseline", 0.8),),
+        name="baseline", role="baseline", metrics={"accuracy": SeedMean(0.8, 0.78, 0.82, 3)}, parameters=1698,
+        latency_ms=0.07, steps=300, curves=(curve("baseline", 0.8),),
     )  # fmt: skip
     student = VariantResult(
         name="distilled", role="distilled", title="small_cnn", baseline="baseline",
-        accuracy=SeedMean(0.86, 0.84, 0.88, 3),
+        metrics={"accuracy": SeedMean(0.86, 0.84, 0.88, 3)},
         gain=PairedGain(mean=6.04, low=4.0, high=8.0, t_low=1.5, t_high=10.5, num_seeds=3),
         gap_recovered=GapRecovered(0.5), outcome="improves",
         verdict_text="distilled improves.", parameters=1698, latency_ms=0.07, steps=300,
@@ -52,12 +56,13 @@ def comparison():
     )  # fmt: skip
     trials = tuple(
         TrialStatus(
-            variant=variant, seed=seed, folder=f"runs/{seed}", state="done", accuracy=0.8, num_reads=1, step=300
+            variant=variant, seed=seed, folder=f"runs/{seed}", state="done", value=0.8, num_reads=1, step=300
         )
         for variant in ("baseline", "distilled") for seed in (0, 1, 2)
     )  # fmt: skip
     return Comparison(
-        title="digits", kind="runs", variants=(baseline, student), trials=trials, baselines=("baseline",),
+        title="digits", kind="runs", task_metrics=CLASSIFICATION, variants=(baseline, student), trials=trials,
+        baselines=("baseline",),
         num_samples=360, rule=VARIANT_RULE,
         agreement=AgreementMatrix(("baseline", "distilled"), ((0.9, 0.85), (0.85, None))), limbeck="0.2.0",
     )  # fmt: skip
@@ -148,7 +153,7 @@ def test_a_spreadsheet_runs_no_name_and_numbers_stay_numbers(comparison):
     row = list(csv.DictReader(io.StringIO(text)))[1]
     assert row["variant"] == f"'{EVIL}"
     assert (row["title"], row["note"], row["verdict_text"]) == ("'+1+2", "'@SUM(A1)", "'-x")
-    assert float(row["gain_points"]) == -3.25
+    assert float(row["gain"]) == -3.25
     assert float(row["joules"]) == 12.5
     assert row["gpu_seconds"] == ""
     assert text.endswith("\r\n")
@@ -217,7 +222,7 @@ def test_forest_places_means_and_intervals_on_one_axis(comparison):
 def test_of_many_classes_those_that_changed_most_are_shown(comparison):
     many = tuple(ClassChange(f"class {i}", (-1) ** i * i / 10, 10) for i in range(200))
     names, rows, every = class_difference_rows(
-        (comparison.variants[0], replace(comparison.variants[1], class_changes=many))
+        (comparison.variants[0], replace(comparison.variants[1], class_changes=many)), ACCURACY
     )
     assert (names, every, len(rows)) == (["distilled"], 200, 12)
     assert {row.name for row in rows} == {f"class {i}" for i in range(188, 200)}
@@ -245,7 +250,7 @@ def test_page_shows_what_is_there_when_nothing_else_is(comparison):
             replace(comparison, variants=bare, agreement=None, trials=(), num_samples=None, baselines=())
         )
     )
-    assert "there is no difference to draw" in text
+    assert "there is no gain to draw" in text
     assert "There are no curves" in text
     assert "agreement is unknown" in text
     assert "No costs are on record" in text

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 
 from limbeck.core.errors import LimbeckError
 from limbeck.report import diagnosis
+from limbeck.tasks.classification.metrics import ACCURACY
 
 
 @pytest.mark.parametrize(
@@ -16,13 +18,13 @@ from limbeck.report import diagnosis
     [
         (diagnosis.check_loss_scale, ("kd", 0.99, 100.0), ("kd", 1.0, 100.0)),
         (
-            lambda a, b: diagnosis.check_teacher_accuracy("big", a, b, reference="the student"),
+            lambda a, b: diagnosis.check_teacher_metric("big", a, b, metric=ACCURACY, reference="the student"),
             (0.79, 0.80),
             (0.80, 0.80),
         ),
         (diagnosis.check_teacher_entropy, ("kd", 0.981, 30.0), ("kd", 0.98, 30.0)),
-        (diagnosis.check_capacity_gap, ("big", 20.1, 0.24), ("big", 20.0, 0.24)),
-        (diagnosis.check_capacity_gap, ("big", 20.1, -0.5), ("big", 20.1, 0.25)),
+        (partial(diagnosis.check_capacity_gap, metric=ACCURACY), ("big", 20.1, 0.24), ("big", 20.0, 0.24)),
+        (partial(diagnosis.check_capacity_gap, metric=ACCURACY), ("big", 20.1, -0.5), ("big", 20.1, 0.25)),
         (diagnosis.check_feature_alignment, ("fitnet", 1.0, 0.91), ("fitnet", 1.0, 0.9)),
         (diagnosis.check_projection_rank, ("fitnet", 6.3, 64), ("fitnet", 6.4, 64)),
     ],
@@ -43,10 +45,10 @@ def test_a_loss_without_gradient_is_reported():
 def test_every_sentence_tells_its_figures_and_the_rule():
     assert "200 times too small" in diagnosis.check_loss_scale("kd", 0.5, 100.0)
     assert "(the rule is 100 times)" in diagnosis.check_loss_scale("kd", 0.5, 100.0)
-    assert "−5.0 points" in diagnosis.check_teacher_accuracy("big", 0.75, 0.80, reference="the baseline")
+    assert "−5.0 points" in diagnosis.check_teacher_metric("big", 0.75, 0.80, metric=ACCURACY, reference="the baseline")
     assert "99.5 % of the entropy" in diagnosis.check_teacher_entropy("kd", 0.995, 40.0)
     assert "50 times the parameters of the student, which recovered 10 %" in diagnosis.check_capacity_gap(
-        "big", 50.0, 0.1
+        "big", 50.0, 0.1, metric=ACCURACY
     )
     assert "from 2 to 1.9" in diagnosis.check_feature_alignment("fitnet", 2.0, 1.9)
     assert "effective rank is 1.2 of 64" in diagnosis.check_projection_rank("fitnet", 1.2, 64)

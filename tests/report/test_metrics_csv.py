@@ -37,7 +37,7 @@ def test_cells_that_are_no_number_are_missing(tmp_path):
     curve = load_curves(table(tmp_path, "phase,stage,step,val/accuracy,loss/x\nd,a,1,,\nd,a,2,inf,\nd,a,3,soon,\n"))[
         "d"
     ]
-    assert all(map(math.isnan, curve.accuracy))
+    assert all(map(math.isnan, curve.validation("accuracy")))
     assert curve.losses == {}
 
 
@@ -49,7 +49,7 @@ def test_columns_phases_and_stages_of_schema_2_have_todays_names(tmp_path):
     curves = load_curves(table(tmp_path, head + "".join(phase + row for phase in phases)))
     assert list(curves) == ["big", "baseline", "no_assistants", "equal_time", "label_smoothing"]
     assert curves["big"].stages == {"teacher_training": 0}
-    assert curves["baseline"].accuracy == (0.5,)
+    assert curves["baseline"].validation("accuracy") == (0.5,)
     assert {name: values[0] for name, values in curves["baseline"].columns.items()} == {
         "step": 5, "samples_per_second": 1, "train/accuracy": 2, "val/accuracy": 0.5, "val/nll": 3, "loss/kd": 4,
         "loss_weight/kd": 5, "loss_share/kd": 6, "grad_norm/kd": 7, "grad_norm_ratio/kd": 8, "teacher_entropy/kd": 9,
@@ -69,9 +69,7 @@ def test_other_file_is_one_sentence(tmp_path):
 
 def curve(**losses):
     count = len(next(iter(losses.values())))
-    return TrainingCurve(
-        "d", tuple(range(1, count + 1)), (math.nan,) * count, {k: tuple(v) for k, v in losses.items()}, {"d": 0}
-    )
+    return TrainingCurve("d", tuple(range(1, count + 1)), {k: tuple(v) for k, v in losses.items()}, {"d": 0})
 
 
 def test_parts_are_stacked_only_where_none_is_negative():
@@ -88,4 +86,4 @@ def test_a_tall_first_epoch_is_clipped_with_a_note():
 
 def test_a_phase_without_losses_has_no_plot():
     assert plot_loss_components(None) is None
-    assert plot_loss_components(TrainingCurve("d", (1,), (0.5,), {}, {})) is None
+    assert plot_loss_components(TrainingCurve("d", (1,), {}, {})) is None

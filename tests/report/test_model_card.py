@@ -41,7 +41,7 @@ def test_metrics_have_their_intervals(record, write):
         accuracy = split["metrics"]["accuracy"]
         low, high = accuracy_interval(accuracy, split["num_samples"])
         assert f"{100 * accuracy:.1f} % | {100 * low:.1f} % to {100 * high:.1f} %" in text
-    low, high = record["verdict"]["interval_points"]
+    low, high = record["verdict"]["interval"]
     assert f"95 % interval {low:+.1f} to {high:+.1f}".replace("-", "−") in text
     assert "read once, after training" in text
     assert "200 had a label" in text
@@ -92,7 +92,7 @@ def test_text_of_the_record_is_escaped(record, write):
     assert "\n# <" not in body
     assert "49" not in body.split("## Metrics")[0]
     table = [line for line in body.splitlines() if line.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {8}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {10}
     assert body.count("\n# ") == 1
 
 
@@ -108,7 +108,7 @@ def test_plain_text_is_not_escaped():
 
 
 def test_a_card_of_a_minimal_record_states_what_is_missing(record, write):
-    for key in ("verdict", "fidelity", "agreement", "disagreements"):
+    for key in ("verdict", "fidelity", "agreement", "examples"):
         record.pop(key)
     record["export"] = {}
     record["models"] = {"distilled": record["models"]["distilled"]}

@@ -13,6 +13,7 @@ import pytest
 from limbeck.core.errors import LimbeckError
 from limbeck.report import write_report
 from limbeck.report.verdict import RULE, format_verdict, format_vs_no_assistants
+from limbeck.tasks.classification.metrics import ACCURACY
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
@@ -118,8 +119,8 @@ def test_words_of_the_record_stay_words(record, write):
     record["export"]["onnx"]["file"] = '"><img src=x onerror=alert(1)>'
     for one in record["models"].values():
         one["test"]["per_class"][3]["class"] = evil
-        one["test"]["per_class"][3]["accuracy"] = 0.1
-    record["disagreements"][0] |= {"target": 3, "png": '"><script>alert(1)</script>'}
+        one["test"]["per_class"][3]["value"] = 0.1
+    record["examples"][0] |= {"target": {"text": evil}, "input": {"png": '"><script>alert(1)</script>', "text": evil}}
     record["models"] = {
         evil: record["models"].pop("teacher"),
         "$x_{1}$": dict(record["models"]["baseline"], role="teacher"),
@@ -137,8 +138,8 @@ def test_words_of_the_record_stay_words(record, write):
 
 def test_null_result_reads_as_one(record, write):
     verdict = record["verdict"]
-    verdict |= {"gain_points": 0.6, "interval_points": [-1.1, 2.2], "gap_recovered": 0.09}
-    verdict["text"] = format_verdict(record["models"], 0.6, (-1.1, 2.2), 0.09)
+    verdict |= {"gain": 0.6, "interval": [-1.1, 2.2], "gap_recovered": 0.09}
+    verdict["text"] = format_verdict(record["models"], 0.6, (-1.1, 2.2), 0.09, metric=ACCURACY)
     text = page(write(record))
     assert "No significant difference" in words(text)
     assert "this may be zero as well" in words(text)
@@ -147,8 +148,8 @@ def test_null_result_reads_as_one(record, write):
 
 def test_harm_reads_as_harm(record, write):
     verdict = record["verdict"]
-    verdict |= {"gain_points": -2.0, "interval_points": [-3.1, -0.4], "gap_recovered": -0.4}
-    verdict["text"] = format_verdict(record["models"], -2.0, (-3.1, -0.4), -0.4)
+    verdict |= {"gain": -2.0, "interval": [-3.1, -0.4], "gap_recovered": -0.4}
+    verdict["text"] = format_verdict(record["models"], -2.0, (-3.1, -0.4), -0.4, metric=ACCURACY)
     text = page(write(record))
     assert "Distillation degrades accuracy:" in words(text)
     assert "−40 % distillation led away from the teacher" in words(text)
@@ -167,7 +168,7 @@ def test_unequal_budgets_are_pointed_out(record, write):
 
 def test_run_without_baseline_says_so(record, write):
     del record["models"]["baseline"]
-    record["verdict"] |= {"text": "", "gain_points": None, "interval_points": None, "gap_recovered": None}
+    record["verdict"] |= {"text": "", "gain": None, "interval": None, "gap_recovered": None}
     text = words(page(write(record)))
     assert "Whether distillation improves accuracy is unknown: the student was not trained without a teacher" in text
     assert "No baseline: the student was not trained without a teacher in this run" in text
@@ -188,7 +189,7 @@ def test_run_with_the_test_part_shut_shows_validation_and_says_so(record, write)
     [
         ({"export": {}}, "The student was not exported in this run."),
         ({"agreement": None}, "Agreement between student and teacher was not measured."),
-        ({"disagreements": []}, "The record holds no sample on which the two disagree."),
+        ({"examples": []}, "The record holds no sample on which student and teacher differ."),
         ({"recipe": {}}, "The record holds no recipe."),
         ({"files": {}}, "The record holds no hashes of files."),
         ({"verdict": None}, "Whether distillation improves accuracy is unknown"),
@@ -202,8 +203,8 @@ def test_record_with_the_least_in_it_gives_a_page(write):
     least = {"schema": 1, "name": "least", "models": {"distilled": {"role": "distilled"}}}
     text = words(page(write(least, rows=[])))
     assert "metrics.csv holds none" in text
-    assert "No model has both an accuracy and a latency" in text
-    assert "The record holds no accuracy by class." in text
+    assert "No model has both accuracy and latency" in text
+    assert "Worst classes" not in text
     assert "Traceback" not in text
     assert "None" not in text
     assert "nan" not in text.split()
@@ -251,8 +252,8 @@ def with_assistants(record):
     }
     record["models"] = {**models, "no_assistants": no_assistants, **more}
     record["verdict"]["vs_no_assistants"] = {
-        "outcome": "improves", "text": format_vs_no_assistants(2.0, (1.0, 3.0)), "gain_points": 2.0,
-        "interval_points": [1.0, 3.0],
+        "outcome": "improves", "text": format_vs_no_assistants(2.0, (1.0, 3.0), metric=ACCURACY), "gain": 2.0,
+        "interval": [1.0, 3.0],
     }  # fmt: skip
     return record
 
@@ -271,17 +272,16 @@ def test_assistants_and_the_student_without_them_have_columns_marks_and_a_verdic
 
 def test_worst_classes_come_first_with_their_differences(record, write):
     for name, accuracy in (("distilled", 0.5), ("baseline", 0.4), ("teacher", 0.9)):
-        record["models"][name]["test"]["per_class"][7] |= {"accuracy": accuracy, "num_samples": 40}
+        record["models"][name]["test"]["per_class"][7] |= {"value": accuracy, "num_samples": 40}
     table = words(page(write(record))).split("Worst classes")[1]
     assert "7 40 50.0 40.0 +10.0 90.0 −40.0" in table
-    assert "With n = 40, one sample is 2.5 points" in table
+    assert "Accuracy of the class, %, on the test split; the worst 6 of 10 classes" in table
 
 
 def test_what_is_no_png_is_left_out(record, write):
-    record["disagreements"] = [dict(record["disagreements"][0], png="bm90IGEgcG5n", target=None)]
+    record["examples"] = [dict(record["examples"][0], input={"png": "bm90IGEgcG5n"}, target={"text": "no label"})]
     text = page(write(record))
     assert "bm90IGEgcG5n" not in text
-    assert "no image" in text
     assert "no label" in text
 
 

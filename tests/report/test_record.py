@@ -100,9 +100,9 @@ def test_a_record_of_schema_2_is_read_with_all_its_values(old_run):
     assert record.models["teacher"].backend["requested"] == raw["models"]["teacher"]["engine"]["asked"]
     assert (record.test_set.num_reads, record.test_set.num_samples) == (1, raw["sealed_test"]["examples"])
     assert (record.verdict.outcome, record.verdict.text) == ("inconclusive", raw["verdict"]["sentence"])
-    assert record.agreement.top1_agreement == raw["agreement"]["top1"]
+    assert record.agreement.prediction_agreement == raw["agreement"]["top1"]
     student, old = record.fidelity.students["baseline"], raw["fidelity"]["students"]["alone"]
-    assert (student.top1_agreement, student.same_error) == (old["top1"], old["same_wrong"])
+    assert (student.prediction_agreement, student.same_error) == (old["top1"], old["same_wrong"])
     assert student.per_class[3].different_error == old["by_class"][3]["other_wrong"]
     assert student.cka.matrix == old["cka"]["values"]
     assert record.export["onnx"].num_samples == raw["export"]["onnx"]["examples"]
@@ -301,7 +301,7 @@ def test_a_file_outside_of_the_run_is_not_looked_at(run):
 
 def test_the_schema_is_printed(capsys):
     assert main(["record", "schema"]) == 0
-    assert json.loads(capsys.readouterr().out)["$id"] == "limbeck-record-3.1"
+    assert json.loads(capsys.readouterr().out)["$id"] == "limbeck-record-3.2"
 
 
 def test_one_trial_of_a_study_may_be_a_baseline(record):

@@ -13,7 +13,7 @@ MISSING = float("nan")
 def curve(**columns):
     named = {name.replace("__", "/"): tuple(values) for name, values in columns.items()}
     count = len(next(iter(named.values())))
-    return TrainingCurve("d", tuple(range(1, count + 1)), (MISSING,) * count, {}, {"d": 0}, named)
+    return TrainingCurve("d", tuple(range(1, count + 1)), {}, {"d": 0}, named)
 
 
 def test_a_temperature_that_differs_within_an_epoch_has_a_band():

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 
 from limbeck.evaluation import gap_recovered_ci, paired_mean_ci, required_num_seeds
-from limbeck.report.verdict import RULE_OVER_SEEDS, classify_gain_over_seeds, format_verdict_over_seeds
+from limbeck.report import verdict
+from limbeck.report.verdict import RULE_OVER_SEEDS, classify_gain_over_seeds
+from limbeck.tasks.classification.metrics import ACCURACY
+
+format_verdict_over_seeds = partial(verdict.format_verdict_over_seeds, metric=ACCURACY)
 
 IMPROVES = {
     "mean": 3.1,

@@ -11,6 +11,8 @@ import pytest
 from limbeck.core.errors import LimbeckError
 from limbeck.report import write_selection_plot
 from limbeck.report.terminal import render_candidates_table
+from limbeck.tasks import Classification
+from limbeck.workflows._job.provenance import describe_task
 
 
 def validation(accuracy, nll=0.3):
@@ -29,7 +31,7 @@ def model(accuracy, latency, **more):
 def selection():
     """What teacher_selection.json holds, as far as it is shown."""
     return {
-        "schema": 2, "kind": "teacher_selection", "baseline": model(0.81, 0.07),
+        "schema": 3, "kind": "teacher_selection", **describe_task(Classification(10)), "baseline": model(0.81, 0.07),
         "rules": {"min_margin": 5.0, "latency_budget": 2.0, "max_latency_ratio": 30.0, "has_latency_budget": False},
         "candidates": {
             "big": model(0.93, 0.11, is_selected=True, reason="kept first: best alone (NLL 0.268)"),
@@ -90,7 +92,7 @@ def test_the_plot_is_a_standalone_file_for_light_and_dark(selection, tmp_path):
     assert "var(--distilled)" in text
     assert not re.search(r"#[0-9a-f]{2}00fe|https?://(?!www\.w3\.org)", text)
     words = {element.text for element in root.iter("{http://www.w3.org/2000/svg}text")}
-    assert {"big", "+12.0 points", "5 points above the baseline", "88.0 %", "0.61"} <= words
+    assert {"big", "+12.0 points", "5 points better than the baseline", "88.0 %", "0.61"} <= words
     assert "Selected: big." in root[0].text
     assert write_selection_plot(tmp_path).read_text() == text
 

@@ -102,7 +102,7 @@ def test_the_page_draws_steps_of_all_stages_one_after_the_other_and_few_points(t
         for step in range(1, 1001):
             log.add(step, {"soft": [float(step)]})
         log.write()
-    course = TrainingCurve("d", (1000.0, 2000.0), (0.1, 0.2), {}, {"one": 0.0, "two": 1000.0})
+    course = TrainingCurve("d", (1000.0, 2000.0), {}, {"one": 0.0, "two": 1000.0})
     drawn = load_temperatures(path, course)["soft"]
     assert len(drawn.steps) <= 300
     assert drawn.steps[-1] == 2000.0

@@ -151,7 +151,7 @@ def test_the_record_and_the_page_show_the_assistants_and_the_early_stop(run):
     assert record["models"]["mid"]["title"] == "Assistant mid: small_cnn(width=6)"
     against = record["verdict"]["vs_no_assistants"]
     tops = [record["models"][name]["test"]["metrics"]["accuracy"] for name in ("distilled", "no_assistants")]
-    assert against["gain_points"] == pytest.approx(100 * (tops[0] - tops[1]))
+    assert against["gain"] == pytest.approx(100 * (tops[0] - tops[1]))
     page = (run[0] / "report.html").read_text()
     assert "assistants" in against["text"]
     assert against["text"].split(",")[0].replace(" points", "\N{NO-BREAK SPACE}points") in page

@@ -81,7 +81,7 @@ def test_one_seed_has_an_interval_over_the_test_samples(runs):
 def test_a_single_old_run_without_predictions_uses_its_recorded_interval(studies, tmp_path):
     run = studies.write_run(tmp_path / "old", 0, sample_fingerprint=None)
     assert variant(build_comparison([run]), "distilled").outcome == "unknown"
-    change(run, lambda record: record.update(verdict={"gain_points": 8.0, "interval_points": [3.0, 13.0]}))
+    change(run, lambda record: record.update(verdict={"gain": 8.0, "interval": [3.0, 13.0]}))
     assert variant(build_comparison([run]), "distilled").gain.interval == (3.0, 13.0)
     assert build_comparison([run]).agreement is None
     assert "agreement is unknown" in render_compare_page(build_comparison([run]))
@@ -113,12 +113,12 @@ def test_seeds_with_different_test_samples_have_no_agreement_between_seeds(studi
 def test_changes_by_class_are_the_mean_over_seeds_of_variant_minus_baseline(runs):
     records = [json.loads((run / "record.json").read_text())["models"] for run in runs]
     wanted = np.mean(
-        [100 * (one["distilled"]["test"]["per_class"][2]["accuracy"]
-                - one["baseline"]["test"]["per_class"][2]["accuracy"]) for one in records]
+        [100 * (one["distilled"]["test"]["per_class"][2]["value"]
+                - one["baseline"]["test"]["per_class"][2]["value"]) for one in records]
     )  # fmt: skip
     change = variant(build_comparison(runs), "distilled").class_changes[2]
     assert (change.name, change.num_samples) == ("two", 50)
-    assert change.points == pytest.approx(wanted)
+    assert change.gain == pytest.approx(wanted)
 
 
 def test_costs_reads_and_warnings_are_listed(runs):
@@ -145,7 +145,7 @@ def test_a_study_is_shown_with_its_own_results_and_verdicts(study):
     assert comparison.kind == "study"
     assert comparison.rule == "The rule of the study."
     for name, one in written["variants"].items():
-        assert variant(comparison, name).accuracy.mean == one["accuracy"]["mean"]
+        assert variant(comparison, name).metrics["accuracy"].mean == one["accuracy"]["mean"]
         assert variant(comparison, name).verdict_text == one["verdict"]["text"]
     assert variant(comparison, "distilled").gap_recovered.low == 0.4
     assert variant(comparison, "wide_tau").note == "stages.0.objective.kd.temperature=40"
@@ -185,7 +185,7 @@ def test_an_unfinished_study_shows_the_state_of_its_trials(studies, tmp_path):
         "failed",
     )
     assert {trial.state for trial in comparison.trials} & {"waiting", "running"}
-    assert variant(comparison, "wide_tau").accuracy is None
+    assert variant(comparison, "wide_tau").metrics == {}
     assert variant(comparison, "distilled").gain.num_seeds == 1
     assert next(trial.step for trial in comparison.trials if trial.state == "running") == 120
     text = render_compare_page(comparison)

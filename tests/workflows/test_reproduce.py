@@ -173,7 +173,7 @@ def test_the_code_of_the_model_card_runs_in_its_folder(run, run_python):
 def test_counts_match_exactly_and_fractions_within_the_tolerance():
     def record(accuracy=0.9, nll=2.0, parameters=1000, gain=4.0):
         model = {"test": {"metrics": {"accuracy": accuracy, "nll": nll}}, "parameters": parameters}
-        return {"models": {"distilled": model}, "verdict": {"gain_points": gain}}
+        return {"models": {"distilled": model}, "verdict": {"gain": gain, "unit": "points"}}
 
     def matches(other):
         return {row["metric"]: row["match"] for row in compare_records(record(), other, tolerance=0.01)}
@@ -183,8 +183,8 @@ def test_counts_match_exactly_and_fractions_within_the_tolerance():
     assert matches(record(accuracy=0.911))["test/accuracy"] == "different"
     assert matches(record(nll=2.019))["test/nll"] == "within_tolerance"
     assert matches(record(parameters=1001))["parameters"] == "different"
-    assert matches(record(gain=4.9))["gain_points"] == "within_tolerance"
-    assert matches(record(gain=5.1))["gain_points"] == "different"
+    assert matches(record(gain=4.9))["gain in points"] == "within_tolerance"
+    assert matches(record(gain=5.1))["gain in points"] == "different"
     assert matches({"models": {}})["test/accuracy"] == "different"
 
 

@@ -81,7 +81,7 @@ def test_the_file_holds_the_selection(home, selection):
     written = json.loads((home / "chosen" / "teacher_selection.json").read_text())
     assert written == json.loads(json.dumps(selection))
     assert finite(written)
-    assert (written["kind"], written["schema"]) == ("teacher_selection", 2)
+    assert (written["kind"], written["schema"]) == ("teacher_selection", 3)
     assert list(written["candidates"]) == ["big", "flat"]
     assert (home / "chosen" / "teacher_selection.svg").exists()
     assert not list((home / "chosen").rglob("*.partial"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -26,6 +27,7 @@ class MetricSpec:
             reported: the fraction of a smaller gap is mostly noise.
         digits: decimals of a value as shown.
         phrase: its name within a sentence; empty: the label.
+        description: its definition in one sentence, for reports.
 
     >>> per = MetricSpec(name="per", label="Phoneme error rate", higher_is_better=False)
     >>> per.gain(0.38, 0.55), per.difference_unit, per.format(0.38)
@@ -40,6 +42,7 @@ class MetricSpec:
     min_gap: float = 0.005
     digits: int = 1
     phrase: str = ""
+    description: str = ""
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
@@ -67,19 +70,30 @@ class MetricSpec:
         return round(self.sign * self.display_scale * (value - reference), 10)
 
     def format(self, value: float | None) -> str:
-        """``value`` as shown, with its unit; "–" where it is missing."""
-        if value is None:
+        """``value`` as shown, with its unit; "–" where it is missing or not finite."""
+        if value is None or not math.isfinite(value):
             return "–"
-        return f"{self.display_scale * value:.{self.digits}f} {self.unit}".rstrip()
+        number = f"{self.display_scale * value:.{self.digits}f}".replace("-", "−")
+        return f"{number} {self.unit}".rstrip()
 
     @property
     def text(self) -> str:
         """The name within a sentence."""
         return self.phrase or self.label
 
+    @property
+    def heading(self) -> str:
+        """:attr:`text` at the beginning of a line.
+
+        >>> MetricSpec(name="per", label="PER", phrase="phoneme error rate").heading
+        'Phoneme error rate'
+        """
+        return self.text[:1].upper() + self.text[1:]
+
     def to_dict(self) -> dict[str, Any]:
         """The entry in ``metric_info`` of ``record.json``."""
         return {
             "label": self.label, "unit": self.unit, "higher_is_better": self.higher_is_better,
             "scale": self.display_scale, "min_gap": self.min_gap, "digits": self.digits, "phrase": self.phrase,
+            "description": self.description,
         }  # fmt: skip

@@ -89,8 +89,8 @@ class Metrics(Protocol):
         """Add a batch."""
 
     def compute(self) -> Mapping[str, Any]:
-        """A number for each of ``metric_specs``; ``per_class``, a number for each class (NaN: none); other plain data
-        goes into the record as it is.
+        """A number for each of ``metric_specs``; ``per_class``, the primary metric of each class (NaN: none), and
+        ``class_num_samples``; other plain data goes into the record as it is.
         """
 
 
@@ -128,6 +128,8 @@ class EvaluableTask(Task, Protocol):
             ``patience``), the last is for ``ReduceLROnPlateau``.
         metric_specs: every metric of the record, in the order of tables; the primary one among them.
         supervised_loss: registered name of the loss on the target that trains baselines, such as ``CrossEntropyLoss``.
+
+    An optional attribute ``pipeline_tag`` is the task on the Hugging Face Hub, for model cards: ``image-segmentation``.
     """
 
     @property

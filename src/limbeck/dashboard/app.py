@@ -27,6 +27,7 @@ from limbeck.report.html.templates import content_security_policy, load_template
 from limbeck.report.metrics_csv import load_curves
 from limbeck.report.plots.curves import plot_learning_curves
 from limbeck.report.plots.style import assign_styles
+from limbeck.report.task_metrics import load_task_metrics
 from limbeck.workflows.compare.run import build_comparison
 
 if TYPE_CHECKING:
@@ -193,14 +194,16 @@ def _render_report(folder: Path) -> str:
 
 def _render_training(entry: RunEntry) -> str:
     # A phase of any other name trains a teacher or an assistant.
+    curves = load_curves(entry.folder / "metrics.csv")
+    metric = load_task_metrics(entry.folder, curves).monitored_spec
     variants = [
         VariantResult(name=name, role=_PHASE_ROLES.get(name, Role.TEACHER), curves=(curve,))
-        for name, curve in load_curves(entry.folder / "metrics.csv").items()
+        for name, curve in curves.items()
     ]
     styles = assign_styles(variants)
     return _render(
         "training.html.j2", entry=entry, phases=read_phases(entry.folder), styles=styles,
-        curve_plot=plot_learning_curves(variants, styles),
+        metric=metric, curve_plot=plot_learning_curves(variants, styles, metric),
     )  # fmt: skip
 
 

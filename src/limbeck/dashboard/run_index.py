@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from limbeck.core.errors import LimbeckError
 from limbeck.report.metrics_csv import load_curves
+from limbeck.report.task_metrics import load_task_metrics
 
 RunState = Literal["running", "finished", "failed", "stopped"]
 
@@ -21,7 +22,8 @@ _FRESH_SECONDS: Final = 300.0
 """Seconds after its last change for which a run without a lock counts as running."""
 
 _FILE_NAMES: Final = (
-    "recipe.yaml", "record.json", "metrics.csv", "predictions.safetensors", "report.html", "study.json", ".lock",
+    "recipe.yaml", "task.json", "record.json", "metrics.csv", "predictions.safetensors", "report.html", "study.json",
+    ".lock",
 )  # fmt: skip
 
 
@@ -49,12 +51,13 @@ class RunEntry(NamedTuple):
 
 
 class PhaseProgress(NamedTuple):
-    """Step, number of steps (``None`` where the recipe does not set it) and accuracy of one training."""
+    """Step, number of steps (``None`` where the recipe does not set it), and last and best metric of one training."""
 
     name: str
     step: int
     total_steps: int | None
-    accuracy: float | None
+    last: float | None
+    best: float | None
 
     @property
     def fraction(self) -> float | None:
@@ -72,16 +75,19 @@ def list_runs(root: Path) -> dict[str, RunEntry]:
 
 def read_phases(folder: Path) -> list[PhaseProgress]:
     """The progress of each training of a run; raises ``LimbeckError`` where its files cannot be read."""
+    curves = load_curves(folder / "metrics.csv")
+    metric = load_task_metrics(folder, curves).monitored_spec
     recipe = _read_recipe(folder / "recipe.yaml")
     teachers, stages = recipe.get("teachers"), recipe.get("stages")
     progress = []
-    for name, curve in load_curves(folder / "metrics.csv").items():
+    for name, curve in curves.items():
         is_teacher = isinstance(teachers, Mapping) and name in teachers
         steps, epochs = _sum_lengths([recipe.get("teacher_training")] if is_teacher else stages)
         per_epoch = curve.steps[-1] / len(curve.steps)
         total_steps = steps or (round(epochs * per_epoch) if epochs else None)
-        accuracy = next(filter(math.isfinite, reversed(curve.accuracy)), None)
-        progress.append(PhaseProgress(name, int(curve.steps[-1]), total_steps, accuracy))
+        values = list(filter(math.isfinite, curve.validation(metric.name)))
+        best = max(values, key=lambda value: metric.sign * value, default=None)
+        progress.append(PhaseProgress(name, int(curve.steps[-1]), total_steps, values[-1] if values else None, best))
     return progress
 
 

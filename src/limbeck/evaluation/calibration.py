@@ -50,7 +50,7 @@ def reliability_bins(confidence: Tensor, correct: Tensor) -> list[dict[str, Any]
     """The bins of the ECE, for a reliability diagram.
 
     >>> bins = reliability_bins(torch.tensor([0.8, 0.8], dtype=torch.float64), torch.tensor([True, False]))
-    >>> [(row["confidence"], row["accuracy"]) for row in bins if row["num_samples"]]
+    >>> [(row["confidence"], row["fraction_correct"]) for row in bins if row["num_samples"]]
     [(0.8, 0.5)]
     """
     edges, sums = _BIN_EDGES.tolist(), (column.tolist() for column in _bin_sums(confidence, correct))
@@ -59,7 +59,7 @@ def reliability_bins(confidence: Tensor, correct: Tensor) -> list[dict[str, Any]
             "low": low,
             "high": high,
             "confidence": confidence_sum / num_samples if num_samples else None,
-            "accuracy": correct_sum / num_samples if num_samples else None,
+            "fraction_correct": correct_sum / num_samples if num_samples else None,
             "num_samples": num_samples,
         }
         for low, high, num_samples, confidence_sum, correct_sum in zip(edges[:-1], edges[1:], *sums, strict=True)

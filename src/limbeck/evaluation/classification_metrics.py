@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.metric_spec import MetricSpec
 from limbeck.core.protocols import Task
 from limbeck.data.split import UNLABELED
 from limbeck.evaluation.calibration import calibration_error, reliability_bins
@@ -17,8 +18,20 @@ from limbeck.evaluation.checks import check_class_names, check_logits, labeled_m
 from limbeck.losses._ops import hard_labels
 from limbeck.utils.eval_mode import eval_mode
 
-__all__ = ["class_counts", "classification_metrics", "collect_logits", "f1_by_class"]
+__all__ = ["ECE", "MACRO_F1", "NLL", "class_counts", "classification_metrics", "collect_logits", "f1_by_class"]
 
+MACRO_F1: Final = MetricSpec(
+    name="macro_f1", label="Macro F1", phrase="macro F1", description="The mean over classes of each class's F1."
+)
+NLL: Final = MetricSpec(
+    name="nll", label="NLL", unit="nats", higher_is_better=False, digits=3,
+    description="Mean negative log-likelihood of the target class, in nats.",
+)  # fmt: skip
+ECE: Final = MetricSpec(
+    name="ece", label="Calibration error, ECE", phrase="ECE", unit="", higher_is_better=False, digits=3,
+    description="Expected calibration error: the mean absolute difference of confidence and fraction correct over 15 "
+    "bins of equal width, weighted by samples.",
+)  # fmt: skip
 _MIN_CLASSES_FOR_TOP5 = 6
 _CHUNK_ROWS = 8192
 

@@ -68,7 +68,7 @@ def measure_fidelity(
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
     >>> batch = {"input": torch.eye(2).repeat(4, 1), "target": torch.zeros(8, dtype=torch.long)}
     >>> fidelity = measure_fidelity(net, net, [batch], Classification(2))
-    >>> fidelity["top1_agreement"], fidelity["kl"], round(fidelity["cka"]["matrix"][0][0], 6)
+    >>> fidelity["prediction_agreement"], fidelity["kl"], round(fidelity["cka"]["matrix"][0][0], 6)
     (1.0, 0.0, 1.0)
     """
     first, batches = first_batch(batches)
@@ -118,19 +118,19 @@ def prediction_agreement(student_logits: Tensor, teacher_logits: Tensor, target:
     """Agreement of the predictions of student and teacher, and which of them errs.
 
     Returns:
-        ``top1_agreement``, the fraction of rows with the same predicted class; ``kl``, the mean KL(teacher ‖ student)
-        at temperature 1, in nats; and, as fractions of the labeled rows (``None`` without any), ``both_wrong``,
-        ``student_only_wrong`` and ``teacher_only_wrong``.
+        ``prediction_agreement``, the fraction of rows with the same predicted class; ``kl``, the mean
+        KL(teacher ‖ student) at temperature 1, in nats; and, as fractions of the labeled rows (``None`` without any),
+        ``both_wrong``, ``student_only_wrong`` and ``teacher_only_wrong``.
 
     >>> student, teacher = torch.tensor([[0.0, 2.0], [0.0, 2.0]]), torch.tensor([[2.0, 0.0], [0.0, 2.0]])
     >>> agreement = prediction_agreement(student, teacher, torch.tensor([0, 0]))
-    >>> agreement["top1_agreement"], agreement["student_only_wrong"], round(agreement["kl"], 4)
+    >>> agreement["prediction_agreement"], agreement["student_only_wrong"], round(agreement["kl"], 4)
     (0.5, 0.5, 0.7616)
     """
     student, teacher, _ = _check_pair(student_logits, teacher_logits, target)
     _, masks = _error_masks(student, teacher, target)
     return {
-        "top1_agreement": _mean_or_none(torch.eq(*_predict(student, teacher))),
+        "prediction_agreement": _mean_or_none(torch.eq(*_predict(student, teacher))),
         "kl": _mean_kl(student, teacher),
         "both_wrong": _mean_or_none(masks["same_error"] | masks["different_error"]),
         "student_only_wrong": _mean_or_none(masks["student_only_wrong"]),

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 
 from limbeck.core.errors import LimbeckError
-from limbeck.report.formatting import format_points
+from limbeck.core.metric_spec import MetricSpec
+from limbeck.report.formatting import format_gain
 
 MIN_LOSS_FRACTION = 0.01
 """A loss whose gradient norm is below this fraction of the largest one hardly affects the student."""
@@ -20,7 +21,7 @@ MAX_TEACHER_ENTROPY = 0.98
 CAPACITY_RATIO = 20.0
 """A ratio of teacher to student parameters above this …"""
 MIN_GAP_RECOVERED = 0.25
-"""… with less than this fraction of the accuracy gap recovered indicates a capacity gap."""
+"""… with less than this fraction of the gap recovered indicates a capacity gap."""
 MAX_FINAL_FRACTION = 0.9
 """A feature loss that ends above this fraction of its first value did not align the features."""
 MIN_RANK_FRACTION = 0.1
@@ -46,12 +47,15 @@ def check_loss_scale(name: str, magnitude: float, largest: float, *, measure: st
     )
 
 
-def check_teacher_accuracy(name: str, teacher: float, student: float, *, reference: str) -> str | None:
-    """Whether a teacher is less accurate than a student on the same split; accuracies are fractions."""
-    if not teacher < student:
+def check_teacher_metric(
+    name: str, teacher: float, student: float, *, metric: MetricSpec, reference: str
+) -> str | None:
+    """Whether a teacher is worse than a student on the same split, by ``metric``."""
+    gain = metric.gain(teacher, student)
+    if not gain < 0:
         return None
     return (
-        f"the teacher {name!r} is worse than {reference}: {format_points(100 * (teacher - student))} points on "
+        f"the teacher {name!r} is worse than {reference} in {metric.text}: {format_gain(gain, metric)} on "
         "validation, so the student learns its errors; train it longer, or choose another with limbeck select-teachers"
     )
 
@@ -68,7 +72,7 @@ def check_teacher_entropy(name: str, teacher_entropy: float, temperature: float 
     )
 
 
-def check_capacity_gap(name: str, ratio: float, gap_recovered: float) -> str | None:
+def check_capacity_gap(name: str, ratio: float, gap_recovered: float, *, metric: MetricSpec) -> str | None:
     """Whether the student recovers little of the gap to a much larger teacher.
 
     See :data:`CAPACITY_RATIO` and :data:`MIN_GAP_RECOVERED`.
@@ -77,7 +81,7 @@ def check_capacity_gap(name: str, ratio: float, gap_recovered: float) -> str | N
         return None
     return (
         f"the teacher {name!r} has {ratio:.0f} times the parameters of the student, which recovered "
-        f"{100 * gap_recovered:.0f} % of the gap in accuracy (the rule is {CAPACITY_RATIO:g} times and "
+        f"{100 * gap_recovered:.0f} % of the gap in {metric.text} (the rule is {CAPACITY_RATIO:g} times and "
         f"{100 * MIN_GAP_RECOVERED:.0f} %): a capacity gap is likely, so put assistants between them "
         "(`assistants:`), stop the teacher early (`train_fraction:`), or use a smaller teacher"
     )

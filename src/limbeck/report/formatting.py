@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TypeGuard
+
+from limbeck.core.metric_spec import MetricSpec
 
 MISSING = "–"
 _UNIT_PATTERN = r"%|k|M|G|T|B|kB|MB|GB|TB|ms|s|min|h|points?|examples|times?|steps"
@@ -63,6 +66,44 @@ def format_difference(value: float | None, reference: float | None, *, digits: i
 def format_percent_difference(value: float | None, reference: float | None) -> str:
     """The difference of two fractions in percentage points."""
     return MISSING if value is None or reference is None else format_points(100 * (value - reference))
+
+
+def format_metric_number(value: float | None, metric: MetricSpec) -> str:
+    """A metric without its unit, for columns with the unit in the heading."""
+    return metric.format(value).removesuffix(f" {metric.unit}")
+
+
+def format_metric_difference(value: float | None, reference: float | None, metric: MetricSpec) -> str:
+    """``value`` minus ``reference`` with its sign, as shown; below zero is better where lower is better.
+
+    >>> format_metric_difference(0.25, 0.375, MetricSpec(name="per", label="PER", higher_is_better=False))
+    '−12.5'
+    """
+    if value is None or reference is None:
+        return MISSING
+    return format_points(metric.display_scale * (value - reference), digits=_gain_digits(metric))
+
+
+def format_gain(gain: float | None, metric: MetricSpec, *, digits: int = 0) -> str:
+    """A gain, which is in the metric's unit of differences, with its sign and at least ``digits`` decimals."""
+    text = format_points(gain, digits=max(_gain_digits(metric), digits))
+    return text if text == MISSING else f"{text} {metric.difference_unit}".rstrip()
+
+
+def format_gain_number(gain: float | None, metric: MetricSpec) -> str:
+    """A gain with its sign, for columns with the unit in the heading."""
+    return format_points(gain, digits=_gain_digits(metric))
+
+
+def format_gain_interval(interval: Sequence[float | None], metric: MetricSpec, *, digits: int = 0) -> str:
+    """Both ends of the interval of a gain, without the unit."""
+    low, high = interval
+    return format_interval(low, high, digits=max(_gain_digits(metric), digits))
+
+
+def _gain_digits(metric: MetricSpec) -> int:
+    """One for points, as many as of a value for other units."""
+    return 1 if metric.unit == "%" else metric.digits
 
 
 def format_scientific(value: float | None) -> str:

@@ -11,16 +11,8 @@ from statistics import fmean
 from typing import Final, NamedTuple
 
 from limbeck.core.errors import LimbeckError
-from limbeck.report.migrate import PHASE_NAMES, STAGE_NAMES, VARIANT_NAMES
+from limbeck.report.migrate import COLUMN_NAMES, COLUMN_PREFIXES, PHASE_NAMES, STAGE_NAMES, VARIANT_NAMES
 
-_SCHEMA_2_COLUMNS: Final = {
-    "images_per_second": "samples_per_second", "validation_top1": "val/accuracy", "validation_nll": "val/nll",
-    "train_accuracy": "train/accuracy", "term": "loss", "lowest": "min", "highest": "max",
-}  # fmt: skip
-_SCHEMA_2_PREFIXES: Final = {
-    "weight": "loss_weight", "share": "loss_share", "gradient": "grad_norm", "gradient_ratio": "grad_norm_ratio",
-    "flatness": "teacher_entropy", "tau": "temperature", "tau_min": "temperature_min", "tau_max": "temperature_max",
-}  # fmt: skip
 # A run has no phases "longer" and "smoothed"; "alone" of a trial of a study is read as that of a run.
 _SCHEMA_2_PHASES: Final = {**VARIANT_NAMES, **PHASE_NAMES}
 _MAX_POINTS: Final = 300
@@ -33,24 +25,26 @@ class TrainingCurve:
     Attributes:
         phase: the model's name in the record.
         steps: optimizer steps since the phase began, over all its stages.
-        accuracy: validation accuracy, a fraction; NaN where the row has none.
         losses: by name, the weighted value of each loss; NaN where the stage has no such loss.
-        columns: every column by its name, such as ``temperature/kd``; NaN where a row has none.
+        columns: every column by its name, such as ``val/miou`` or ``temperature/kd``; NaN where a row has none.
         stages: by stage, the step at which it began.
     """
 
     phase: str
     steps: tuple[float, ...]
-    accuracy: tuple[float, ...]
     losses: dict[str, tuple[float, ...]]
     stages: dict[str, float]
     columns: dict[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def validation(self, metric: str) -> tuple[float, ...]:
+        """The column ``val/<metric>``; NaN where a row has none."""
+        return self.columns.get(f"val/{metric}", (math.nan,) * len(self.steps))
 
     def columns_by_loss(self, prefix: str) -> dict[str, tuple[float, ...]]:
         """By loss, the columns ``prefix/<loss>`` that hold a number.
 
         >>> columns = {"temperature/kd": (4.0,), "temperature/dkd": (math.nan,), "lr": (0.1,)}
-        >>> TrainingCurve("d", (1.0,), (0.5,), {}, {}, columns).columns_by_loss("temperature")
+        >>> TrainingCurve("d", (1.0,), {}, {}, columns).columns_by_loss("temperature")
         {'kd': (4.0,)}
         """
         return _select_losses(self.columns, prefix)
@@ -126,17 +120,17 @@ def _read_rows(path: Path) -> Iterator[dict[str, str]]:
 def _migrate_row(row: dict[str, str]) -> dict[str, str]:
     """A row with today's names; one without a column of schema 2 is returned as it is.
 
-    >>> _migrate_row({"phase": "alone", "stage": "distill", "validation_top1": "0.5", "tau/kd": "4"})
-    {'phase': 'baseline', 'stage': 'distill', 'val/accuracy': '0.5', 'temperature/kd': '4'}
+    >>> _migrate_row({"phase": "alone", "stage": "distill", "validation_nll": "0.5", "tau/kd": "4"})
+    {'phase': 'baseline', 'stage': 'distill', 'val/nll': '0.5', 'temperature/kd': '4'}
     """
-    if not _SCHEMA_2_COLUMNS.keys() & row.keys():
+    if not COLUMN_NAMES.keys() & row.keys():
         return row
     migrated = {}
     for name, value in row.items():
         # csv.DictReader stores cells beyond the header under None.
         prefix, slash, loss = (name or "").partition("/")
-        new_prefix = _SCHEMA_2_PREFIXES.get(prefix, prefix)
-        migrated[f"{new_prefix}/{loss}" if slash else _SCHEMA_2_COLUMNS.get(name, name)] = value
+        new_prefix = COLUMN_PREFIXES.get(prefix, prefix)
+        migrated[f"{new_prefix}/{loss}" if slash else COLUMN_NAMES.get(name, name)] = value
     for key, names in (("phase", _SCHEMA_2_PHASES), ("stage", STAGE_NAMES)):
         migrated[key] = names.get(migrated.get(key, ""), migrated.get(key, ""))
     return migrated
@@ -156,8 +150,7 @@ def _build_curve(phase: str, rows: list[dict[str, str]]) -> TrainingCurve:
         steps.append(offset + step)
     names = [name for name in rows[0] if name and name not in ("phase", "stage")]
     columns = {name: tuple(_parse_float(row.get(name)) for row in rows) for name in names}
-    accuracy = columns.get("val/accuracy", (math.nan,) * len(rows))
-    return TrainingCurve(phase, tuple(steps), accuracy, _select_losses(columns, "loss"), stages, columns)
+    return TrainingCurve(phase, tuple(steps), _select_losses(columns, "loss"), stages, columns)
 
 
 def _select_losses(columns: dict[str, tuple[float, ...]], prefix: str) -> dict[str, tuple[float, ...]]:

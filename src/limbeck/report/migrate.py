@@ -1,11 +1,13 @@
-"""Migrates records of older schemas: one explicit step from each schema to the next."""
+"""Migrates records of older schemas: one explicit step from each schema to the next.
+
+Records before 3.1 are of classification.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from limbeck.report.record import METRIC_INFO, PRIMARY_METRIC
 from limbeck.report.verdict import classify_interval
 from limbeck.utils.renamed_keys import migrate_recipe
 
@@ -14,10 +16,31 @@ PHASE_NAMES: Final = {"alone": "baseline", "direct": "no_assistants"}
 VARIANT_NAMES: Final = {"alone": "student_only", "longer": "equal_time", "smoothed": "label_smoothing"}
 """Variants of a study, which are the models and phases of a trial: names of schema 2 and today's."""
 STAGE_NAMES: Final = {"teaching": "teacher_training"}
+COLUMN_NAMES: Final = {
+    "images_per_second": "samples_per_second", "validation_top1": "val/accuracy", "validation_nll": "val/nll",
+    "train_accuracy": "train/accuracy", "term": "loss", "lowest": "min", "highest": "max",
+}  # fmt: skip
+COLUMN_PREFIXES: Final = {
+    "weight": "loss_weight", "share": "loss_share", "gradient": "grad_norm", "gradient_ratio": "grad_norm_ratio",
+    "flatness": "teacher_entropy", "tau": "temperature", "tau_min": "temperature_min", "tau_max": "temperature_max",
+}  # fmt: skip
+"""Columns of the CSV files of schema 2, and prefixes of the columns by loss."""
 _ROLES: Final = {**PHASE_NAMES, "longer": "baseline_equal_time", "smoothed": "baseline_label_smoothing"}
 _METRICS: Final = {
     "top1": "accuracy", "top5": "top5_accuracy", "macro_f1": "macro_f1", "nll": "nll", "ece": "ece",
 }  # fmt: skip
+_METRIC_INFO: Final[dict[str, dict[str, Any]]] = {
+    "accuracy": {"label": "Top-1 accuracy", "unit": "%", "higher_is_better": True, "phrase": "accuracy"},
+    "top5_accuracy": {"label": "Top-5 accuracy", "unit": "%", "higher_is_better": True, "phrase": "top-5 accuracy"},
+    "macro_f1": {"label": "Macro F1", "unit": "%", "higher_is_better": True, "phrase": "macro F1"},
+    "nll": {"label": "NLL", "unit": "nats", "higher_is_better": False, "digits": 3},
+    "ece": {
+        "label": "Calibration error, ECE", "unit": "", "higher_is_better": False, "digits": 3, "phrase": "ECE",
+    },
+}  # fmt: skip
+"""``metric_info`` of a classification record."""
+_PRIMARY_METRIC: Final = "accuracy"
+_MONITORED_METRICS: Final = ("accuracy", "nll")
 
 _Migration = Callable[[Any], Any]
 """A migration of one value; a value of an unexpected type stays as it is."""
@@ -31,7 +54,7 @@ def migrate_record(record: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     while (migration := MIGRATIONS.get(record.get("schema"))) is not None:
         record = migration(record)
-    return record
+    return _migrate_3_to_3_2(record) if record.get("schema_minor", 0) in (0, 1) else record
 
 
 def _section(names: Mapping[str, str], **migrations: _Migration) -> _Migration:
@@ -153,9 +176,70 @@ def _migrate_2_to_3(record: Mapping[str, Any]) -> Mapping[str, Any]:
     is_trial = record.get("kind") == "arm"
     names = VARIANT_NAMES if is_trial else PHASE_NAMES
     rename_models = _section({}, models=_section(names), fidelity=_section({}, students=_section(names)))
-    head = {"schema": 3, "schema_minor": 0, "metric_info": dict(METRIC_INFO), "primary_metric": PRIMARY_METRIC}
-    migrated: dict[str, Any] = {**rename_models(_RECORD(record)), **head}
+    migrated: dict[str, Any] = {**rename_models(_RECORD(record)), "schema": 3, "schema_minor": 0}
     return {**migrated, "kind": "trial"} if is_trial else migrated
+
+
+_AGREEMENT: Final = _section({"top1_agreement": "prediction_agreement"})
+_SPLIT: Final = _section(
+    {}, per_class=_each(_section({"accuracy": "value"})), reliability=_each(_section({"accuracy": "fraction_correct"}))
+)
+_SPLITS: Final = _section({}, validation=_SPLIT, test=_SPLIT)
+_GAIN_NAMES: Final = {"gain_points": "gain", "interval_points": "interval"}
+
+
+def _migrate_3_to_3_2(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Names that are the same for every task, metrics in full, and examples in place of disagreements."""
+    info, primary = _mapping(record.get("metric_info")), record.get("primary_metric") or _PRIMARY_METRIC
+    if primary == _PRIMARY_METRIC:
+        info = {name: {**_METRIC_INFO.get(name, {}), **entry} for name, entry in (info or _METRIC_INFO).items()}
+    migrated = _section(
+        {}, models=_each(_SPLITS), peers=_each(_SPLITS), early_exits=_each(_SPLITS), ensemble=_SPLITS,
+        agreement=_AGREEMENT, fidelity=_section({}, students=_each(_AGREEMENT)),
+        verdict=_section(_GAIN_NAMES, vs_no_assistants=_section(_GAIN_NAMES)),
+    )(record)  # fmt: skip
+    disagreements = migrated.pop("disagreements", None)
+    examples = migrated.get("examples") or _migrate_disagreements(record, disagreements)
+    task = {"name": "Classification", "supervised_loss": "CrossEntropyLoss", **_mapping(record.get("task"))}
+    if task["name"] == "Classification":
+        task.setdefault("pipeline_tag", "image-classification")
+    names = _MONITORED_METRICS if primary == _PRIMARY_METRIC else (primary,)
+    task.setdefault("monitored_metrics", {name: info[name] for name in names if name in info})
+    return {
+        **migrated, "schema_minor": 2, "metric_info": info, "primary_metric": primary, "task": task,
+        "examples": examples,
+    }  # fmt: skip
+
+
+def _migrate_disagreements(record: Mapping[str, Any], samples: Any) -> list[dict[str, Any]]:
+    """Samples with their classes as text; the confidence of a prediction follows its class."""
+    roles = {_mapping(model).get("role"): name for name, model in _mapping(record.get("models")).items()}
+    teacher = _mapping(record.get("fidelity")).get("teacher") or roles.get("teacher", "teacher")
+    student, names = roles.get("distilled", "distilled"), _mapping(record.get("data")).get("classes")
+    classes = names if isinstance(names, list) else []
+
+    def class_name(index: Any) -> str:
+        return str(classes[index]) if isinstance(index, int) and 0 <= index < len(classes) else str(index)
+
+    def panel(sample: Mapping[str, Any], side: str, target: int | None) -> dict[str, Any]:
+        label, confidence = sample.get(side), sample.get(f"{side}_confidence")
+        note = "" if confidence is None else f" ({100 * confidence:.0f} %)"
+        return {"text": class_name(label) + note, "correct": None if target is None else label == target}
+
+    examples = []
+    for sample in map(_mapping, samples if isinstance(samples, list) else ()):
+        label = sample.get("target")
+        target = label if isinstance(label, int) and label >= 0 else None
+        predictions = {teacher: panel(sample, "teacher", target), student: panel(sample, "student", target)}
+        examples.append(
+            {"sample_id": sample.get("index"), "input": {"png": sample.get("png")}, "predictions": predictions,
+             "target": {"text": "no label" if target is None else class_name(target)}}
+        )  # fmt: skip
+    return examples
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 MIGRATIONS: Final[Mapping[Any, Callable[[Mapping[str, Any]], Mapping[str, Any]]]] = {

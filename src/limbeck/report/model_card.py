@@ -11,21 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.core.errors import LimbeckError
-from limbeck.evaluation.statistics import accuracy_interval
 from limbeck.report.html.templates import load_template
-from limbeck.report.record import Record, SplitMetrics
+from limbeck.report.record import Record
 from limbeck.report.record_io import read_record
+from limbeck.report.record_sections import SplitMetrics
 from limbeck.utils.io import write_text
 
 _HUB_DATASETS = {
     "FashionMNIST": "zalando-datasets/fashion_mnist", "CIFAR10": "uoft-cs/cifar10", "CIFAR100": "uoft-cs/cifar100",
 }  # fmt: skip
 """Names of data sets on the Hub that differ from limbeck's."""
-_HUB_METRICS = (
-    ("accuracy", "accuracy", "Accuracy"), ("f1", "macro_f1", "Macro F1"),
-    ("nll", "nll", "Negative log-likelihood, nats"), ("ece", "ece", "Expected calibration error"),
-)  # fmt: skip
-"""Type on the Hub, name in the record, and label."""
+_HUB_METRICS = {"macro_f1": "f1", "miou": "mean_iou"}
+"""Types of metrics on the Hub that differ from the names in the record."""
 
 
 def write_model_card(run_dir: Path, *, license: str = "other") -> Path:
@@ -50,7 +47,8 @@ def write_model_card(run_dir: Path, *, license: str = "other") -> Path:
     metrics = record.get_metrics(record.distilled)
     body = load_template("model_card.md.j2", folder=Path(__file__).parent).render(
         record=record, license=license, student=record.distilled, metrics=metrics,
-        accuracy_interval=accuracy_interval,
+        specs=[spec for spec in record.metric_specs if metrics and metrics.metrics.get(spec.name) is not None],
+        pipeline_tag=_pipeline_tag(record),
     )  # fmt: skip
     text = f"{_render_front_matter(record, metrics, license)}{body.rstrip()}\n"
     return write_text(run_dir / "README.md", text)
@@ -60,27 +58,33 @@ def _render_front_matter(record: Record, metrics: SplitMetrics | None, license: 
     """The YAML front matter, which the Hub reads."""
     import yaml
 
-    task = "image-classification" if len(record.data.shape) == 3 else "tabular-classification"
+    tag = _pipeline_tag(record)
     slug = re.sub(r"[^a-z0-9._-]+", "-", record.data.name.lower()).strip("-._")
     dataset = _HUB_DATASETS.get(record.data.name, slug or "data")
     formats = ["onnx"] if "onnx" in record.export else []
     front_matter: dict[str, Any] = {
         "license": license, **({"license_name": "not-stated"} if license == "other" else {}),
-        "library_name": "limbeck", "pipeline_tag": task,
+        "library_name": "limbeck", **({"pipeline_tag": tag} if tag else {}),
         "tags": ["knowledge-distillation", "model-compression", "limbeck", "pytorch", "safetensors", *formats],
-        "datasets": [dataset], "metrics": ["accuracy", "f1"],
+        "datasets": [dataset], "metrics": [_HUB_METRICS.get(name, name) for name in record.metric_info],
     }  # fmt: skip
-    if metrics is not None and metrics.metrics.get("accuracy") is not None:
+    if metrics is not None and metrics.metrics.get(record.primary_metric) is not None:
         result = {
-            "task": {"type": task, "name": "Classification"},
+            "task": {"type": tag or "other", "name": record.task.name or tag or "other"},
             "dataset": {"type": dataset, "name": _join_lines(record.data.name) or "data", "split": record.split},
             "metrics": [
-                {"type": kind, "name": label, "value": round(value, 6)}
-                for kind, metric, label in _HUB_METRICS if (value := metrics.metrics.get(metric)) is not None
+                {"type": _HUB_METRICS.get(spec.name, spec.name), "name": spec.label, "value": round(value, 6)}
+                for spec in record.metric_specs if (value := metrics.metrics.get(spec.name)) is not None
             ],
         }  # fmt: skip
         front_matter["model-index"] = [{"name": _join_lines(record.name), "results": [result]}]
     return f"---\n{yaml.safe_dump(front_matter, sort_keys=False, allow_unicode=True, width=100)}---\n"
+
+
+def _pipeline_tag(record: Record) -> str:
+    """The task on the Hub; a classifier of rows of features is tabular."""
+    tag = record.task.pipeline_tag
+    return tag.replace("image", "tabular") if len(record.data.shape) == 1 else tag
 
 
 def _join_lines(text: str) -> str:

@@ -1,353 +1,43 @@
-"""The schema of ``record.json`` as pydantic models; :mod:`limbeck.report.record_io` reads, writes and checks it."""
+"""The content of ``record.json`` as a pydantic model; :mod:`limbeck.report.record_io` reads, writes and checks it."""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Literal
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import Field
 
-from limbeck.core.metric_spec import MetricSpec
 from limbeck.core.roles import Role
-from limbeck.report.verdict import ACCURACY, Outcome
-
-SCHEMA, SCHEMA_MINOR = 3, 1
-"""Incremented with every added key; SCHEMA with every key that is removed or changes its meaning."""
-METRIC_INFO: Final[dict[str, dict[str, Any]]] = {
-    "accuracy": {"label": "Top-1 accuracy", "unit": "%", "higher_is_better": True},
-    "top5_accuracy": {"label": "Top-5 accuracy", "unit": "%", "higher_is_better": True},
-    "macro_f1": {"label": "Macro F1", "unit": "%", "higher_is_better": True},
-    "nll": {"label": "NLL", "unit": "nats", "higher_is_better": False},
-    "ece": {"label": "Calibration error, ECE", "unit": "", "higher_is_better": False},
-}
-"""``metric_info`` of a classification record. Metrics with the unit ``%`` are fractions, shown as per cent."""
-PRIMARY_METRIC: Final = "accuracy"
-_NAN_TO_NONE = BeforeValidator(lambda value: value if not isinstance(value, float) or math.isfinite(value) else None)
-OptionalFloat = Annotated[float | None, _NAN_TO_NONE]
-OptionalInt = Annotated[int | None, _NAN_TO_NONE]
-CoercedStr = Annotated[str, BeforeValidator(str)]
-
-
-class RecordSection(BaseModel):
-    """A mapping of the record. Reading ignores unknown keys, since a newer minor version may have more."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Latency(RecordSection):
-    """Milliseconds per call."""
-
-    median: OptionalFloat = None
-    p95: OptionalFloat = None
-    batch_size: OptionalInt = None
-    num_threads: OptionalInt = None
-    num_repeats: OptionalInt = None
-
-
-class ClassMetric(RecordSection):
-    """A metric of one class: accuracy within it, or its IoU. In records 3.0 it is named ``accuracy``."""
-
-    name: CoercedStr = Field(alias="class")
-    value: OptionalFloat = Field(default=None, validation_alias=AliasChoices("value", "accuracy"))
-    num_samples: int = 0
-
-
-class ReliabilityBin(RecordSection):
-    """One bin of the reliability diagram."""
-
-    low: float
-    high: float
-    confidence: OptionalFloat = None
-    accuracy: OptionalFloat = None
-    num_samples: int = 0
-
-
-class MetricInfo(RecordSection):
-    """Label, unit and direction of one metric, see :class:`limbeck.core.metric_spec.MetricSpec`."""
-
-    label: CoercedStr
-    unit: CoercedStr = ""
-    higher_is_better: bool
-    scale: OptionalFloat = None
-    min_gap: float = 0.005
-    digits: int = 1
-    phrase: str = ""
-
-
-class SplitMetrics(RecordSection):
-    """Metrics of a model on one split, by their names in ``metric_info``; accuracies are fractions."""
-
-    num_samples: int = 0
-    metrics: dict[str, OptionalFloat] = {}
-    interval: dict[str, tuple[OptionalFloat, OptionalFloat]] = {}
-    per_class: list[ClassMetric] = []
-    reliability: list[ReliabilityBin] = []
-    details: dict[str, Any] = {}
-
-
-class Resources(RecordSection):
-    """Cost of a training: wall, CPU and GPU seconds, and joules where the machine reports them."""
-
-    seconds: OptionalFloat = None
-    cpu_seconds: OptionalFloat = None
-    gpu_seconds: OptionalFloat = None
-    joules: OptionalFloat = None
-
-
-class ModelRecord(RecordSection):
-    """One model of the run."""
-
-    role: Role
-    title: CoercedStr = ""
-    parameters: OptionalInt = None
-    flops: OptionalFloat = None
-    bytes: OptionalInt = None
-    latency_ms: Latency | None = None
-    steps: OptionalInt = None
-    seconds: OptionalFloat = None
-    resources: Resources | None = None
-    backend: dict[str, Any] | None = None
-    validation: SplitMetrics | None = None
-    test: SplitMetrics | None = None
-
-
-class Agreement(RecordSection):
-    """Predictions of a student compared with the teacher's, as fractions of the samples of a split."""
-
-    split: CoercedStr = "test"
-    top1_agreement: OptionalFloat = None
-    kl: OptionalFloat = None
-    both_wrong: OptionalFloat = None
-    student_only_wrong: OptionalFloat = None
-    teacher_only_wrong: OptionalFloat = None
-
-
-class RecordedGain(RecordSection):
-    """The gain of the distilled student over another one, with its verdict."""
-
-    text: str = ""
-    outcome: Outcome = "unknown"
-    metric: CoercedStr = "accuracy"
-    unit: CoercedStr = "points"
-    gain_points: OptionalFloat = None
-    interval_points: tuple[OptionalFloat, OptionalFloat] | None = None
-
-
-class Verdict(RecordedGain):
-    """The gain over the baseline, and the fraction of the gap to the teacher that it recovers."""
-
-    gap_recovered: OptionalFloat = None
-    statistical_test: CoercedStr = ""
-    vs_no_assistants: RecordedGain | None = None
-
-
-class ExportedFile(RecordSection):
-    """One exported file and its parity with the student."""
-
-    file: CoercedStr
-    bytes: OptionalInt = None
-    opset: OptionalInt = None
-    max_abs_difference: OptionalFloat = None
-    label_agreement: OptionalFloat = None
-    num_samples: OptionalInt = None
-    tolerance: OptionalFloat = None
-    latency_ms: Latency | None = None
-
-
-class ExtraModel(RecordSection):
-    """A peer, an early exit or an ensemble of the run, measured on the validation split."""
-
-    parameters: OptionalInt = None
-    flops: OptionalFloat = None
-    bytes: OptionalInt = None
-    latency_ms: Latency | None = None
-    validation: SplitMetrics = SplitMetrics()
-    onnx: ExportedFile | None = None
-
-
-class ClassErrors(RecordSection):
-    """Numbers of wrong predictions in one class, by which of student and teacher is wrong."""
-
-    name: CoercedStr = Field(alias="class")
-    num_samples: int = 0
-    same_error: int = 0
-    different_error: int = 0
-    student_only_wrong: int = 0
-    teacher_only_wrong: int = 0
-
-
-class LayerCKA(RecordSection):
-    """Unbiased linear CKA: a row for each layer of the student, a column for each layer of the teacher."""
-
-    student_layers: list[CoercedStr] = []
-    teacher_layers: list[CoercedStr] = []
-    matrix: list[list[OptionalFloat]] = []
-    num_samples: OptionalInt = None
-
-
-class StudentFidelity(Agreement):
-    """One student compared with the teacher."""
-
-    num_samples: OptionalInt = None
-    same_error: OptionalFloat = None
-    per_class: list[ClassErrors] = []
-    cka: LayerCKA | None = None
-
-    @property
-    def different_error(self) -> float | None:
-        """The fraction on which both are wrong with different predictions."""
-        return None if self.both_wrong is None or self.same_error is None else self.both_wrong - self.same_error
-
-
-class Fidelity(RecordSection):
-    """Each student compared with one teacher."""
-
-    split: CoercedStr = "validation"
-    teacher: CoercedStr
-    students: dict[str, StudentFidelity] = {}
-
-
-class SourceCode(RecordSection):
-    """Git commit of limbeck, and whether files differed from it; null where unknown."""
-
-    commit: str | None = None
-    dirty: bool | None = None
-
-
-class TorchFlags(RecordSection):
-    """Flags of torch and environment variables that change results."""
-
-    deterministic_algorithms: bool | None = None
-    cudnn_deterministic: bool | None = None
-    cudnn_benchmark: bool | None = None
-    matmul_precision: CoercedStr = ""
-    default_dtype: CoercedStr = ""
-    num_interop_threads: OptionalInt = None
-    environment_variables: dict[str, CoercedStr] = {}
-
-
-class Command(RecordSection):
-    """The recipe's name or file, and the overrides of the command line."""
-
-    recipe: str | None = None
-    overrides: list[CoercedStr] = []
-
-
-class DistributedInfo(RecordSection):
-    """Number of processes and batch sizes."""
-
-    world_size: int = 1
-    strategy: CoercedStr = "single_device"
-    batch_size_per_process: OptionalInt = None
-    global_batch_size: OptionalInt = None
-
-
-class NormalizationStats(RecordSection):
-    """Mean and standard deviation of each channel, for inputs from 0 to 1."""
-
-    mean: list[OptionalFloat] = []
-    std: list[OptionalFloat] = []
-
-
-class ReproducedRun(RecordSection):
-    """The run that this one reproduces, and how often its test set had been read before."""
-
-    name: CoercedStr
-    record_hash: str | None = None
-    config_hash: str | None = None
-    num_reads: int = 0
-
-
-class Disagreement(RecordSection):
-    """One sample on which student and teacher disagree."""
-
-    index: int
-    target: OptionalInt = None
-    teacher: int
-    student: int
-    teacher_confidence: OptionalFloat = None
-    student_confidence: OptionalFloat = None
-    png: str | None = None
-
-
-class PanelRecord(RecordSection):
-    """A text, an image as base64 PNG, or both; ``correct`` of a prediction is null where that is no yes or no."""
-
-    text: str = ""
-    png: str | None = None
-    correct: bool | None = None
-
-
-class ExampleRecord(RecordSection):
-    """One test sample with its input, its target and the prediction of each model."""
-
-    sample_id: int
-    input: PanelRecord
-    target: PanelRecord
-    predictions: dict[str, PanelRecord] = {}
-
-
-class TaskInfo(RecordSection):
-    """The task of the run, and the loss that trains its baselines."""
-
-    name: CoercedStr = "Classification"
-    settings: CoercedStr = ""
-    supervised_loss: CoercedStr = "CrossEntropyLoss"
-
-
-class DataInfo(RecordSection):
-    """The data set of the run."""
-
-    name: CoercedStr = ""
-    classes: list[CoercedStr] = []
-    shape: list[int] = []
-    num_train: OptionalInt = None
-    num_labeled: OptionalInt = None
-    num_val: OptionalInt = None
-    num_test: OptionalInt = None
-    fingerprint: CoercedStr = ""
-    normalization: NormalizationStats | None = None
-    facts: dict[str, Any] = {}
-
-
-class HeldOutAccess(RecordSection):
-    """Reads of the test set."""
-
-    num_reads: int = 0
-    opened_at: str | None = None
-    num_samples: OptionalInt = None
-
-
-class CacheStats(RecordSection):
-    """The cache of one teacher's outputs: computed (misses) and read (hits)."""
-
-    key: str | None = None
-    folder: str | None = None
-    num_outputs: OptionalInt = None
-    num_views: OptionalInt = None
-    misses: OptionalInt = None
-    hits: OptionalInt = None
-    repaired: OptionalInt = None
-    bytes: OptionalInt = None
-    is_complete: bool = False
-
-
-class VariantInfo(RecordSection):
-    """The variant and the seed of one trial of a study."""
-
-    study: CoercedStr
-    name: CoercedStr
-    seed: int
-
-
-class FileDigest(RecordSection):
-    """Size and digest of a file."""
-
-    sha256: CoercedStr = ""
-    bytes: OptionalInt = None
-
-
-class Record(RecordSection):
+from limbeck.report.record_sections import (
+    Agreement,
+    CacheStats,
+    CoercedStr,
+    Command,
+    DataInfo,
+    DistributedInfo,
+    ExampleRecord,
+    ExportedFile,
+    ExtraModel,
+    Fidelity,
+    FileDigest,
+    HeldOutAccess,
+    ModelRecord,
+    OptionalFloat,
+    OptionalInt,
+    ReproducedRun,
+    SourceCode,
+    SplitMetrics,
+    TorchFlags,
+    VariantInfo,
+    Verdict,
+)
+from limbeck.report.task_metrics import TaskMetrics
+
+SCHEMA, SCHEMA_MINOR = 3, 2
+"""SCHEMA_MINOR is incremented with every change that :mod:`limbeck.report.migrate` applies to older records."""
+
+
+class Record(TaskMetrics):
     """The content of ``record.json``."""
 
     schema_version: int = Field(alias="schema")
@@ -359,48 +49,32 @@ class Record(RecordSection):
     seed: OptionalInt = None
     created: CoercedStr = ""
     seconds: OptionalFloat = None
-    recipe: dict[str, Any] = {}
-    versions: dict[str, CoercedStr] = {}
-    machine: dict[str, Any] = {}
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    versions: dict[str, CoercedStr] = Field(default_factory=dict)
+    machine: dict[str, Any] = Field(default_factory=dict)
     source: SourceCode = SourceCode()
     environment: str | None = None
     torch_flags: TorchFlags = TorchFlags()
     command: Command | None = None
     distributed: DistributedInfo = DistributedInfo()
-    weights: dict[str, FileDigest] = {}
+    weights: dict[str, FileDigest] = Field(default_factory=dict)
     reproduces: ReproducedRun | None = None
     data: DataInfo = DataInfo()
     test_set: HeldOutAccess = HeldOutAccess()
-    task: TaskInfo = TaskInfo()
-    metric_info: dict[str, MetricInfo] = {}
-    primary_metric: CoercedStr = ""
     models: dict[str, ModelRecord]
     agreement: Agreement | None = None
     fidelity: Fidelity | None = None
     verdict: Verdict | None = None
-    export: dict[str, ExportedFile] = {}
-    peers: dict[str, ExtraModel] = {}
-    early_exits: dict[str, ExtraModel] = {}
+    export: dict[str, ExportedFile] = Field(default_factory=dict)
+    peers: dict[str, ExtraModel] = Field(default_factory=dict)
+    early_exits: dict[str, ExtraModel] = Field(default_factory=dict)
     ensemble: ExtraModel | None = None
-    disagreements: list[Disagreement] = []
-    examples: list[ExampleRecord] = []
-    warnings: list[CoercedStr] = []
-    cache: dict[str, CacheStats] = {}
-    files: dict[str, FileDigest] = {}
+    examples: list[ExampleRecord] = Field(default_factory=list)
+    warnings: list[CoercedStr] = Field(default_factory=list)
+    cache: dict[str, CacheStats] = Field(default_factory=dict)
+    files: dict[str, FileDigest] = Field(default_factory=dict)
     config_hash: str | None = None
     record_hash: str | None = None
-
-    @property
-    def primary_spec(self) -> MetricSpec:
-        """The primary metric; that of records without one is accuracy."""
-        if self.primary_metric in ("", ACCURACY.name):
-            return ACCURACY
-        return self.metric_spec(self.primary_metric)
-
-    def metric_spec(self, name: str) -> MetricSpec:
-        """One metric of ``metric_info``, by its name."""
-        info = self.metric_info.get(name)
-        return MetricSpec(name=name, label=name) if info is None else MetricSpec(name=name, **info.model_dump())
 
     @property
     def split(self) -> Literal["test", "validation"]:
@@ -420,8 +94,7 @@ class Record(RecordSection):
     @property
     def teacher(self) -> ModelRecord | None:
         """The teacher to compare with: of several, the one with the best primary metric."""
-        info = self.metric_info.get(self.primary_metric)
-        sign = -1 if info and not info.higher_is_better else 1
+        sign = self.primary_spec.sign
         teachers = [model for model in self.models.values() if model.role == Role.TEACHER]
         scores = [self.get_metric(model, self.primary_metric) for model in teachers]
         ranks = [-math.inf if score is None else sign * score for score in scores]

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from limbeck.core.errors import LimbeckError
 from limbeck.core.roles import Role
 from limbeck.report.migrate import MIGRATIONS, migrate_record
-from limbeck.report.record import METRIC_INFO, PRIMARY_METRIC, SCHEMA, SCHEMA_MINOR, Record
+from limbeck.report.record import SCHEMA, SCHEMA_MINOR, Record
 from limbeck.utils.io import digest, write_text
 
 _UNHASHED_RECIPE_KEYS = ("name", "loggers", "export", "study")
@@ -88,16 +88,10 @@ def parse_record(record: object, *, source: str = "the record") -> Record:
 def write_record(run_dir: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     """Write ``run_dir/record.json`` with its schema and its hashes; returns the content.
 
-    ``metric_info`` and ``primary_metric`` are those of classification where ``record`` has none.
-
     Raises:
         LimbeckError: the record violates the schema, has an unknown key, or holds NaN.
     """
-    header = {
-        "schema": SCHEMA, "schema_minor": SCHEMA_MINOR, "metric_info": dict(METRIC_INFO),
-        "primary_metric": PRIMARY_METRIC,
-    }  # fmt: skip
-    full_record = add_hashes({**header, **record})
+    full_record = add_hashes({"schema": SCHEMA, "schema_minor": SCHEMA_MINOR, **record})
     validate_strict(full_record)
     text = json.dumps(full_record, indent=1, allow_nan=False)
     write_text(run_dir / "record.json", text)
@@ -145,7 +139,7 @@ def check_record(run_dir: Path) -> list[str]:
     problems = [problem] if (problem := integrity_error(raw)) else []
     if raw["schema"] == SCHEMA and record.schema_minor <= SCHEMA_MINOR:
         try:
-            validate_strict(raw)
+            validate_strict(migrate_record(raw))
         except LimbeckError as error:
             problems.append(str(error))
     # The raw keys: a record of an older schema lists its files by their older names.

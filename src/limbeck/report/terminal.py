@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from textwrap import wrap
+from textwrap import fill, wrap
 from typing import TYPE_CHECKING, Any
 
+from limbeck.core.metric_spec import MetricSpec
 from limbeck.core.roles import Role
 from limbeck.report.compare.comparison import Comparison
-from limbeck.report.compare.tables import METRIC_COLUMNS, format_heading, non_empty_columns
+from limbeck.report.compare.tables import format_heading, metric_columns, non_empty_columns
 from limbeck.report.formatting import (
     MISSING,
     format_bytes,
     format_count,
     format_fixed,
+    format_gain_number,
     format_latency,
     format_percent,
     format_points,
 )
-from limbeck.report.record import ModelRecord, Record
 from limbeck.report.record_io import parse_record
+from limbeck.report.task_metrics import TaskMetrics
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,12 +29,13 @@ if TYPE_CHECKING:
 
 _MAX_PAIRS = 10
 _EVALUATION_WIDTH = 120
-_COMPARE_HEADINGS = ("Accuracy", "Difference", "Gap recovered", "Parameters", "Latency")
+_COMPARE_HEADINGS = ("Gain", "Gap recovered", "Parameters", "Latency")
+"""Columns of a comparison beside the primary metric."""
 _ATTACK_LABELS = {"fgsm": "FGSM", "pgd": "PGD-20", "apgd": "APGD-20", "worst_case": "worst of them"}
 _OOD_SCORE_LABELS = {"max_softmax": "AUROC, softmax", "energy": "AUROC, energy"}
 _MATCH_LABELS = {"exact": "exact", "within_tolerance": "within tolerance", "different": "DIFFERENT"}
-_SUMMARY_METRICS = {"accuracy": "accuracy", "macro_f1": "F1", "ece": "ECE"}
-"""The columns of classification in the summary of a run, with their headings."""
+_MAX_SUMMARY_METRICS = 3
+_HEADING_WIDTH = 10
 _STUDENT_LABELS = {
     Role.BASELINE: "baseline", Role.NO_ASSISTANTS: "student, no assistants", Role.DISTILLED: "distilled student",
 }  # fmt: skip
@@ -88,39 +91,37 @@ def render_summary_table(record: Mapping[str, Any]) -> str:
     """
     parsed = parse_record(record)
     metrics = parsed.get_metrics(parsed.distilled)
-    rows = []
-    names = (
-        _SUMMARY_METRICS if parsed.primary_metric in _SUMMARY_METRICS else dict.fromkeys([*parsed.metric_info][:3], "")
-    )
-    headings = [heading or parsed.metric_spec(name).label for name, heading in names.items()]
+    rows, specs = list[tuple[str, ...]](), parsed.metric_specs[:_MAX_SUMMARY_METRICS]
     for name, model in parsed.ordered_models():
-        values = [_format_metric(parsed, model, metric) for metric in names]
+        values = [spec.format(parsed.get_metric(model, spec.name)) for spec in specs]
         latency = model.latency_ms.median if model.latency_ms else None
         rows.append(
             (_STUDENT_LABELS.get(model.role, name), *values, format_count(model.parameters), format_latency(latency))
         )  # fmt: skip
     title = f"{parsed.split} split{f', n = {metrics.num_samples}' if metrics else ''}"
-    return render_text(make_table(["model"], [*headings, "parameters", "latency"], rows, title=title))
-
-
-def _format_metric(record: Record, model: ModelRecord, name: str) -> str:
-    value, spec = record.get_metric(model, name), record.metric_spec(name)
-    if spec.unit == "%":
-        return format_percent(value)
-    return format_fixed(None if value is None else spec.display_scale * value, digits=3)
+    return render_text(
+        make_table(
+            ["model"],
+            [*(fill(spec.text, _HEADING_WIDTH) for spec in specs), "parameters", "latency"],
+            rows,
+            title=title,
+        )
+    )
 
 
 def render_compare_table(comparison: Comparison) -> str:
     """A comparison as plain text: the table, then the verdicts, then the number of unfinished trials."""
+    metrics = comparison.task_metrics
+    with_interval = (metrics.primary_spec.heading, "Gain")
     columns = [
-        column for column in non_empty_columns(METRIC_COLUMNS, comparison.variants)
-        if column.heading in _COMPARE_HEADINGS
+        column for column in non_empty_columns(metric_columns(metrics), comparison.variants)
+        if column.heading in (*with_interval, *_COMPARE_HEADINGS)
     ]  # fmt: skip
     rows = []
     for variant in comparison.variants:
         cells = [(column.heading, column.make_cell(variant)) for column in columns]
         texts = [
-            f"{cell.text}\n{cell.detail}" if cell.detail and heading in ("Accuracy", "Difference") else cell.text
+            f"{cell.text}\n{cell.detail}" if cell.detail and heading in with_interval else cell.text
             for heading, cell in cells
         ]
         rows.append((variant.name, str(comparison.count_seeds(variant.name)), *texts))
@@ -139,17 +140,18 @@ def render_compare_table(comparison: Comparison) -> str:
 def render_candidates_table(selection: Mapping[str, Any]) -> str:
     """The contents of ``teacher_selection.json`` as plain text: metrics, reasons, pairs, warnings, the selection."""
     candidates, baseline, pairs = selection["candidates"], selection["baseline"], selection["pairs"]
+    spec = TaskMetrics.model_validate(selection).primary_spec
     metric_rows = []
     for name, model in {**candidates, "baseline": baseline}.items():
         metrics, is_candidate = model["validation"]["metrics"], model is not baseline
         metric_rows.append(
-            ("●" if is_candidate and model["is_selected"] else "", name, format_percent(metrics["accuracy"]),
-             format_points(model["margin_points"]) if is_candidate else "", format_fixed(metrics["nll"]),
+            ("●" if is_candidate and model["is_selected"] else "", name, spec.format(metrics[spec.name]),
+             format_gain_number(model["margin_points"], spec) if is_candidate else "", format_fixed(metrics["nll"]),
              format_fixed(metrics["ece"]), format_count(model["parameters"]),
              format_latency(model["latency_ms"]["median"]), format_bytes(model["peak_memory"]))
         )  # fmt: skip
     title = f"validation split, n = {baseline['validation']['num_samples']}"
-    headings = ["accuracy", "margin", "NLL", "ECE", "parameters", "latency", "memory"]
+    headings = [spec.text, "margin", "NLL", "ECE", "parameters", "latency", "memory"]
     tables = [make_table(["", "candidate"], headings, metric_rows, title=title)]
     reasons = [("●" if model["is_selected"] else "", name, model["reason"]) for name, model in candidates.items()]
     tables.append(make_table([""] * 3, [], reasons, title="why"))
@@ -159,7 +161,7 @@ def render_candidates_table(selection: Mapping[str, Any]) -> str:
     if selection["warnings"]:
         lines += ["With all of them as teachers, limbeck distill would warn:"]
         lines += [f" - {warning}" for warning in selection["warnings"]]
-    return "\n".join([*lines, _format_selection(selection)])
+    return "\n".join([*lines, _format_selection(selection, spec)])
 
 
 def _pairs_table(pairs: Sequence[Mapping[str, Any]]) -> Table:
@@ -178,7 +180,7 @@ def _pairs_table(pairs: Sequence[Mapping[str, Any]]) -> Table:
     return make_table(["pair"], headings, rows, title=f"similarity{count_note}", wrap="pair")
 
 
-def _format_selection(selection: Mapping[str, Any]) -> str:
+def _format_selection(selection: Mapping[str, Any], metric: MetricSpec) -> str:
     steps, rules = selection["selection"]["steps"], selection["rules"]
     if not steps:
         return "Selected: none of them; the reasons are above."
@@ -186,7 +188,7 @@ def _format_selection(selection: Mapping[str, Any]) -> str:
     budget_note = "" if rules["has_latency_budget"] else f", {rules['max_latency_ratio']:g} times the student"
     names = ", ".join(selection["selection"]["selected"]) + (" together" if len(steps) > 1 else "")
     return (
-        f"Selected: {names}: {format_percent(last_step['accuracy'])}, NLL {format_fixed(last_step['nll'])}, "
+        f"Selected: {names}: {metric.format(last_step[metric.name])}, NLL {format_fixed(last_step['nll'])}, "
         f"{last_step['latency_ms']:.3g} ms of a budget of {rules['latency_budget']:.3g} ms{budget_note}"
     )
 
@@ -302,7 +304,7 @@ def _cost_tables(evaluation: Mapping[str, Any]) -> Iterator[RenderableType]:
     )
     headings = [*(f"batch of {batch}" for batch in batches), "accuracy", "file"]
     yield make_table(["network", "runtime"], headings, latency_rows)
-    yield "for one image in torch"
+    yield "for one sample in torch"
     yield make_table(["network"], ["parameters", "FLOPs", "peak memory"], memory_rows)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from limbeck.core.metric_spec import MetricSpec
 from limbeck.core.roles import Role
-from limbeck.report.formatting import format_interval, format_percent, format_points
+from limbeck.report.formatting import format_gain, format_gain_interval, format_percent
 
 if TYPE_CHECKING:
     from limbeck.report.compare.comparison import GapRecovered, PairedGain
@@ -37,8 +37,6 @@ VARIANT_RULE: Final = (
 )
 Outcome = Literal["improves", "degrades", "inconclusive", "unknown"]
 """Of a run, of a study and of a comparison alike."""
-ACCURACY: Final = MetricSpec(name="accuracy", label="Top-1 accuracy", phrase="accuracy")
-"""The metric of records that name none."""
 _PREPOSITIONS: Final[Mapping[Outcome, str]] = {"improves": "over", "degrades": "against"}
 
 
@@ -80,17 +78,17 @@ def classify_gain_over_seeds(gain: Mapping[str, Any] | None) -> Outcome:
 
 def format_verdict(
     models: Mapping[str, Any],
-    gain_points: float | None,
+    gain: float | None,
     interval: Sequence[float | None] | None,
     gap_recovered: float | None,
     *,
-    metric: MetricSpec = ACCURACY,
+    metric: MetricSpec,
 ) -> str:
     """The verdict on a run (see :data:`RULE`).
 
     Args:
         models: ``models`` of the record: by name, each with ``role`` and ``test`` (or null).
-        gain_points: how much better distilled is than baseline on the test set, in the metric's unit of differences.
+        gain: how much better distilled is than baseline on the test set, in the metric's unit of differences.
         interval: its 95 % interval, low and high.
         gap_recovered: (distilled - baseline) / (teacher - baseline); ``None`` where there is no gap.
         metric: the primary metric.
@@ -101,7 +99,7 @@ def format_verdict(
         for split in (splits.get(Role.BASELINE), splits.get(Role.DISTILLED))
     )
     outcome = classify_interval(interval)
-    if outcome == "unknown" or interval is None or gain_points is None or not math.isfinite(gain_points):
+    if outcome == "unknown" or interval is None or gain is None or not math.isfinite(gain):
         reason = "the record holds no gain with its interval"
         if Role.BASELINE not in splits:
             reason = "the student was not trained without a teacher, so there is no baseline"
@@ -109,17 +107,17 @@ def format_verdict(
             reason = f"the test set was not opened for both, so there is no {metric.text} to compare"
         return f"Whether distillation improves {metric.text} is unknown: {reason}."
     values = [split["metrics"][metric.name] for split in (distilled, baseline)] if baseline and distilled else None
-    values_note, interval_text = _format_values(values, metric), _format_interval(interval, metric)
+    values_note, interval_text = _format_values(values, metric), format_gain_interval(interval, metric)
     n = f"n = {distilled['num_samples']}" if distilled else "n not recorded"
     if outcome == "inconclusive":
         return (
             f"No significant difference between distilled and baseline ({n}): the difference is "
-            f"{_format_gain(gain_points, metric)}{values_note}, and its 95 % interval, {interval_text}, includes "
+            f"{format_gain(gain, metric)}{values_note}, and its 95 % interval, {interval_text}, includes "
             "zero."
         )
     if outcome == "degrades":
         return (
-            f"Distillation degrades {metric.text}: the student loses {_format_size(gain_points, metric)} against the "
+            f"Distillation degrades {metric.text}: the student loses {_format_size(gain, metric)} against the "
             f"baseline{values_note}, 95 % interval {interval_text}, {n}."
         )
     gap_text = ""
@@ -128,28 +126,28 @@ def format_verdict(
         gap_text = f", and recovers {percent} of the gap to its teacher"
         gap_text = f", and exceeds its teacher ({percent} of the gap)" if gap_recovered > 1 else gap_text
     return (
-        f"Distillation improves {metric.text}: the student gains {_format_size(gain_points, metric)} over the "
+        f"Distillation improves {metric.text}: the student gains {_format_size(gain, metric)} over the "
         f"baseline{values_note}, "
         f"95 % interval {interval_text}, {n}{gap_text}."
     )
 
 
-def format_vs_no_assistants(gain_points: float, interval: Sequence[float], *, metric: MetricSpec = ACCURACY) -> str:
+def format_vs_no_assistants(gain: float, interval: Sequence[float], *, metric: MetricSpec) -> str:
     """The verdict on assistants between teacher and student, by the same rule.
 
     Args:
-        gain_points: gain over the student distilled from the teachers without assistants.
+        gain: gain over the student distilled from the teachers without assistants.
         interval: its 95 % interval, low and high.
         metric: the primary metric.
     """
-    outcome, interval_text = classify_interval(interval), _format_interval(interval, metric)
+    outcome, interval_text = classify_interval(interval), format_gain_interval(interval, metric)
     if outcome == "inconclusive":
         return (
             "The assistants make no significant difference: the difference to the same student without them is "
-            f"{_format_gain(gain_points, metric)}, and its 95 % interval, {interval_text}, includes zero."
+            f"{format_gain(gain, metric)}, and its 95 % interval, {interval_text}, includes zero."
         )
     return (
-        f"The assistants {outcome.removesuffix('s')} {metric.text}: {_format_gain(gain_points, metric)} against the "
+        f"The assistants {outcome.removesuffix('s')} {metric.text}: {format_gain(gain, metric)} against the "
         f"same student without them, 95 % interval {interval_text}."
     )
 
@@ -162,7 +160,7 @@ def format_verdict_over_seeds(
     gap_recovered: Mapping[str, Any] | None = None,
     seeds_needed: int | None = None,
     values: Sequence[float] | None = None,
-    metric: MetricSpec = ACCURACY,
+    metric: MetricSpec,
 ) -> str:
     """The verdict on one variant of a study (see :data:`RULE_OVER_SEEDS`).
 
@@ -182,14 +180,14 @@ def format_verdict_over_seeds(
         if not gain or not gain["num_seeds"]:
             reason = "no seed has metrics of both"
         elif gain["num_seeds"] == 1:
-            text = _format_gain(gain["mean"], metric, digits=2)
+            text = format_gain(gain["mean"], metric, digits=2)
             reason = f"one seed ({text}) does not show what another would change; run at least two"
         return f"Whether {name} improves over {baseline} is unknown: {reason}."
     n = f"n = {gain['num_seeds']} seeds"
     gain_text = (
-        f"{_format_gain(gain['mean'], metric, digits=2)}{_format_values(values, metric)}, 95 % interval "
-        f"{format_interval(gain['low'], gain['high'], digits=2)} by bootstrap and "
-        f"{format_interval(gain['t_low'], gain['t_high'], digits=2)} by Student's t"
+        f"{format_gain(gain['mean'], metric, digits=2)}{_format_values(values, metric)}, 95 % interval "
+        f"{format_gain_interval((gain['low'], gain['high']), metric, digits=2)} by bootstrap and "
+        f"{format_gain_interval((gain['t_low'], gain['t_high']), metric, digits=2)} by Student's t"
     )
     if outcome == "inconclusive":
         return (
@@ -207,13 +205,13 @@ def format_gain_verdict(
     gap_recovered: GapRecovered | None,
     *,
     num_samples: int | None,
-    metric: MetricSpec = ACCURACY,
+    metric: MetricSpec,
 ) -> str:
     """The verdict on one variant of a comparison (see :data:`VARIANT_RULE`); ``num_samples`` counts test samples.
 
     >>> from limbeck.report.compare.comparison import GapRecovered, PairedGain
     >>> gain = PairedGain(mean=2.04, low=1.5, high=2.5, num_seeds=5)
-    >>> format_gain_verdict("kd", "baseline", gain, None, num_samples=360)
+    >>> format_gain_verdict("kd", "baseline", gain, None, num_samples=360, metric=MetricSpec(name="f1", label="F1"))
     'kd improves: +2.0 points over baseline, 95 % interval +1.5 to +2.5 over 5 seeds.'
     """
     outcome = classify_gain(gain)
@@ -226,8 +224,8 @@ def format_gain_verdict(
         return f"Whether {variant} improves is unknown: {reason}."
     samples = "the test samples" if num_samples is None else f"the {num_samples:,} test samples"
     resampled_unit = f"{gain.num_seeds} seeds" if gain.resampled_unit == "seeds" else f"{samples} of one seed"
-    interval_text = f"95 % interval {_format_interval(gain.interval, metric)} over {resampled_unit}"
-    points = _format_gain(gain.mean, metric)
+    interval_text = f"95 % interval {format_gain_interval(gain.interval, metric)} over {resampled_unit}"
+    points = format_gain(gain.mean, metric)
     if outcome == "inconclusive":
         return f"no significant difference between {variant} and {baseline}: {points}, {interval_text}."
     gap_note = ""
@@ -237,7 +235,7 @@ def format_gain_verdict(
 
 
 def _has_zero_spread(gain: Mapping[str, Any]) -> bool:
-    """Equal differences of accuracies, which are counts of samples, are a coincidence that is common with two seeds."""
+    """Metrics that count samples are coarse, so equal differences are a coincidence that is common with two seeds."""
     return gain.get("std") == 0 or gain["t_low"] == gain["t_high"]
 
 
@@ -245,23 +243,8 @@ def _format_values(values: Sequence[float] | None, metric: MetricSpec) -> str:
     return f" ({' against '.join(map(metric.format, values))})" if values else ""
 
 
-def _gain_digits(metric: MetricSpec) -> int:
-    """Decimals of a gain: one for points, as many as of a value for other units."""
-    return 1 if metric.unit == "%" else metric.digits
-
-
-def _format_gain(gain: float, metric: MetricSpec, *, digits: int | None = None) -> str:
-    text = format_points(gain, digits=max(_gain_digits(metric), digits or 0))
-    return f"{text} {metric.difference_unit}".rstrip()
-
-
 def _format_size(gain: float, metric: MetricSpec) -> str:
-    return f"{abs(gain):.{_gain_digits(metric)}f} {metric.difference_unit}".rstrip()
-
-
-def _format_interval(interval: Sequence[float | None], metric: MetricSpec) -> str:
-    low, high = interval
-    return format_interval(low, high, digits=_gain_digits(metric))
+    return format_gain(abs(gain), metric).removeprefix("+")
 
 
 def _format_seeds_needed(gain: Mapping[str, Any], seeds: int | None) -> str:

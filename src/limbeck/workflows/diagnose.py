@@ -17,7 +17,9 @@ from limbeck.report import diagnosis
 from limbeck.report.metrics_csv import TrainingCurve, load_curves
 
 if TYPE_CHECKING:
+    from limbeck.core.metric_spec import MetricSpec
     from limbeck.report.record import Record
+    from limbeck.report.record_sections import ModelRecord
 
 __all__ = ["Diagnosis", "diagnose_run"]
 
@@ -61,7 +63,7 @@ def diagnose_run(folder: Path) -> Diagnosis:
             f"{folder} has no distilled student: give a run of `limbeck distill`, or a trial that has one"
         )
     result = Diagnosis()
-    curve = load_curves(folder / "metrics.csv").get(name) or TrainingCurve("", (), (), {}, {})
+    curve = load_curves(folder / "metrics.csv").get(name) or TrainingCurve("", (), {}, {})
     _check_loss_scales(curve, result)
     _check_teachers(record, result)
     _check_temperatures(curve, result)
@@ -86,32 +88,36 @@ def _check_loss_scales(curve: TrainingCurve, result: Diagnosis) -> None:
 
 
 def _check_teachers(record: Record, result: Diagnosis) -> None:
-    """Teachers that are less accurate than the student, or too large for it."""
+    """Teachers that are worse than the student by the primary metric, or too large for it."""
     teachers = {name: model for name, model in record.models.items() if model.role == Role.TEACHER}
-    if teachers and record.primary_spec.name != "accuracy":
-        metric = record.primary_spec.text
-        result.unavailable.append(f"whether the teachers are better than the student: the metric is {metric}")
-        return
-    baseline, distilled = _accuracy(record.baseline), _accuracy(record.distilled)
+    metric = record.primary_spec
+    baseline, distilled = (_validation_value(model, metric) for model in (record.baseline, record.distilled))
     student = "the distilled student" if record.baseline is None else "the baseline"
-    student_accuracy = distilled if record.baseline is None else baseline
+    student_value = distilled if record.baseline is None else baseline
     for name, teacher in teachers.items():
-        accuracy, size = _accuracy(teacher), record.distilled.parameters
-        if accuracy is None or student_accuracy is None:
-            text = f"whether the teacher {name!r} is better than the student: an accuracy is not recorded"
+        value, size = _validation_value(teacher, metric), record.distilled.parameters
+        if value is None or student_value is None:
+            text = f"whether the teacher {name!r} is better than the student: {metric.text} is not recorded"
             result.unavailable.append(text)
         else:
             result.add(
-                f"the teacher {name!r} has {100 * accuracy:.1f} % accuracy, {student} {100 * student_accuracy:.1f} %",
-                diagnosis.check_teacher_accuracy(name, accuracy, student_accuracy, reference=student),
+                f"the teacher {name!r} has {metric.format(value)} {metric.text}, {student} "
+                f"{metric.format(student_value)}",
+                diagnosis.check_teacher_metric(name, value, student_value, metric=metric, reference=student),
             )
-        has_gap = None not in (accuracy, baseline, distilled) and accuracy > baseline
-        if teacher.parameters and size and has_gap:
-            ratio, recovered = teacher.parameters / size, (distilled - baseline) / (accuracy - baseline)
+        if (
+            teacher.parameters
+            and size
+            and value is not None
+            and baseline is not None
+            and distilled is not None
+            and (gap := metric.gain(value, baseline)) > 0
+        ):
+            ratio, recovered = teacher.parameters / size, metric.gain(distilled, baseline) / gap
             result.add(
                 f"the capacity gap to {name!r}: {ratio:.1f} times the parameters, "
-                f"{100 * recovered:.0f} % of the accuracy gap recovered",
-                diagnosis.check_capacity_gap(name, ratio, recovered),
+                f"{100 * recovered:.0f} % of the gap in {metric.text} recovered",
+                diagnosis.check_capacity_gap(name, ratio, recovered, metric=metric),
             )
         else:
             text = (
@@ -122,8 +128,8 @@ def _check_teachers(record: Record, result: Diagnosis) -> None:
         result.unavailable.append("whether the teacher is good enough: the run has no teacher")
 
 
-def _accuracy(model: Any) -> Any:
-    return None if model is None or model.validation is None else model.validation.metrics.get("accuracy")
+def _validation_value(model: ModelRecord | None, metric: MetricSpec) -> float | None:
+    return None if model is None or model.validation is None else model.validation.metrics.get(metric.name)
 
 
 def _check_temperatures(curve: TrainingCurve, result: Diagnosis) -> None:

@@ -190,7 +190,7 @@ def _environment_differences(raw_record: Mapping[str, Any], record: Record, worl
     if record.distributed.world_size != world_size:
         differences.append(
             f"processes: {record.distributed.world_size} then, {world_size} now, so a step uses another number of "
-            "images"
+            "samples"
         )
     recorded_code, current_code = record.source, get_git_revision()
     if recorded_code.commit and current_code["commit"] and recorded_code.commit != current_code["commit"]:
@@ -234,8 +234,9 @@ def _collect_metrics(record: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
             metrics |= {(name, f"{prefix}/{key}"): value for key, value in split_metrics.items()}
         metrics |= {(name, key): model.get(key) for key in _COST_KEYS}
     agreement = record.get("agreement") or {}
-    metrics["distilled", "gain_points"] = (record.get("verdict") or {}).get("gain_points")
-    metrics["distilled", "top1_agreement"] = agreement.get("top1_agreement")
+    verdict = record.get("verdict") or {}
+    metrics["distilled", f"gain in {verdict.get('unit') or 'points'}"] = verdict.get("gain")
+    metrics["distilled", "prediction_agreement"] = agreement.get("prediction_agreement")
     metrics["distilled", "agreement_kl"] = agreement.get("kl")
     return {key: value for key, value in metrics.items() if value is not None}
 
@@ -247,5 +248,5 @@ def _match_level(original: float | None, reproduced: float | None, metric: str, 
         return "exact"
     if metric in _COST_KEYS:
         return "different"
-    scale = 100.0 if metric == "gain_points" else max(1.0, min(abs(original), abs(reproduced)))
+    scale = 100.0 if metric == "gain in points" else max(1.0, min(abs(original), abs(reproduced)))
     return "within_tolerance" if abs(original - reproduced) <= tolerance * scale else "different"

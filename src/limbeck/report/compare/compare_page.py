@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from limbeck.core.metric_spec import MetricSpec
 from limbeck.core.roles import Role
 from limbeck.report.compare.comparison import ClassChange, Comparison, VariantResult
-from limbeck.report.compare.tables import COST_COLUMNS, METRIC_COLUMNS, non_empty_columns, verdict_label
-from limbeck.report.formatting import MISSING, format_points
+from limbeck.report.compare.tables import COST_COLUMNS, metric_columns, non_empty_columns, verdict_label
+from limbeck.report.formatting import MISSING, format_gain_number, format_points
 from limbeck.report.html.templates import load_template
 from limbeck.report.plots.curves import plot_learning_curves
 from limbeck.report.plots.latency_scatter import plot_variant_latencies
@@ -22,7 +23,7 @@ _Interval = tuple[float, float]
 
 
 class ForestRow(NamedTuple):
-    """The difference of one variant, with positions in per cent of the axis.
+    """The gain of one variant, with positions in per cent of the axis.
 
     ``t_interval`` is Student's interval where it extends beyond the bootstrap interval; ``outcome`` is empty for a
     teacher.
@@ -53,19 +54,21 @@ class ClassDifferenceRow(NamedTuple):
 
 def render_compare_page(comparison: Comparison, *, home_url: str = "") -> str:
     """The page as HTML; the same comparison gives the same bytes. ``home_url`` is an optional link to an index."""
-    variants = comparison.variants
-    styles = assign_styles(variants)
-    names, class_rows, num_classes = class_difference_rows(variants)
+    variants, metrics = comparison.variants, comparison.task_metrics
+    styles, primary = assign_styles(variants), metrics.primary_spec
+    names, class_rows, num_classes = class_difference_rows(variants, primary)
     students = [variant for variant in variants if variant.is_student and variant.name not in comparison.baselines]
     agreements = [value for row in (comparison.agreement.matrix if comparison.agreement else ()) for value in row]
     return load_template("compare.html.j2", folder=Path(__file__).parent).render(
-        comparison=comparison, home_url=home_url, styles=styles, verdict_label=verdict_label,
+        comparison=comparison, primary=primary, monitored=metrics.monitored_spec, home_url=home_url, styles=styles,
+        verdict_label=verdict_label,
         verdicts=[variant for variant in students if variant.baseline or variant.role != Role.BASELINE],
-        metric_columns=non_empty_columns(METRIC_COLUMNS, variants),
+        metric_columns=non_empty_columns(metric_columns(metrics), variants), metric_specs=metrics.metric_specs,
         cost_columns=non_empty_columns(COST_COLUMNS, variants), forest=forest_rows(variants),
-        curve_plot=plot_learning_curves(variants, styles), latency_plot=plot_variant_latencies(variants, styles),
+        curve_plot=plot_learning_curves(variants, styles, metrics.monitored_spec),
+        latency_plot=plot_variant_latencies(variants, styles, primary),
         class_variants=names, class_rows=class_rows, num_classes=num_classes,
-        has_means=any(variant.accuracy and variant.accuracy.num_seeds > 1 for variant in variants),
+        has_means=any(mean.num_seeds > 1 for variant in variants for mean in variant.metrics.values()),
         num_runs=len({trial.folder for trial in comparison.trials if trial.state == "done"}),
         # The shading of the agreement matrix begins here.
         min_agreement=min((value for value in agreements if value is not None), default=0.0) - 0.02,
@@ -73,12 +76,12 @@ def render_compare_page(comparison: Comparison, *, home_url: str = "") -> str:
 
 
 def forest_rows(variants: Sequence[VariantResult]) -> tuple[list[ForestRow], ForestAxis] | None:
-    """The rows of all variants with a difference, and their axis; ``None`` where there is none."""
+    """The rows of all variants with a gain, and their axis; ``None`` where there is none."""
     gains = [(variant, variant.gain) for variant in variants if variant.gain is not None]
     if not gains:
         return None
     values = [0.0, *(value for _, gain in gains for value in (gain.mean, *(gain.interval or ())))]
-    pad = 0.06 * max(max(values) - min(values), 0.5)
+    pad = 0.06 * ((max(values) - min(values)) or 0.5)
     low, high = min(values) - pad, max(values) + pad
 
     def to_percent(value: float) -> float:
@@ -102,15 +105,15 @@ def forest_rows(variants: Sequence[VariantResult]) -> tuple[list[ForestRow], For
     step = 10.0 ** math.floor(math.log10((high - low) / _NUM_TICKS))
     step = next(step * factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= _NUM_TICKS)
     ticks = [index * step for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
-    digits = 0 if high - low >= _NUM_TICKS else 1 if high - low >= 0.5 else 2
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
     labels = tuple((to_percent(tick), format_points(tick, digits=digits)) for tick in ticks)
     return rows, ForestAxis(to_percent(0.0), labels)
 
 
 def class_difference_rows(
-    variants: Sequence[VariantResult], *, max_classes: int = _MAX_CLASSES
+    variants: Sequence[VariantResult], metric: MetricSpec, *, max_classes: int = _MAX_CLASSES
 ) -> tuple[list[str], list[ClassDifferenceRow], int]:
-    """The students with their differences to the baseline by class: names, rows, and the number of all classes.
+    """The students with their gains over the baseline by class: names, rows, and the number of all classes.
 
     The rows are the ``max_classes`` classes with the largest change in any variant.
     """
@@ -119,14 +122,14 @@ def class_difference_rows(
     for variant in students:
         for change in variant.class_changes:
             changes_by_class.setdefault(change.name, {})[variant.name] = change
-    largest = {name: max(abs(c.points) for c in changes.values()) for name, changes in changes_by_class.items()}
+    largest = {name: max(abs(c.gain) for c in changes.values()) for name, changes in changes_by_class.items()}
     largest = dict(sorted(largest.items(), key=lambda item: -item[1])[:max_classes])
     maximum = max(largest.values(), default=0.0) or 1.0
 
     def make_cell(change: ClassChange | None) -> tuple[str, float | None, int]:
         if change is None:
             return MISSING, None, 0
-        return format_points(change.points), change.points, round(100 * change.points / maximum)
+        return format_gain_number(change.gain, metric), change.gain, round(100 * change.gain / maximum)
 
     rows = [
         ClassDifferenceRow(

@@ -9,6 +9,7 @@ from typing import Literal
 
 from limbeck.core.roles import Role
 from limbeck.report.metrics_csv import TrainingCurve
+from limbeck.report.task_metrics import TaskMetrics
 from limbeck.report.verdict import Outcome
 
 
@@ -29,7 +30,7 @@ class SeedMean:
 
 @dataclass(frozen=True, kw_only=True)
 class PairedGain:
-    """A variant minus its baseline in percentage points of top-1 accuracy, paired by seed.
+    """How much better a variant is than its baseline by the primary metric, paired by seed, in its unit of differences.
 
     Attributes:
         mean: over the shared seeds.
@@ -90,10 +91,10 @@ class GapRecovered:
 
 @dataclass(frozen=True)
 class ClassChange:
-    """Accuracy in one class minus that of the baseline, in points (mean over seeds), and its number of samples."""
+    """The gain in one class over the baseline (mean over seeds), and its number of samples."""
 
     name: str
-    points: float
+    gain: float
     num_samples: int
 
 
@@ -109,9 +110,10 @@ class TrainingCost:
 
 @dataclass(frozen=True, kw_only=True)
 class VariantResult:
-    """One variant over its seeds. Accuracies are fractions, latency is in ms, size in bytes.
+    """One variant over its seeds; latency is in ms, size in bytes.
 
-    ``baseline`` is the variant it is compared with; ``None`` where it is the baseline itself, or where there is none.
+    ``metrics`` are by name, in their own scale. ``baseline`` is the variant it is compared with; ``None`` where it is
+    the baseline itself, or where there is none.
     """
 
     name: str
@@ -119,10 +121,7 @@ class VariantResult:
     title: str = ""
     note: str = ""
     baseline: str | None = None
-    accuracy: SeedMean | None = None
-    macro_f1: SeedMean | None = None
-    nll: SeedMean | None = None
-    ece: SeedMean | None = None
+    metrics: Mapping[str, SeedMean] = field(default_factory=dict)
     gain: PairedGain | None = None
     gap_recovered: GapRecovered | None = None
     outcome: Outcome = "unknown"
@@ -150,14 +149,14 @@ class VariantResult:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialStatus:
-    """State and progress of the training of one variant with one seed."""
+    """State and progress of the training of one variant with one seed; ``value`` is the primary metric."""
 
     variant: str
     seed: int | None
     folder: str
     state: Literal["waiting", "running", "done", "failed"]
     error: str = ""
-    accuracy: float | None = None
+    value: float | None = None
     num_reads: int | None = None
     step: int | None = None
 
@@ -180,12 +179,14 @@ class Comparison:
     Attributes:
         title: what was compared.
         kind: ``study``, with results from its ``study.json``, or ``runs``.
+        task_metrics: the metrics of all variants.
         baselines: one, or one for each recipe; empty where there is none.
         details: names and values of data and machine.
     """
 
     title: str
     kind: Literal["study", "runs"]
+    task_metrics: TaskMetrics
     variants: tuple[VariantResult, ...]
     trials: tuple[TrialStatus, ...]
     baselines: tuple[str, ...] = ()

@@ -13,20 +13,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from operator import attrgetter
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
+from limbeck.core.metric_spec import MetricSpec
 from limbeck.report.compare.comparison import Comparison, GapRecovered, PairedGain, SeedMean, VariantResult
 from limbeck.report.formatting import (
     escape_markdown,
     format_bytes,
     format_count,
     format_duration,
-    format_fixed,
+    format_gain_number,
     format_integer,
+    format_metric_number,
     format_milliseconds,
     format_percent_value,
-    format_points,
 )
+from limbeck.report.task_metrics import TaskMetrics
 from limbeck.report.verdict import Outcome
 
 _OUTCOME_LABELS: Final[dict[Outcome, str]] = {
@@ -49,21 +51,45 @@ class TableCell(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column: heading, unit, the better direction, the attribute of a variant, and the format of a number."""
+    """A column: heading, unit, the better direction, its value of a variant, and the format of a number."""
 
     heading: str
     unit: str
     better: Literal["higher", "lower"]
-    attribute: str
+    get_value: Callable[[VariantResult], Any]
     formatter: Callable[[float | None], str]
 
     def make_cell(self, variant: VariantResult) -> TableCell:
         """The cell of a variant: a number, or an estimate with its interval."""
-        value = attrgetter(self.attribute)(variant)
+        value = self.get_value(variant)
         if not isinstance(value, SeedMean | PairedGain | GapRecovered):
             return TableCell(self.formatter(value), "", value)
         detail = " to ".join(map(self.formatter, value.interval)) if value.interval else ""
         return TableCell(self.formatter(value.mean), detail, value.mean)
+
+
+def metric_columns(metrics: TaskMetrics) -> list[Column]:
+    """The primary metric with the gain and the recovered gap, the other metrics, and the cost of inference."""
+    primary, by_metric = metrics.primary_spec, [_metric_column(spec) for spec in metrics.metric_specs]
+    return [
+        _metric_column(primary),
+        Column(
+            "Gain", primary.difference_unit, "higher", attrgetter("gain"), partial(format_gain_number, metric=primary)
+        ),
+        Column(
+            "Gap recovered", "%", "higher", attrgetter("gap_recovered"), partial(format_percent_value, digits=0)
+        ),
+        *(column for column in by_metric if column.heading != primary.heading),
+        Column("Parameters", "", "lower", attrgetter("parameters"), format_count),
+        Column("Latency", "ms", "lower", attrgetter("latency_ms"), format_milliseconds),
+    ]  # fmt: skip
+
+
+def _metric_column(metric: MetricSpec) -> Column:
+    return Column(
+        metric.heading, metric.unit, "higher" if metric.higher_is_better else "lower",
+        lambda variant: variant.metrics.get(metric.name), partial(format_metric_number, metric=metric),
+    )  # fmt: skip
 
 
 def non_empty_columns(columns: Sequence[Column], variants: Sequence[VariantResult]) -> list[Column]:
@@ -82,7 +108,7 @@ def format_heading(column: Column) -> str:
 
 
 def to_csv(comparison: Comparison) -> str:
-    """A row for each variant: unrounded numbers, accuracies as fractions, differences in points; CRLF line ends."""
+    """A row for each variant: unrounded numbers, metrics in their own scale, gains as shown; CRLF line ends."""
     buffer = io.StringIO()
     rows = [_csv_row(variant, comparison) for variant in comparison.variants]
     table = csv.DictWriter(buffer, list(dict.fromkeys(name for row in rows for name in row)))
@@ -119,7 +145,7 @@ def to_latex(comparison: Comparison) -> str:
 
 def _text_rows(comparison: Comparison) -> list[list[str]]:
     """The headings, and a row of text for each variant."""
-    columns = non_empty_columns((*METRIC_COLUMNS, *COST_COLUMNS), comparison.variants)
+    columns = non_empty_columns((*metric_columns(comparison.task_metrics), *COST_COLUMNS), comparison.variants)
     rows = [["Variant", "Seeds", *map(format_heading, columns), "Verdict"]]
     for variant in comparison.variants:
         cells = [column.make_cell(variant) for column in columns]
@@ -134,14 +160,14 @@ def _csv_row(variant: VariantResult, comparison: Comparison) -> dict[str, str | 
         "note": _escape_csv(variant.note), "baseline": _escape_csv(variant.baseline or ""), "split": comparison.split,
         "num_seeds": comparison.count_seeds(variant.name),
     }  # fmt: skip
-    for name in ("accuracy", "macro_f1", "nll", "ece"):
-        mean: SeedMean | None = getattr(variant, name)
+    for name in comparison.task_metrics.metric_info:
+        mean = variant.metrics.get(name)
         low, high = (mean.low, mean.high) if mean else (None, None)
         row |= {name: mean.mean if mean else None, f"{name}_low": low, f"{name}_high": high}
     gain, gap = variant.gain, variant.gap_recovered
     sample_low, sample_high = (gain and gain.sample_interval) or (None, None)
     return row | {
-        "gain_points": gain and gain.mean, "gain_low": gain and gain.low, "gain_high": gain and gain.high,
+        "gain": gain and gain.mean, "gain_low": gain and gain.low, "gain_high": gain and gain.high,
         "gain_t_low": gain and gain.t_low, "gain_t_high": gain and gain.t_high, "gain_sample_low": sample_low,
         "gain_sample_high": sample_high, "gain_p_value": gain and gain.p_value,
         "gain_num_seeds": gain and gain.num_seeds, "gap_recovered": gap and gap.fraction, "gap_low": gap and gap.low,
@@ -156,22 +182,12 @@ def _escape_csv(text: str) -> str:
     return f"'{text}" if re.match(r"[=+\-@\t\r\n＝＋－＠]", text) else text
 
 
-METRIC_COLUMNS: Final = (
-    Column("Accuracy", "%", "higher", "accuracy", format_percent_value),
-    Column("Difference", "points", "higher", "gain", format_points),
-    Column("Gap recovered", "%", "higher", "gap_recovered", partial(format_percent_value, digits=0)),
-    Column("Macro F1", "%", "higher", "macro_f1", format_percent_value),
-    Column("NLL", "nats", "lower", "nll", format_fixed),
-    Column("ECE", "", "lower", "ece", format_fixed),
-    Column("Parameters", "", "lower", "parameters", format_count),
-    Column("Latency", "ms", "lower", "latency_ms", format_milliseconds),
-)
 COST_COLUMNS: Final = (
-    Column("Steps", "", "lower", "steps", format_integer),
-    Column("Training time", "", "lower", "resources.seconds", format_duration),
-    Column("CPU time", "", "lower", "resources.cpu_seconds", format_duration),
-    Column("GPU time", "", "lower", "resources.gpu_seconds", format_duration),
-    Column("Energy", "J", "lower", "resources.joules", format_integer),
-    Column("Size", "", "lower", "bytes", format_bytes),
-    Column("FLOPs per sample", "", "lower", "flops", format_count),
+    Column("Steps", "", "lower", attrgetter("steps"), format_integer),
+    Column("Training time", "", "lower", attrgetter("resources.seconds"), format_duration),
+    Column("CPU time", "", "lower", attrgetter("resources.cpu_seconds"), format_duration),
+    Column("GPU time", "", "lower", attrgetter("resources.gpu_seconds"), format_duration),
+    Column("Energy", "J", "lower", attrgetter("resources.joules"), format_integer),
+    Column("Size", "", "lower", attrgetter("bytes"), format_bytes),
+    Column("FLOPs per sample", "", "lower", attrgetter("flops"), format_count),
 )

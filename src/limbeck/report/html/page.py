@@ -13,22 +13,25 @@ from limbeck.core.roles import Role
 from limbeck.report.html.templates import load_template, read_asset
 from limbeck.report.metrics_csv import load_curves, load_temperatures
 from limbeck.report.plots.curves import (
-    plot_accuracy,
     plot_gradient_ratios,
     plot_loss_components,
     plot_loss_shares,
     plot_temperatures,
+    plot_validation_curves,
 )
 from limbeck.report.plots.heatmap import plot_cka
-from limbeck.report.plots.latency_scatter import plot_accuracy_vs_latency
+from limbeck.report.plots.latency_scatter import plot_metric_vs_latency
 from limbeck.report.plots.reliability import plot_reliability
-from limbeck.report.record import ClassErrors, Record, StudentFidelity
+from limbeck.report.record import Record
 from limbeck.report.record_io import integrity_warning, read_record
-from limbeck.report.verdict import ACCURACY, RULE, classify_interval, format_verdict
+from limbeck.report.record_sections import ClassErrors, StudentFidelity
+from limbeck.report.verdict import RULE, classify_interval, format_verdict
 from limbeck.utils.io import write_text
 
 _CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _MAX_ERROR_CLASSES = 8
+_MAX_THUMBNAIL = 96
+"""The longest side in pixels of an input that is shown beside its text, not above it."""
 _Students = list[tuple[str, Role, StudentFidelity]]
 
 
@@ -60,21 +63,24 @@ def render_report(run_dir: Path) -> str:
     return load_template("report.html.j2").render(
         record=record, models=models, csp=_CONTENT_SECURITY_POLICY, style=read_asset("report.css"), rule=RULE,
         students=students,
-        warnings=[*([warning] if warning else []), *record.warnings], png_side=png_side,
+        warnings=[*([warning] if warning else []), *record.warnings], png_size=png_size,
+        has_large_inputs=any(max(png_size(example.input.png)) > _MAX_THUMBNAIL for example in record.examples),
         class_errors=_errors_by_class(students), to_yaml=_dump_yaml,
-        outcome=classify_interval(record.verdict.interval_points if record.verdict else None),
+        outcome=classify_interval(record.verdict.interval if record.verdict else None),
         verdict_text=_verdict_text(record), **_draw_plots(record, run_dir, students),
     )  # fmt: skip
 
 
-def png_side(png: str | None) -> int:
-    """The longer side in pixels of a PNG as base64; 0 if it is not a PNG."""
+def png_size(png: str | None) -> tuple[int, int]:
+    """Width and height in pixels of a PNG as base64; zeros if it is not a PNG."""
     try:
         header = base64.b64decode(png or "", validate=True)[:24]
     except (binascii.Error, ValueError):
-        return 0
-    is_png = len(header) == 24 and header.startswith(b"\x89PNG\r\n\x1a\n")
-    return max(struct.unpack(">II", header[16:24])) if is_png else 0
+        return 0, 0
+    if len(header) < 24 or not header.startswith(b"\x89PNG\r\n\x1a\n"):
+        return 0, 0
+    width, height = struct.unpack(">II", header[16:24])
+    return width, height
 
 
 def _list_students(record: Record) -> _Students:
@@ -92,9 +98,8 @@ def _verdict_text(record: Record) -> str:
     if verdict and verdict.text:
         return verdict.text
     models = {name: model.model_dump() for name, model in record.models.items()}
-    values = (verdict.gain_points, verdict.interval_points, verdict.gap_recovered) if verdict else (None, None, None)
-    metric = ACCURACY if record.primary_metric in ("", ACCURACY.name) else record.primary_spec
-    return format_verdict(models, *values, metric=metric)
+    values = (verdict.gain, verdict.interval, verdict.gap_recovered) if verdict else (None, None, None)
+    return format_verdict(models, *values, metric=record.primary_spec)
 
 
 def _errors_by_class(students: _Students) -> list[tuple[ClassErrors, ClassErrors | None]]:
@@ -118,16 +123,18 @@ def _draw_plots(record: Record, run_dir: Path, students: _Students) -> dict[str,
         label, metrics = record.display_name(name), record.get_metrics(model)
         plot = plot_reliability(metrics, role=model.role, title=label, name=f"reliability{index}")
         reliability_plots += [(label, model.role, metrics, plot)] if plot else []
+    validation_plot, loss_plot = plot_validation_curves(record, curves), plot_loss_components(curve)
     training_plots = {
-        "Validation accuracy": plot_accuracy(record, curves),
-        "Training loss of the distilled student": plot_loss_components(curve),
+        f"Validation {record.monitored_spec.text}": validation_plot,
+        "Training loss of the distilled student": loss_plot,
         "Share of each loss": plot_loss_shares(curve),
         "Gradient norm relative to the supervised loss": plot_gradient_ratios(curve),
         "Temperature": plot_temperatures(curve, temperatures),
     }
     return {
-        "training_plots": training_plots, "reliability_plots": reliability_plots,
-        "latency_plot": plot_accuracy_vs_latency(record),
+        "training_plots": training_plots, "validation_plot": validation_plot, "loss_plot": loss_plot,
+        "reliability_plots": reliability_plots,
+        "latency_plot": plot_metric_vs_latency(record),
         "cka_plots": [
             (label, role, plot_cka(fidelity.cka, title=label, name=f"cka{index}"))
             for index, (label, role, fidelity) in enumerate(students) if fidelity.cka and fidelity.cka.matrix

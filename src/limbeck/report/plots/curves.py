@@ -1,4 +1,4 @@
-"""Curves by optimizer step: validation accuracy, and the losses, gradient norms and temperatures of the student."""
+"""Curves by optimizer step: the validation metric, and the losses, gradient norms and temperatures of the student."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, Literal
 
+from limbeck.core.metric_spec import MetricSpec
 from limbeck.report.compare.comparison import VariantResult
 from limbeck.report.formatting import format_count, format_percent
 from limbeck.report.metrics_csv import TemperatureSeries, TrainingCurve
 from limbeck.report.plots import style as ink
+from limbeck.report.plots.metric_axis import axis_margin, curve_limits, format_metric_axis
 from limbeck.report.plots.style import Plot, VariantStyle
 from limbeck.report.record import Record
 
@@ -21,21 +23,23 @@ _Points = tuple[list[float], list[float]]
 _Series = Mapping[str, Sequence[float]]
 
 
-def plot_accuracy(record: Record, curves: Mapping[str, TrainingCurve]) -> Plot | None:
-    """Validation accuracy of each model of a run; ``None`` where no model has a curve."""
+def plot_validation_curves(record: Record, curves: Mapping[str, TrainingCurve]) -> Plot | None:
+    """The validation metric of each model of a run; ``None`` where no model has a curve."""
     series, num_by_role = [], Counter[str]()
     for name, model in record.ordered_models():
         if name in curves:
             style = VariantStyle(model.role, ink.MARKERS[model.role], "", num_by_role[model.role])
             num_by_role[model.role] += 1
             series.append((record.display_name(name), style, [curves[name]]))
-    return _plot_accuracies(series, name="curves")
+    return _plot_validation(series, record.monitored_spec, name="curves")
 
 
-def plot_learning_curves(variants: Sequence[VariantResult], styles: Mapping[str, VariantStyle]) -> Plot | None:
-    """Validation accuracy of variants: a thin line for each seed, and a thick one for the mean."""
+def plot_learning_curves(
+    variants: Sequence[VariantResult], styles: Mapping[str, VariantStyle], metric: MetricSpec
+) -> Plot | None:
+    """The validation metric of variants: a thin line for each seed, and a thick one for the mean."""
     series = [(variant.name, styles[variant.name], variant.curves) for variant in variants]
-    return _plot_accuracies(series, name="learning")
+    return _plot_validation(series, metric, name="learning")
 
 
 def plot_loss_components(curve: TrainingCurve | None) -> Plot | None:
@@ -135,40 +139,42 @@ def plot_gradient_ratios(curve: TrainingCurve | None) -> Plot | None:
     return _finish_plot(ax, curve, ratios, "ratios", "Gradient norm relative to the supervised loss", note)
 
 
-def _plot_accuracies(series: Sequence[tuple[str, VariantStyle, Sequence[TrainingCurve]]], *, name: str) -> Plot | None:
-    lines: list[tuple[str, VariantStyle, list[_Points]]] = []
+def _plot_validation(
+    series: Sequence[tuple[str, VariantStyle, Sequence[TrainingCurve]]], metric: MetricSpec, *, name: str
+) -> Plot | None:
+    scale, lines = metric.display_scale, list[tuple[str, VariantStyle, list[_Points]]]()
     for label, style, curves in series:
-        all_points = (_finite_points(curve.steps, curve.accuracy) for curve in curves)
+        all_points = (
+            _finite_points(curve.steps, [scale * value for value in curve.validation(metric.name)]) for curve in curves
+        )
         if seed_points := [points for points in all_points if points[0]]:
             lines.append((label, style, seed_points))
     if not lines:
         return None
-    ax, legend = ink.make_plot(270), []
+    ax, legend = ink.make_plot(270, left=axis_margin(metric, 48)), []
     for label, style, seed_points in lines:
         steps, means = _mean_curve(seed_points)
         for points in seed_points if len(seed_points) > 1 else []:
             ax.plot(*points, color=style.color, linewidth=0.8, alpha=0.35)
         marker = style.marker if len(steps) < _MARKER_LIMIT else None
         ax.plot(steps, means, color=style.color, linewidth=2, linestyle=style.line_style, marker=marker, markersize=5)
-        text = f"{label}, last {format_percent(means[-1])}"
+        text = f"{label}, last {metric.format(means[-1] / scale)}"
         legend.append(ink.LegendEntry(style.color_name, f"line dash{style.dash_index % 4}", text))
     seed_curves = [points for _, _, seed_points in lines for points in seed_points]
-    values = [value for _, accuracies in seed_curves for value in accuracies]
-    # The axis begins at the lowest accuracy after the first tenth of a training, rounded down to 5 %.
-    lowest = min(min(accuracies[len(accuracies) // 10 :]) for _, accuracies in seed_curves)
-    axis_min, best = max(0.0, math.floor(20 * (lowest - 0.01)) / 20), max(values)
-    axis_range = best - axis_min
-    ax.set_ylim(axis_min, min(1.0, best + 0.05 * axis_range) + 0.002 if axis_range > 0 else best + 0.01)
+    values = [values for _, values in seed_curves]
+    low, high = curve_limits(metric, values)
+    ax.set_ylim(low, high)
     ax.set_xlim(0, max(steps[-1] for steps, _ in seed_curves) * 1.01)
     _format_step_axis(ax)
-    ax.yaxis.set_major_formatter(lambda value, _: format_percent(value, digits=0 if axis_range > 0.04 else 1))
-    notes = []
+    format_metric_axis(ax, metric)
+    notes = [] if metric.higher_is_better else ["Lower is better."]
     if len(seed_curves) > len(lines):
         notes.append("Thin lines are seeds; a thick line is the mean of the seeds that are furthest.")
-    if min(values) < axis_min:
-        start = format_percent(axis_min, digits=0)
-        notes.append(f"The axis starts at {start}; lower values of the first steps are cut off.")
-    alt_text = f"Validation accuracy by step: {'; '.join(entry.label for entry in legend)}."
+    if metric.higher_is_better and min(map(min, values)) < low:
+        notes.append(f"The axis starts at {low:.4g} {metric.unit}; lower values of the first steps are cut off.")
+    if not metric.higher_is_better and max(map(max, values)) > high:
+        notes.append(f"The axis ends at {high:.4g} {metric.unit}; higher values of the first steps are cut off.")
+    alt_text = f"Validation {metric.text} by step: {'; '.join(entry.label for entry in legend)}."
     return ink.render_plot(ax, name, alt_text, " ".join(notes), legend)
 
 
@@ -179,12 +185,12 @@ def _finite_points(steps: Sequence[float], values: Sequence[float]) -> _Points:
 
 
 def _mean_curve(seed_points: Sequence[_Points]) -> _Points:
-    """Mean accuracy of the seeds that are furthest, at the steps that they share."""
-    accuracies_by_step = [dict(zip(*points, strict=True)) for points in seed_points]
-    last_step = max(max(by_step) for by_step in accuracies_by_step)
-    accuracies_by_step = [by_step for by_step in accuracies_by_step if max(by_step) == last_step]
-    steps = sorted(set.intersection(*map(set, accuracies_by_step)))
-    return steps, [fmean(by_step[step] for by_step in accuracies_by_step) for step in steps]
+    """Mean of the seeds that are furthest, at the steps that they share."""
+    values_by_step = [dict(zip(*points, strict=True)) for points in seed_points]
+    last_step = max(max(by_step) for by_step in values_by_step)
+    values_by_step = [by_step for by_step in values_by_step if max(by_step) == last_step]
+    steps = sorted(set.intersection(*map(set, values_by_step)))
+    return steps, [fmean(by_step[step] for by_step in values_by_step) for step in steps]
 
 
 def _draw_line(ax: Any, steps: Sequence[float], values: Sequence[float]) -> str:

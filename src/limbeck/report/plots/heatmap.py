@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.report.formatting import format_fixed
 from limbeck.report.plots import style as ink
-from limbeck.report.record import LayerCKA
+from limbeck.report.record_sections import LayerCKA
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

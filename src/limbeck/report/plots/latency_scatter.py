@@ -1,4 +1,4 @@
-"""Accuracy against latency: models as markers that grow with their parameters."""
+"""A metric against latency: models as markers that grow with their parameters."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from limbeck.core.metric_spec import MetricSpec
 from limbeck.report.compare.comparison import VariantResult
-from limbeck.report.formatting import format_count, format_milliseconds, format_percent
+from limbeck.report.formatting import format_count, format_milliseconds
 from limbeck.report.plots import style as ink
+from limbeck.report.plots.metric_axis import axis_margin, format_metric_axis
 from limbeck.report.record import Record
 
 _Box = tuple[float, float, float, float]
 _LATENCY_TOLERANCE = 1.05
 """Latencies whose ratio is below this count as equal: two measurements of one network differ as much."""
-_NOTE = "Up and to the left is better. The marker grows with the logarithm of the parameters."
 
 
 class ScatterPoint(NamedTuple):
-    """A model: two lines of text, latency in ms, accuracy as a fraction, parameters, marker and its colors."""
+    """A model: two lines of text, latency in ms, metric as shown, parameters, marker and its colors."""
 
     title: str
     subtitle: str
     latency: float
-    accuracy: float
+    value: float
     parameters: int | None
     marker: str
     color: str
@@ -35,76 +36,81 @@ class ScatterPoint(NamedTuple):
         return 9.0 if not self.parameters else 4 + 3 * math.log10(max(self.parameters, 10))
 
 
-def plot_accuracy_vs_latency(record: Record) -> ink.Plot | None:
-    """The models of a run with their names; ``None`` where none has both an accuracy and a latency."""
-    points = []
+def plot_metric_vs_latency(record: Record) -> ink.Plot | None:
+    """The models of a run with their names; ``None`` where none has both a primary metric and a latency."""
+    metric, points, labels = record.primary_spec, list[ScatterPoint](), list[str]()
     for name, model in record.ordered_models():
-        accuracy = record.get_metric(model, "accuracy")
+        value = record.get_metric(model, metric.name)
         latency = model.latency_ms.median if model.latency_ms else None
-        if accuracy is not None and latency:
+        if value is not None and latency:
             texts = record.display_name(name), f"{format_count(model.parameters)} parameters"
             style = ink.MARKERS[model.role], ink.COLORS[model.role]
-            points.append(ScatterPoint(*texts, latency, accuracy, model.parameters, *style))
+            points.append(ScatterPoint(*texts, latency, metric.display_scale * value, model.parameters, *style))
+            labels.append(f"{texts[0]} {metric.format(value)} at {latency:.2g} ms")
     if not points:
         return None
-    ax = _make_axes(points)
+    ax = _make_axes(points, metric)
     for point in points:
         draw_point(ax, point)
     label_points(ax, points)
-    labels = (f"{point.title} {format_percent(point.accuracy)} at {point.latency:.2g} ms" for point in points)
-    return ink.render_plot(ax, "tradeoff", f"Accuracy against latency: {'; '.join(labels)}.", _NOTE)
+    alt_text = f"{metric.heading} against latency: {'; '.join(labels)}."
+    return ink.render_plot(ax, "tradeoff", alt_text, _direction_note(metric))
 
 
 def plot_variant_latencies(
-    variants: Sequence[VariantResult], styles: Mapping[str, ink.VariantStyle]
+    variants: Sequence[VariantResult], styles: Mapping[str, ink.VariantStyle], metric: MetricSpec
 ) -> ink.Plot | None:
     """The variants of a comparison with their intervals, and a line that joins the Pareto-optimal ones."""
-    means, points, legend = [], [], []
+    scale, means, points, legend = metric.display_scale, [], [], []
     for variant in variants:
-        if variant.accuracy and variant.latency_ms:
-            style, mean = styles[variant.name], variant.accuracy
+        mean = variant.metrics.get(metric.name)
+        if mean and variant.latency_ms:
+            style = styles[variant.name]
             cost = f"{format_milliseconds(variant.latency_ms)} ms, {format_count(variant.parameters)} parameters"
-            text = f"{variant.name}, {format_percent(mean.mean)}, {cost}"
+            text = f"{variant.name}, {metric.format(mean.mean)}, {cost}"
             means.append(mean)
             points.append(
                 ScatterPoint(
-                    variant.name, cost, variant.latency_ms, mean.mean, variant.parameters, style.marker, style.color
+                    variant.name, cost, variant.latency_ms, scale * mean.mean, variant.parameters, style.marker,
+                    style.color,
                 )
-            )
+            )  # fmt: skip
             legend.append(ink.LegendEntry(style.color_name, style.marker_class, text))
     if not points:
         return None
-    ax = _make_axes(points, [end for mean in means for end in mean.interval or ()])
-    front = _pareto_front([(point.latency, point.accuracy) for point in points])
+    ax = _make_axes(points, metric, [scale * end for mean in means for end in mean.interval or ()])
+    front = _pareto_front([(point.latency, point.value) for point in points], sign=metric.sign)
     ax.step(
         *zip(*front, strict=True), where="post", color=ink.COLORS["muted"], linewidth=1, linestyle=ink.LINE_STYLES[1],
         zorder=1,
     )  # fmt: skip
     for mean, point in zip(means, points, strict=True):
         if mean.interval:
-            ax.vlines([point.latency], *mean.interval, color=point.color, linewidth=1.2, alpha=0.6)
+            ax.vlines(
+                [point.latency], *(scale * end for end in mean.interval), color=point.color, linewidth=1.2, alpha=0.6
+            )
         # Small markers in front of large ones.
         draw_point(ax, point, scale=0.8, zorder=3 - point.marker_size / 100)
-    names = ", ".join(point.title for point in points if (point.latency, point.accuracy) in front)
+    names = ", ".join(point.title for point in points if (point.latency, point.value) in front)
     note = (
-        f"{_NOTE} The dashed line joins the Pareto-optimal variants, which no other exceeds in accuracy at the same "
-        f"latency: {names}. Latencies within 5 % count as equal."
+        f"{_direction_note(metric)} The dashed line joins the Pareto-optimal variants, than which no other is better "
+        f"in {metric.text} at the same latency: {names}. Latencies within 5 % count as equal."
     )
-    alt_text = f"Accuracy against latency: {'; '.join(entry.label for entry in legend)}."
+    alt_text = f"{metric.heading} against latency: {'; '.join(entry.label for entry in legend)}."
     return ink.render_plot(ax, "plane", alt_text, note, legend)
 
 
 def draw_point(ax: Any, point: ScatterPoint, *, scale: float = 1.0, zorder: float = 3) -> None:
     """Draw the marker of a model."""
     ax.plot(
-        [point.latency], [point.accuracy], linestyle="none", marker=point.marker, markersize=scale * point.marker_size,
+        [point.latency], [point.value], linestyle="none", marker=point.marker, markersize=scale * point.marker_size,
         markerfacecolor=point.color, markeredgecolor=point.edge, markeredgewidth=1.5, alpha=0.95, zorder=zorder,
     )  # fmt: skip
 
 
-def set_axis_limits(ax: Any, latencies: Sequence[float], accuracies: Sequence[float]) -> None:
-    """A logarithmic latency axis and an accuracy axis with margins and round ticks."""
-    from matplotlib.ticker import MaxNLocator, NullLocator
+def set_axis_limits(ax: Any, latencies: Sequence[float], values: Sequence[float], metric: MetricSpec) -> None:
+    """A logarithmic latency axis and a metric axis with margins and round ticks; ``values`` are as shown."""
+    from matplotlib.ticker import NullLocator
 
     ax.set_xscale("log")
     ratio = max(max(latencies) / min(latencies), 1.6)
@@ -116,11 +122,9 @@ def set_axis_limits(ax: Any, latencies: Sequence[float], accuracies: Sequence[fl
         ticks = ticks[::2]
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    accuracy_range = max(max(accuracies) - min(accuracies), 0.01)
-    ax.set_ylim(min(accuracies) - 0.3 * accuracy_range, max(accuracies) + 0.3 * accuracy_range)
-    digits = 1 if accuracy_range < 0.08 else 0
-    ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    ax.yaxis.set_major_formatter(lambda value, _: "" if value > 1.0001 else format_percent(value, digits=digits))
+    value_range = max(max(values) - min(values), 1.0 if metric.unit == "%" else 0.1 * abs(max(values)) or 1.0)
+    ax.set_ylim(min(values) - 0.3 * value_range, max(values) + 0.3 * value_range)
+    format_metric_axis(ax, metric)
 
 
 def label_points(ax: Any, points: Sequence[ScatterPoint], *, occupied: Sequence[_Box] = ()) -> None:
@@ -130,9 +134,7 @@ def label_points(ax: Any, points: Sequence[ScatterPoint], *, occupied: Sequence[
     """
     axes_box = ax.get_window_extent()
     limits = (axes_box.x0 - 4, axes_box.y0, axes_box.x1 + 12, axes_box.y1 + 8)
-    markers = [
-        (*ax.transData.transform((point.latency, point.accuracy)), point.marker_size / 2 + 2) for point in points
-    ]
+    markers = [(*ax.transData.transform((point.latency, point.value)), point.marker_size / 2 + 2) for point in points]
     boxes = [*occupied, *((x - r, y - r, x + r, y + r) for x, y, r in markers)]
     for point, (x, y, r) in zip(points, markers, strict=True):
         width = 6.4 * max(len(point.title) * 1.05, len(point.subtitle) * 0.92)
@@ -147,29 +149,35 @@ def label_points(ax: Any, points: Sequence[ScatterPoint], *, occupied: Sequence[
         boxes.append(label_box)
         for text, is_title in ((point.title, True), (point.subtitle, False)):
             ax.annotate(
-                text, (point.latency, point.accuracy), textcoords="offset points",
+                text, (point.latency, point.value), textcoords="offset points",
                 xytext=((r + 4) * (-1 if on_left else 1), offset_y + (7 if is_title else -7)),
                 ha="right" if on_left else "left", va="center", weight="bold" if is_title else "normal",
                 fontsize=12 if is_title else 11, color=ink.COLORS["ink" if is_title else "muted"], parse_math=False,
             )  # fmt: skip
 
 
-def _make_axes(points: Sequence[ScatterPoint], accuracy_bounds: Sequence[float] = ()) -> Any:
-    ax = ink.make_plot(280, left=52, right=16, top=14, grid="both")
-    set_axis_limits(ax, [point.latency for point in points], [*(p.accuracy for p in points), *accuracy_bounds])
+def _direction_note(metric: MetricSpec) -> str:
+    direction = "Up" if metric.higher_is_better else "Down"
+    return f"{direction} and to the left is better. The marker grows with the logarithm of the parameters."
+
+
+def _make_axes(points: Sequence[ScatterPoint], metric: MetricSpec, bounds: Sequence[float] = ()) -> Any:
+    ax = ink.make_plot(280, left=axis_margin(metric, 52), right=16, top=14, grid="both")
+    set_axis_limits(ax, [point.latency for point in points], [*(point.value for point in points), *bounds], metric)
     ink.set_label(ax.xaxis, "latency, median, ms (log scale)")
     return ax
 
 
-def _pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that no other exceeds in accuracy at the same or a lower latency, fastest first.
+def _pareto_front(points: Sequence[tuple[float, float]], *, sign: float) -> list[tuple[float, float]]:
+    """The points than which no other is better at the same or a lower latency, fastest first.
 
-    >>> _pareto_front([(1.0, 0.80), (1.02, 0.90), (3.0, 0.95), (4.0, 0.93)])
-    [(1.02, 0.9), (3.0, 0.95)]
+    >>> points = [(1.0, 0.80), (1.02, 0.90), (3.0, 0.95), (4.0, 0.93)]
+    >>> _pareto_front(points, sign=1.0), _pareto_front(points, sign=-1.0)
+    ([(1.02, 0.9), (3.0, 0.95)], [(1.0, 0.8)])
     """
     return sorted(
-        (latency, accuracy) for latency, accuracy in points
-        if not any(a > accuracy and t <= _LATENCY_TOLERANCE * latency for t, a in points)
+        (latency, value) for latency, value in points
+        if not any(sign * other > sign * value and t <= _LATENCY_TOLERANCE * latency for t, other in points)
     )  # fmt: skip
 
 

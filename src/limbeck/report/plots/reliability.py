@@ -7,7 +7,7 @@ from typing import Any
 from limbeck.core.roles import Role
 from limbeck.report.formatting import format_fixed, format_percent
 from limbeck.report.plots import style as ink
-from limbeck.report.record import SplitMetrics
+from limbeck.report.record_sections import SplitMetrics
 
 
 def plot_reliability(metrics: SplitMetrics | None, *, role: Role, title: str, name: str) -> ink.Plot | None:
@@ -17,8 +17,8 @@ def plot_reliability(metrics: SplitMetrics | None, *, role: Role, title: str, na
     """
     bins = metrics.reliability if metrics else []
     points = [
-        (item.confidence, item.accuracy, item.num_samples) for item in bins
-        if item.num_samples and item.confidence is not None and item.accuracy is not None
+        (item.confidence, item.fraction_correct, item.num_samples) for item in bins
+        if item.num_samples and item.confidence is not None and item.fraction_correct is not None
     ]  # fmt: skip
     if metrics is None or not points:
         return None
@@ -35,7 +35,7 @@ def plot_reliability(metrics: SplitMetrics | None, *, role: Role, title: str, na
     _set_unit_axes(ax)
     ax.set_ylim(0, 1.02)
     ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
-    ink.set_label(ax.yaxis, "accuracy", pad=4)
+    ink.set_label(ax.yaxis, "fraction correct", pad=4)
     ax.tick_params(labelbottom=False)
     histogram_ax = ink.make_axes(figure, left=62, top=252, grid="x")
     histogram_ax.bar(

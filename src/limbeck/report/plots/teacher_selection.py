@@ -1,4 +1,4 @@
-"""Teacher candidates as an SVG file: accuracy against latency, and the similarity of each pair.
+"""Teacher candidates as an SVG file: the metric against latency, and the similarity of each pair.
 
 The file includes the colors of the report for light and dark color schemes.
 """
@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.core.errors import LimbeckError
-from limbeck.report.formatting import format_fixed, format_percent, format_points
+from limbeck.core.metric_spec import MetricSpec
+from limbeck.report.formatting import format_fixed, format_gain, format_percent
 from limbeck.report.html.templates import read_asset
 from limbeck.report.plots import style as ink
 from limbeck.report.plots.heatmap import draw_cell, make_matrix_axes
 from limbeck.report.plots.latency_scatter import ScatterPoint, draw_point, label_points, set_axis_limits
+from limbeck.report.task_metrics import TaskMetrics
 from limbeck.utils.io import write_text
 
 if TYPE_CHECKING:
@@ -35,12 +37,12 @@ def write_selection_plot(run_dir: Path) -> Path:
     path = Path(run_dir) / "teacher_selection.json"
     try:
         selection = json.loads(path.read_text())
-        is_supported = selection["kind"] == "teacher_selection" and selection["schema"] == 2
+        is_supported = selection["kind"] == "teacher_selection" and selection["schema"] == 3
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LimbeckError(f"{path} cannot be read: run limbeck select-teachers to write it") from error
     if not is_supported:
         raise LimbeckError(
-            f"{path} is not what this limbeck writes: schema must be 2, so run limbeck select-teachers again"
+            f"{path} is not what this limbeck writes: schema must be 3, so run limbeck select-teachers again"
         )
     # An inline plot becomes a file of its own, with the colors and the background of the page.
     head, body = ink.render_svg(_draw_selection(selection), name="teacher_selection").split(">", 1)
@@ -76,33 +78,34 @@ def _draw_selection(selection: Mapping[str, Any]) -> Figure:
 def _draw_scatter(figure: Figure, selection: Mapping[str, Any], *, right: float, bottom: float) -> None:
     baseline, rules, models = selection["baseline"], selection["rules"], selection["candidates"]
     ax = ink.make_axes(figure, left=58, bottom=bottom, right=right, top=_TOP_MARGIN, grid="both")
-    baseline_accuracy = _accuracy(baseline)
-    required_accuracy = baseline_accuracy + rules["min_margin"] / 100
+    metric = TaskMetrics.model_validate(selection).primary_spec
+    baseline_value = metric.display_scale * _value(baseline, metric)
+    required_value = baseline_value + metric.sign * rules["min_margin"]
     points = [
         _make_point(
-            name, model, f"{format_points(model['margin_points'])} points", "s",
+            name, model, metric, format_gain(model["margin_points"], metric), "s",
             *(("distilled", "distilled") if model["is_selected"] else ("paper", "teacher")),
         )
         for name, model in models.items()
     ]  # fmt: skip
-    student = _make_point("baseline", baseline, format_percent(baseline_accuracy), "o", "baseline")
+    student = _make_point("baseline", baseline, metric, metric.format(_value(baseline, metric)), "o", "baseline")
     points.append(student)
-    set_axis_limits(ax, [point.latency for point in points], [*(p.accuracy for p in points), required_accuracy])
+    set_axis_limits(ax, [point.latency for point in points], [*(p.value for p in points), required_value], metric)
     color = ink.COLORS["baseline"]
-    ax.axhspan(baseline_accuracy, required_accuracy, color=color, alpha=0.10, linewidth=0, zorder=0)
-    ax.axhline(baseline_accuracy, color=color, linewidth=1.5)
-    ax.axhline(required_accuracy, color=color, linewidth=1.5, linestyle=ink.LINE_STYLES[1])
+    ax.axhspan(baseline_value, required_value, color=color, alpha=0.10, linewidth=0, zorder=0)
+    ax.axhline(baseline_value, color=color, linewidth=1.5)
+    ax.axhline(required_value, color=color, linewidth=1.5, linestyle=ink.LINE_STYLES[1])
     for point in points:
         draw_point(ax, point)
-    label = f"{rules['min_margin']:g} points above the baseline"
+    label = f"{rules['min_margin']:g} {metric.difference_unit} better than the baseline"
     text_style = {"textcoords": "offset points", "fontsize": 11, "color": ink.COLORS["muted"]}
     ax.annotate(
-        label, (1, required_accuracy), xycoords=("axes fraction", "data"), xytext=(-4, 8), ha="right", va="center",
+        label, (1, required_value), xycoords=("axes fraction", "data"), xytext=(-4, 8), ha="right", va="center",
         **text_style,
     )  # fmt: skip
     box = ax.get_window_extent()
     rule_y, baseline_y = (
-        ax.transData.transform((student.latency, line_y))[1] for line_y in (required_accuracy, baseline_accuracy)
+        ax.transData.transform((student.latency, line_y))[1] for line_y in (required_value, baseline_value)
     )
     lines = [(box.x0, line_y - 1, box.x1, line_y + 1) for line_y in (rule_y, baseline_y)]
     label_points(ax, points, occupied=[(box.x1 - 6 * len(label), rule_y, box.x1, rule_y + 16), *lines])
@@ -113,8 +116,8 @@ def _draw_scatter(figure: Figure, selection: Mapping[str, Any], *, right: float,
             "budget", (budget, 1), xycoords=("data", "axes fraction"), xytext=(4, -6), ha="left", va="top",
             rotation=-90, **text_style,
         )  # fmt: skip
-    ink.set_label(ax.xaxis, "latency per image, ms (log scale)")
-    _draw_title(figure, 20, "Accuracy on validation; filled: selected")
+    ink.set_label(ax.xaxis, "latency per sample, ms (log scale)")
+    _draw_title(figure, 20, f"{metric.heading} on validation; filled: selected")
 
 
 def _draw_similarity_matrix(figure: Figure, selection: Mapping[str, Any], **margins: float) -> None:
@@ -139,15 +142,16 @@ def _draw_title(figure: Figure, left: float, title: str) -> None:
 
 
 def _make_point(
-    name: str, model: Mapping[str, Any], subtitle: str, marker: str, color: str, edge: str = "paper"
-) -> ScatterPoint:
+    name: str, model: Mapping[str, Any], metric: MetricSpec, subtitle: str, marker: str, color: str,
+    edge: str = "paper",
+) -> ScatterPoint:  # fmt: skip
     colors = (ink.COLORS[color], ink.COLORS[edge])
-    latency, accuracy = model["latency_ms"]["median"], _accuracy(model)
-    return ScatterPoint(name, subtitle, latency, accuracy, model["parameters"], marker, *colors)
+    latency, value = model["latency_ms"]["median"], metric.display_scale * _value(model, metric)
+    return ScatterPoint(name, subtitle, latency, value, model["parameters"], marker, *colors)
 
 
-def _accuracy(model: Mapping[str, Any]) -> float:
-    return float(model["validation"]["metrics"]["accuracy"])
+def _value(model: Mapping[str, Any], metric: MetricSpec) -> float:
+    return float(model["validation"]["metrics"][metric.name])
 
 
 def _shade(value: float | None) -> float:
@@ -157,10 +161,11 @@ def _shade(value: float | None) -> float:
 
 def _alt_text(selection: Mapping[str, Any]) -> str:
     """The content of the figure as text."""
+    metric = TaskMetrics.model_validate(selection).primary_spec
     candidates = [
-        f"{name} {format_percent(_accuracy(model))} at {model['latency_ms']['median']:.2g} ms"
+        f"{name} {metric.format(_value(model, metric))} at {model['latency_ms']['median']:.2g} ms"
         for name, model in selection["candidates"].items()
     ]
     selected = ", ".join(selection["selection"]["selected"]) or "none"
-    baseline = format_percent(_accuracy(selection["baseline"]))
+    baseline = metric.format(_value(selection["baseline"], metric))
     return f"Teacher candidates: {'; '.join(candidates)}; the baseline {baseline}. Selected: {selected}."

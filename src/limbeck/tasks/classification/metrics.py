@@ -9,16 +9,15 @@ import torch
 from torch import Tensor
 
 from limbeck.core.metric_spec import MetricSpec
-from limbeck.evaluation.classification_metrics import classification_metrics
+from limbeck.evaluation.classification_metrics import ECE, MACRO_F1, NLL, classification_metrics
 
 ACCURACY: Final = MetricSpec(name="accuracy", label="Top-1 accuracy", phrase="accuracy")
-NLL: Final = MetricSpec(name="nll", label="NLL", unit="nats", higher_is_better=False, digits=3)
 METRICS: Final = (
     ACCURACY,
-    MetricSpec(name="top5_accuracy", label="Top-5 accuracy"),
-    MetricSpec(name="macro_f1", label="Macro F1"),
+    MetricSpec(name="top5_accuracy", label="Top-5 accuracy", phrase="top-5 accuracy"),
+    MACRO_F1,
     NLL,
-    MetricSpec(name="ece", label="Calibration error, ECE", unit="", higher_is_better=False, digits=3),
+    ECE,
 )
 
 

@@ -32,12 +32,21 @@ def classification_examples(
                 input=Panel(image=encode_png(pixels[i])),
                 target=Panel(class_names[label] if label >= 0 else "no label"),
                 predictions={
-                    name: _prediction(score.predictions[i], label, class_names) for name, score in scores.items()
+                    name: _prediction(score.predictions[i], _confidence(score, i), label, class_names)
+                    for name, score in scores.items()
                 },
             )
         )
     return examples
 
 
-def _prediction(predicted: Any, label: int, class_names: Sequence[str]) -> Panel:
-    return Panel(class_names[int(predicted)], correct=int(predicted) == label if label >= 0 else None)
+def _prediction(predicted: Any, confidence: str, label: int, class_names: Sequence[str]) -> Panel:
+    text = f"{class_names[int(predicted)]}{confidence}"
+    return Panel(text, correct=int(predicted) == label if label >= 0 else None)
+
+
+def _confidence(score: Scores, index: int) -> str:
+    """The probability of the predicted class; empty without logits."""
+    if score.logits is None or not bool(score.logits[index].isfinite().all()):
+        return ""
+    return f" ({100 * float(score.logits[index].double().softmax(dim=0).max()):.0f} %)"

@@ -16,9 +16,10 @@ from limbeck.core.metric_spec import MetricSpec
 from limbeck.core.outputs import Outputs
 from limbeck.core.task import Example, ModelInputs, Scores, reduce_statistics
 from limbeck.data.normalization import NormalizedModel
+from limbeck.evaluation.classification_metrics import NLL
 from limbeck.losses._ops import IGNORE_INDEX, hard_labels
 from limbeck.losses.temperature import CLASSIFICATION, Range
-from limbeck.tasks.classification.metrics import ACCURACY, METRICS, NLL, ClassificationMetrics
+from limbeck.tasks.classification.metrics import ACCURACY, METRICS, ClassificationMetrics
 from limbeck.tasks.classification.report import classification_examples
 from limbeck.utils.batch_fields import get_input, get_sample_ids, get_target
 from limbeck.utils.logits import find_logits
@@ -46,6 +47,7 @@ class Classification:
     monitored_metrics: ClassVar[tuple[MetricSpec, ...]] = (ACCURACY, NLL)
     metric_specs: ClassVar[tuple[MetricSpec, ...]] = METRICS
     supervised_loss: ClassVar[str] = "CrossEntropyLoss"
+    pipeline_tag: ClassVar[str] = "image-classification"
     input_axes: ClassVar[Mapping[str, Mapping[int, str]]] = {"input": {0: "batch"}}
     output_axes: ClassVar[Mapping[str, Mapping[int, str]]] = {"logits": {0: "batch"}}
 

@@ -10,12 +10,25 @@ from torch import Tensor
 
 from limbeck.core.metric_spec import MetricSpec
 
-MIOU: Final = MetricSpec(name="miou", label="Mean IoU")
+MIOU: Final = MetricSpec(
+    name="miou", label="Mean IoU", phrase="mean IoU",
+    description="The mean over classes of intersection over union, of the pixels of all images together.",
+)  # fmt: skip
 NLL: Final = MetricSpec(name="nll", label="NLL", unit="nats", higher_is_better=False, digits=3)
 METRICS: Final = (
     MIOU,
-    MetricSpec(name="pixel_accuracy", label="Pixel accuracy"),
-    MetricSpec(name="mean_class_accuracy", label="Mean class accuracy"),
+    MetricSpec(
+        name="pixel_accuracy",
+        label="Pixel accuracy",
+        phrase="pixel accuracy",
+        description="The fraction of the pixels with a class that are predicted correctly.",
+    ),
+    MetricSpec(
+        name="mean_class_accuracy",
+        label="Mean class accuracy",
+        phrase="mean class accuracy",
+        description="The mean over classes of the fraction of a class's pixels that are predicted correctly.",
+    ),
 )
 
 

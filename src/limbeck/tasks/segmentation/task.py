@@ -64,6 +64,7 @@ class Segmentation:
     monitored_metrics: ClassVar[tuple[MetricSpec, ...]] = (MIOU, NLL)
     metric_specs: ClassVar[tuple[MetricSpec, ...]] = METRICS
     supervised_loss: ClassVar[str] = "CrossEntropyLoss"
+    pipeline_tag: ClassVar[str] = "image-segmentation"
     input_axes: ClassVar[Mapping[str, Mapping[int, str]]] = {"input": {0: "batch"}}
     output_axes: ClassVar[Mapping[str, Mapping[int, str]]] = {"logits": {0: "batch"}}
 

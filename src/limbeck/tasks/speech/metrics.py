@@ -10,9 +10,15 @@ from torch import Tensor
 
 from limbeck.core.metric_spec import MetricSpec
 
-PER: Final = MetricSpec(name="per", label="Phoneme error rate", higher_is_better=False)
+PER: Final = MetricSpec(
+    name="per", label="Phoneme error rate", phrase="phoneme error rate", higher_is_better=False,
+    description="Insertions, deletions and substitutions of all clips by the number of target phonemes; it can exceed "
+    "100 %.",
+)  # fmt: skip
 CTC: Final = MetricSpec(name="ctc_loss", label="CTC loss", unit="nats per token", higher_is_better=False, digits=3)
-SEQUENCE_ACCURACY: Final = MetricSpec(name="sequence_accuracy", label="Sequences without an error")
+SEQUENCE_ACCURACY: Final = MetricSpec(
+    name="sequence_accuracy", label="Sequences without an error", phrase="sequences without an error"
+)
 METRICS: Final = (PER, SEQUENCE_ACCURACY)
 
 

@@ -58,6 +58,7 @@ class SpeechCTC:
     monitored_metrics: ClassVar[tuple[MetricSpec, ...]] = (PER, CTC)
     metric_specs: ClassVar[tuple[MetricSpec, ...]] = METRICS
     supervised_loss: ClassVar[str] = "CTCLoss"
+    pipeline_tag: ClassVar[str] = "automatic-speech-recognition"
     input_axes: ClassVar[Mapping[str, Mapping[int, str]]] = {
         "input": {0: "batch", 1: "frames"},
         "input_length": {0: "batch"},

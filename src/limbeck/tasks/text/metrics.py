@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from limbeck.core.metric_spec import MetricSpec
-from limbeck.evaluation.classification_metrics import class_counts, classification_metrics, f1_by_class
-
-MACRO_F1: Final = MetricSpec(name="macro_f1", label="Macro F1")
-NLL: Final = MetricSpec(name="nll", label="NLL", unit="nats", higher_is_better=False, digits=3)
-METRICS: Final = (
+from limbeck.evaluation.classification_metrics import (
+    ECE,
     MACRO_F1,
-    MetricSpec(name="accuracy", label="Accuracy"),
     NLL,
-    MetricSpec(name="ece", label="Calibration error, ECE", unit="", higher_is_better=False, digits=3),
+    class_counts,
+    classification_metrics,
+    f1_by_class,
 )
+
+METRICS: Final = (MACRO_F1, MetricSpec(name="accuracy", label="Accuracy", phrase="accuracy"), NLL, ECE)
 
 
 def macro_f1(sums: Tensor) -> Tensor:

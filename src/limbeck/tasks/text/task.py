@@ -14,10 +14,10 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.metric_spec import MetricSpec
 from limbeck.core.outputs import Outputs
 from limbeck.core.task import Example, ModelInputs, Scores, reduce_statistics
-from limbeck.evaluation.classification_metrics import class_counts
+from limbeck.evaluation.classification_metrics import MACRO_F1, NLL, class_counts
 from limbeck.losses._ops import IGNORE_INDEX, hard_labels
 from limbeck.losses.temperature import CLASSIFICATION, Range
-from limbeck.tasks.text.metrics import MACRO_F1, METRICS, NLL, TextMetrics, macro_f1
+from limbeck.tasks.text.metrics import METRICS, TextMetrics, macro_f1
 from limbeck.tasks.text.report import text_examples
 from limbeck.utils.batch_fields import get_sample_ids, get_target
 from limbeck.utils.logits import find_logits
@@ -46,6 +46,7 @@ class TextClassification:
     monitored_metrics: ClassVar[tuple[MetricSpec, ...]] = (MACRO_F1, NLL)
     metric_specs: ClassVar[tuple[MetricSpec, ...]] = METRICS
     supervised_loss: ClassVar[str] = "CrossEntropyLoss"
+    pipeline_tag: ClassVar[str] = "text-classification"
     input_axes: ClassVar[Mapping[str, Mapping[int, str]]] = {
         "input_ids": {0: "batch", 1: "tokens"},
         "attention_mask": {0: "batch", 1: "tokens"},

@@ -23,7 +23,6 @@ from limbeck.report.verdict import classify_interval, format_verdict, format_vs_
 from limbeck.teachers import ExternalTeacher, TeacherSimilarity, TeacherStats, teacher_warnings
 from limbeck.teachers.external.external_teacher import missing_rows
 from limbeck.training import FitResult
-from limbeck.utils.png import encode_png
 from limbeck.workflows._job.facts import data_facts
 from limbeck.workflows._job.job import Job
 from limbeck.workflows._job.provenance import hash_networks
@@ -153,7 +152,7 @@ def compare_models(
     task: EvaluableTask, scores: Mapping[str, SplitScores], models: Mapping[str, Any], teacher: str | None
 ) -> dict[str, Any]:
     """Verdict and agreement on the test set, from the scores of each network by name."""
-    spec, agreement, disagreements = task.primary_metric, None, []
+    spec, agreement = task.primary_metric, None
     if teacher is not None and scores[Role.DISTILLED].logits is not None:
         student, reference = scores[Role.DISTILLED], scores[teacher]
         assert student.logits is not None
@@ -161,7 +160,6 @@ def compare_models(
         assert reference.logits is not None
         logits = student.logits, reference.logits, student.target
         agreement = {"split": "test", **evaluation.prediction_agreement(*logits)}
-        disagreements = evaluation.find_disagreements(*logits)
     gap = None
     if Role.BASELINE in scores and teacher is not None:
         names = (Role.BASELINE, Role.DISTILLED, teacher)
@@ -171,16 +169,16 @@ def compare_models(
     gain, interval, test = _gain_over(Role.BASELINE, scores, task)
     verdict: dict[str, Any] = {
         "outcome": classify_interval(interval), "text": format_verdict(models, gain, interval, gap, metric=spec),
-        "metric": spec.name, "unit": spec.difference_unit, "gain_points": gain,
-        "interval_points": interval, "gap_recovered": gap, "statistical_test": test,
+        "metric": spec.name, "unit": spec.difference_unit, "gain": gain, "interval": interval,
+        "gap_recovered": gap, "statistical_test": test,
     }  # fmt: skip
     gain, interval, _ = _gain_over(Role.NO_ASSISTANTS, scores, task)
     if gain is not None and interval is not None:
         verdict["vs_no_assistants"] = {
             "outcome": classify_interval(interval), "text": format_vs_no_assistants(gain, interval, metric=spec),
-            "metric": spec.name, "unit": spec.difference_unit, "gain_points": gain, "interval_points": interval,
+            "metric": spec.name, "unit": spec.difference_unit, "gain": gain, "interval": interval,
         }  # fmt: skip
-    return {"agreement": agreement, "disagreements": disagreements, "verdict": verdict}
+    return {"agreement": agreement, "verdict": verdict}
 
 
 def _gain_over(
@@ -198,21 +196,32 @@ def _gain_over(
 def choose_examples(
     job: Job, networks: Mapping[str, nn.Module], scores: Mapping[str, SplitScores], split: Split, teacher: str | None
 ) -> list[dict[str, Any]]:
-    """Samples where the distilled student is most worse, and most better than the teacher (or the baseline)."""
+    """Samples on which the distilled student and the teacher (or the baseline) differ most.
+
+    Of networks with logits by sample, those with different predictions, the most confident first; else those on which
+    the student is furthest below or above by the primary metric.
+    """
     reference = teacher or (Role.BASELINE.value if Role.BASELINE in scores else None)
     if reference is None or not isinstance(job.task, DeployableTask):
         return []
-    gains = evaluation.sample_gains(job.task, *(scores[name].statistics for name in (Role.DISTILLED, reference)))
-    order = gains.argsort(stable=True)
-    half = _NUM_EXAMPLES // 2
-    worse, better = order[:half], order.flip(0)[:half]
-    indices = torch.cat([worse[gains[worse] < 0], better[gains[better] > 0]])
+    indices = _example_indices(job.task, scores[Role.DISTILLED], scores[reference])
     if not len(indices):
         return []
     batch, raw = (next(iterate_batches(split.subset(indices), data)) for data in (job.data.normalization, None))
     with torch.no_grad():
         by_network = {name: job.task.score(network.eval(), batch) for name, network in networks.items()}
     return [_example_to_dict(example) for example in job.task.examples(raw, by_network, data_facts(job.data))]
+
+
+def _example_indices(task: EvaluableTask, student: SplitScores, reference: SplitScores) -> Tensor:
+    if student.logits is not None and reference.logits is not None and student.target is not None:
+        rows = evaluation.find_disagreements(student.logits, reference.logits, student.target, limit=_NUM_EXAMPLES)
+        return torch.tensor([row["index"] for row in rows], dtype=torch.long)
+    gains = evaluation.sample_gains(task, student.statistics, reference.statistics)
+    order = gains.argsort(stable=True)
+    half = _NUM_EXAMPLES // 2
+    worse, better = order[:half], order.flip(0)[:half]
+    return torch.cat([worse[gains[worse] < 0], better[gains[better] > 0]])
 
 
 def _example_to_dict(example: Example) -> dict[str, Any]:
@@ -227,12 +236,6 @@ def _example_to_dict(example: Example) -> dict[str, Any]:
         "sample_id": example.sample_id, "input": panel(example.input), "target": panel(example.target),
         "predictions": {name: panel(value) for name, value in example.predictions.items()},
     }  # fmt: skip
-
-
-def add_thumbnails(samples: list[dict[str, Any]], split: Split) -> list[dict[str, Any]]:
-    """``samples`` with their images as PNG, at most 96 pixels a side."""
-    images = [encode_png(split.read(torch.tensor([sample["index"]]))[0]) for sample in samples]
-    return [{**sample, "png": base64.b64encode(image).decode()} for sample, image in zip(samples, images, strict=True)]
 
 
 def measure_student_fidelity(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ from limbeck.evaluation import (
 )
 from limbeck.recipe import fill_defaults
 from limbeck.recipe.schema import to_plain
-from limbeck.utils.io import digest
+from limbeck.utils.io import digest, write_text
 from limbeck.workflows._job.facts import data_facts
 from limbeck.workflows._job.job import Job
 
@@ -65,10 +66,17 @@ def describe_task(task: EvaluableTask) -> dict[str, Any]:
             "name": type(task).__name__,
             "settings": repr(task),
             "supervised_loss": task.supervised_loss,
+            "pipeline_tag": getattr(task, "pipeline_tag", ""),
+            "monitored_metrics": {spec.name: spec.to_dict() for spec in task.monitored_metrics},
         },
         "metric_info": {spec.name: spec.to_dict() for spec in task.metric_specs},
         "primary_metric": task.primary_metric.name,
     }
+
+
+def write_task_file(task: EvaluableTask, run_dir: Path) -> None:
+    """Write ``run_dir/task.json``, which names the metrics of a run that has no record yet."""
+    write_text(run_dir / "task.json", json.dumps(describe_task(task), indent=1))
 
 
 def _short_facts(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from torch import Tensor
 from limbeck.core.errors import LimbeckError
 from limbeck.evaluation import Predictions, load_predictions
 from limbeck.report.metrics_csv import TrainingCurve, load_curves
-from limbeck.report.record import DataInfo, ModelRecord, Record, SplitMetrics
+from limbeck.report.record import Record
 from limbeck.report.record_io import read_record
+from limbeck.report.record_sections import DataInfo, ModelRecord, SplitMetrics
 
 __all__ = ["TrialResult", "TrialsBySeed", "check_comparable", "load_runs", "load_study_trials", "read_study"]
 
@@ -64,7 +65,7 @@ class TrialResult:
         entry = self.model_entry
         return None if entry is None else entry.test if split == "test" else entry.validation
 
-    def metric(self, split: str, name: str = "accuracy") -> float | None:
+    def metric(self, split: str, name: str) -> float | None:
         """One metric on ``split``; ``None`` if it is unknown."""
         metrics = self.metrics(split)
         return metrics.metrics.get(name) if metrics else None
@@ -136,8 +137,10 @@ def check_comparable(trials: Sequence[TrialResult]) -> list[str]:
     """Notes on differences in the training data.
 
     Raises:
-        LimbeckError: the classes differ, or two variants of one seed were tested on different samples.
+        LimbeckError: the primary metrics or the classes differ, or two variants of one seed were tested on different
+            samples.
     """
+    _check_same_metric([trial for trial in trials if trial.record])
     finished = [(trial, trial.record.data) for trial in trials if trial.record]
     first_by_seed = {trial.seed: (trial, data) for trial, data in reversed(finished)}
     notes = []
@@ -164,6 +167,16 @@ def check_comparable(trials: Sequence[TrialResult]) -> list[str]:
     if len({data.fingerprint for _, data in first_by_seed.values()}) > 1:
         notes.append("Each seed splits the data anew, so the spread over seeds includes that of the data.")
     return list(dict.fromkeys(notes))
+
+
+def _check_same_metric(trials: Sequence[TrialResult]) -> None:
+    for trial in trials:
+        first, record = trials[0].record, trial.record
+        if first and record and record.primary_spec.name != first.primary_spec.name:
+            raise LimbeckError(
+                f"{trials[0].folder} and {trial.folder} must have one primary metric, got {first.primary_spec.text} "
+                f"and {record.primary_spec.text}: compare runs of one task"
+            )
 
 
 def _load_folder(folder: Path) -> list[TrialResult]:
@@ -251,4 +264,5 @@ def _load_predictions(folder: Path) -> Predictions | None:
 
 
 def _format_data(data: DataInfo) -> str:
-    return f"{data.name or 'unnamed'}, {len(data.classes)} classes, fingerprint {data.fingerprint[:8] or 'unknown'}"
+    classes = f"{len(data.classes)} classes, " if data.classes else ""
+    return f"{data.name or 'unnamed'}, {classes}fingerprint {data.fingerprint[:8] or 'unknown'}"

@@ -13,6 +13,7 @@ from limbeck.report import integrity_warning
 from limbeck.report.compare.compare_page import render_compare_page
 from limbeck.report.compare.comparison import Comparison, TrialStatus
 from limbeck.report.compare.tables import to_csv, to_latex, to_markdown
+from limbeck.report.task_metrics import UNKNOWN_METRIC, TaskMetrics, load_task_metrics
 from limbeck.report.terminal import render_compare_table
 from limbeck.report.verdict import VARIANT_RULE
 from limbeck.utils.io import write_text
@@ -78,10 +79,12 @@ def build_comparison(folders: Sequence[Path], *, baseline: str | None = None) ->
     study_results = _as_mapping(study.get("results")) if baseline in (None, study.get("baseline")) else {}
     variant_results, variant_entries = _as_mapping(study_results.get("variants")), _as_mapping(study.get("variants"))
     records = [trial.record for trial in trials if trial.record]
+    metrics = _load_task_metrics(trials)
     title = " and ".join(dict.fromkeys(trial.group[0] for trial in trials))
     return Comparison(
         title=str(study.get("name") or folders[0].name) if study else title,
         kind="study" if study else "runs",
+        task_metrics=metrics,
         variants=tuple(
             summarize_variant(
                 name,
@@ -89,15 +92,18 @@ def build_comparison(folders: Sequence[Path], *, baseline: str | None = None) ->
                 trials,
                 baseline=baselines[name],
                 split=split,
+                metrics=metrics,
                 study_results=_as_mapping(variant_results.get(name)),
                 study_entry=_as_mapping(variant_entries.get(name)),
             )
             for name in trials_by_variant
         ),
-        trials=tuple(_trial_status(trial, split, folders[0] if study else None) for trial in trials),
+        trials=tuple(
+            _trial_status(trial, split, metrics.primary_metric, folders[0] if study else None) for trial in trials
+        ),
         baselines=tuple(dict.fromkeys(name for name in baselines.values() if name)),
         split=split,
-        num_samples=max((metrics.num_samples for trial in trials if (metrics := trial.metrics(split))), default=None),
+        num_samples=max((entry.num_samples for trial in trials if (entry := trial.metrics(split))), default=None),
         rule=str(study_results.get("rule") or VARIANT_RULE),
         agreement=agreement_matrix(trials_by_variant),
         notes=tuple(notes),
@@ -106,6 +112,17 @@ def build_comparison(folders: Sequence[Path], *, baseline: str | None = None) ->
         created=str(study.get("created") or max((record.created for record in records), default="")),
         details=_collect_details(trials, study),
     )
+
+
+def _load_task_metrics(trials: Sequence[TrialResult]) -> TaskMetrics:
+    """The metrics of the first finished trial; of none, those that a trial had when it began."""
+    for trial in trials:
+        if trial.record is not None:
+            return trial.record
+    begun = [trial for trial in trials if trial.curve]
+    candidates = [load_task_metrics(trial.folder, {trial.variant: trial.curve}) for trial in begun if trial.curve]
+    known = (metrics for metrics in candidates if metrics.metric_info)
+    return next(known, candidates[0] if candidates else TaskMetrics(primary_metric=UNKNOWN_METRIC))
 
 
 def _group_by_variant(trials: Sequence[TrialResult]) -> Mapping[str, TrialsBySeed]:
@@ -142,14 +159,14 @@ def _choose_baselines(
     return {variant: None if variant == chosen else chosen for variant, chosen in baselines.items()}
 
 
-def _trial_status(trial: TrialResult, split: str, study_dir: Path | None) -> TrialStatus:
+def _trial_status(trial: TrialResult, split: str, metric: str, study_dir: Path | None) -> TrialStatus:
     return TrialStatus(
         variant=trial.variant,
         seed=trial.seed,
         folder=(trial.folder.relative_to(study_dir) if study_dir else trial.folder).as_posix(),
         state=cast(Any, trial.state),
         error=trial.error,
-        accuracy=trial.metric(split),
+        value=trial.metric(split, metric),
         num_reads=trial.record.test_set.num_reads if trial.record else None,
         step=int(trial.curve.steps[-1]) if trial.curve and trial.curve.steps else None,
     )
@@ -173,11 +190,11 @@ def _collect_details(trials: Sequence[TrialResult], study: Mapping[str, Any]) ->
     data = records[0].data
     keep = study.get("keep_weights") or _as_mapping(records[0].recipe.get("training")).get("keep_weights")
     counts = {
-        "training examples": data.num_train, "of which labelled": data.num_labeled, "test examples": data.num_test,
+        "training samples": data.num_train, "of which labeled": data.num_labeled, "test samples": data.num_test,
     }  # fmt: skip
     return {
         "data set": data.name or "unnamed",
-        "classes": str(len(data.classes)),
+        **({"classes": str(len(data.classes))} if data.classes else {}),
         **{name: "–" if count is None else f"{count:,}" for name, count in counts.items()},
         "weights measured": {"last": "of the last epoch", "best": "of the best epoch on validation"}.get(
             str(keep), "–"

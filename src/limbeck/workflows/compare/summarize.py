@@ -10,16 +10,19 @@ from typing import Any, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from limbeck.core.errors import LimbeckError
 from limbeck.core.metric_spec import MetricSpec
 from limbeck.core.roles import Role
+from limbeck.core.task import require_evaluable
 from limbeck.evaluation import (
     Predictions,
     bootstrap_mean_ci,
     gap_recovered,
     labeled_pair,
-    paired_bootstrap,
+    paired_gain,
     paired_mean_ci,
 )
+from limbeck.recipe.resolve_node import resolve_node
 from limbeck.report.compare.comparison import (
     AgreementMatrix,
     ClassChange,
@@ -29,8 +32,9 @@ from limbeck.report.compare.comparison import (
     TrainingCost,
     VariantResult,
 )
-from limbeck.report.record import ModelRecord
-from limbeck.report.verdict import ACCURACY, classify_gain, format_gain_verdict
+from limbeck.report.record_sections import ModelRecord
+from limbeck.report.task_metrics import TaskMetrics
+from limbeck.report.verdict import classify_gain, format_gain_verdict
 from limbeck.workflows.compare.load_runs import TrialResult, TrialsBySeed
 
 __all__ = ["agreement_matrix", "summarize_variant"]
@@ -45,20 +49,23 @@ def summarize_variant(
     *,
     baseline: str | None,
     split: str,
+    metrics: TaskMetrics,
     study_results: Mapping[str, Any],
     study_entry: Mapping[str, Any],
 ) -> VariantResult:
     """The variant ``name`` compared with ``baseline`` (``None`` for the baseline itself) on ``split``.
 
     ``study_results`` and ``study_entry`` are its results and its settings in ``study.json``; missing ones are computed.
+    ``metrics`` are those of all variants.
     """
+    spec = metrics.primary_spec
     trials_by_seed, variant_trials = trials_by_variant[name], [trial for trial in all_trials if trial.variant == name]
     entries = [trial.model_entry for trial in trials_by_seed.values() if trial.model_entry]
     model = entries[0] if entries else None
     baseline_trials = trials_by_variant[baseline] if baseline else {}
-    gain = _parse_gain(study_results.get("gain")) or _primary_gain(trials_by_seed, baseline_trials, split)
+    gain = _parse_gain(study_results.get("gain")) or _primary_gain(trials_by_seed, baseline_trials, split, spec)
     gap = _parse(GapRecovered, study_results.get("gap_recovered")) or _gap_recovered(
-        variant_trials[0], trials_by_variant, all_trials, baseline, split
+        variant_trials[0], trials_by_variant, all_trials, baseline, split, spec
     )
 
     def seed_mean(key: str) -> SeedMean | None:
@@ -67,13 +74,13 @@ def summarize_variant(
         values = [value for trial in trials_by_seed.values() if (value := trial.metric(split, key)) is not None]
         return _parse(SeedMean, bootstrap_mean_ci(values)) if values else None
 
-    split_metrics = [metrics for trial in trials_by_seed.values() if (metrics := trial.metrics(split))]
-    num_samples = split_metrics[0].num_samples if split_metrics else None
+    counts = [entry.num_samples for trial in trials_by_seed.values() if (entry := trial.metrics(split))]
+    num_samples = counts[0] if counts else None
     verdict = study_results["verdict"] if isinstance(study_results.get("verdict"), dict) else {}
-    text = format_gain_verdict(name, baseline, gain, gap, num_samples=num_samples, metric=_primary_spec(trials_by_seed))
+    text = format_gain_verdict(name, baseline, gain, gap, num_samples=num_samples, metric=spec)
     outcome = verdict.get("outcome")
-    fields: dict[str, Any] = {key: seed_mean(key) for key in ("accuracy", "macro_f1", "nll", "ece")}
-    fields |= {key: getattr(model, key) for key in ("parameters", "flops", "bytes", "steps") if model}
+    means = {name: mean for name in metrics.metric_info if (mean := seed_mean(name)) is not None}
+    fields: dict[str, Any] = {key: getattr(model, key) for key in ("parameters", "flops", "bytes", "steps") if model}
     return VariantResult(
         name=name,
         role=cast(Any, variant_trials[0].role),
@@ -81,6 +88,7 @@ def summarize_variant(
         title=str(study_entry.get("title") or (model and (model.title.partition(": ")[2] or model.title)) or ""),
         note=_format_note(study_entry),
         baseline=baseline,
+        metrics=means,
         gain=gain,
         gap_recovered=gap,
         outcome=outcome if outcome in ("improves", "degrades", "inconclusive", "unknown") else classify_gain(gain),
@@ -88,7 +96,7 @@ def summarize_variant(
         seeds_needed=verdict.get("seeds_needed"),
         latency_ms=_mean_of_known(entry.latency_ms.median if entry.latency_ms else None for entry in entries),
         resources=_summarize_resources(entries),
-        class_changes=_per_class_changes(trials_by_seed, baseline_trials, split),
+        class_changes=_per_class_changes(trials_by_seed, baseline_trials, split, spec),
         curves=tuple(trial.curve for trial in variant_trials if trial.curve),
         **fields,
     )
@@ -119,61 +127,66 @@ def agreement_matrix(trials_by_variant: Mapping[str, TrialsBySeed]) -> Agreement
     )
 
 
-def _primary_spec(trials: TrialsBySeed) -> MetricSpec:
-    """The primary metric of the first finished trial."""
-    record = next((trial.record for trial in trials.values() if trial.record), None)
-    return ACCURACY if record is None or record.primary_metric == ACCURACY.name else record.primary_spec
-
-
-def _primary_gain(variant_trials: TrialsBySeed, baseline_trials: TrialsBySeed, split: str) -> PairedGain | None:
+def _primary_gain(
+    variant_trials: TrialsBySeed, baseline_trials: TrialsBySeed, split: str, spec: MetricSpec
+) -> PairedGain | None:
     """The gain by the primary metric over the shared seeds; ``None`` if there is no such seed."""
-    spec = _primary_spec(variant_trials)
     scale = spec.sign * spec.display_scale
-    accuracies, pairs = list[tuple[float, float]](), list[tuple[Tensor, Tensor]]()
+    values, pairs = list[tuple[float, float]](), list[tuple[Tensor, Tensor]]()
     for seed in sorted(set(variant_trials) & set(baseline_trials), key=str):
         trial, baseline = variant_trials[seed], baseline_trials[seed]
-        variant_accuracy, baseline_accuracy = trial.metric(split, spec.name), baseline.metric(split, spec.name)
-        if variant_accuracy is None or baseline_accuracy is None:
+        value, baseline_value = trial.metric(split, spec.name), baseline.metric(split, spec.name)
+        if value is None or baseline_value is None:
             continue
-        accuracies.append((scale * variant_accuracy, scale * baseline_accuracy))
+        values.append((scale * value, scale * baseline_value))
         predictions = _same_sample_predictions(trial, baseline)
         if predictions is not None and predictions[0].split == split:
             statistics = (
                 side.statistics[entry.model_name] for side, entry in zip(predictions, (trial, baseline), strict=True)
             )
             pairs.append(labeled_pair(*statistics))
-    if not accuracies:
+    if not values:
         return None
-    stats = paired_mean_ci(*map(list, zip(*accuracies, strict=True)))
-    if len(accuracies) > 1:
+    stats = paired_mean_ci(*map(list, zip(*values, strict=True)))
+    if len(values) > 1:
         return PairedGain(
             **{name: stats[name] for name in ("mean", "low", "high", "t_low", "t_high", "num_seeds", "p_value")}
         )
-    interval = (
-        paired_bootstrap(*(side[:, 0] > 0.5 for side in pairs[0]))[1:]
-        if pairs and spec.name == ACCURACY.name
-        else _recorded_interval(next(iter(variant_trials.values())), next(iter(baseline_trials.values())))
-    )
+    trial = next(variant_trials[seed] for seed in variant_trials if seed in baseline_trials)
+    interval = _sample_interval(trial, *pairs[0]) if pairs else None
+    interval = interval or _recorded_interval(trial, next(iter(baseline_trials.values())))
     return PairedGain(mean=stats["mean"], sample_interval=interval, num_seeds=1)
 
 
+def _sample_interval(trial: TrialResult, statistics: Tensor, baseline: Tensor) -> tuple[float, float] | None:
+    """The interval over test samples; ``None`` where the task of the record is not one that is installed."""
+    if trial.record is None or "task" not in trial.record.recipe:
+        return None
+    facts = {"classes": len(trial.record.data.classes), **trial.record.data.facts}
+    try:
+        task = resolve_node(trial.record.recipe["task"], "task", provided=facts).build()
+        return paired_gain(require_evaluable(task, "limbeck compare"), statistics, baseline).interval
+    except LimbeckError:
+        return None
+
+
 def _per_class_changes(
-    variant_trials: TrialsBySeed, baseline_trials: TrialsBySeed, split: str
+    variant_trials: TrialsBySeed, baseline_trials: TrialsBySeed, split: str, spec: MetricSpec
 ) -> tuple[ClassChange, ...]:
-    """Accuracy in each class minus that of the baseline in points, the mean over the shared seeds."""
-    points: dict[str, list[float]] = {}
+    """The gain in each class over the baseline, the mean over the shared seeds."""
+    gains: dict[str, list[float]] = {}
     sample_counts: dict[str, int] = {}
     for seed in set(variant_trials) & set(baseline_trials):
         metrics, baseline_metrics = variant_trials[seed].metrics(split), baseline_trials[seed].metrics(split)
         if metrics is None or baseline_metrics is None:
             continue
-        baseline_accuracies = {entry.name: entry.value for entry in baseline_metrics.per_class}
+        baseline_values = {entry.name: entry.value for entry in baseline_metrics.per_class}
         for entry in metrics.per_class:
-            baseline_accuracy = baseline_accuracies.get(entry.name)
-            if entry.value is not None and baseline_accuracy is not None:
-                points.setdefault(entry.name, []).append(100 * (entry.value - baseline_accuracy))
+            baseline_value = baseline_values.get(entry.name)
+            if entry.value is not None and baseline_value is not None:
+                gains.setdefault(entry.name, []).append(spec.gain(entry.value, baseline_value))
                 sample_counts[entry.name] = entry.num_samples
-    return tuple(ClassChange(name, fmean(values), sample_counts[name]) for name, values in points.items())
+    return tuple(ClassChange(name, fmean(values), sample_counts[name]) for name, values in gains.items())
 
 
 def _gap_recovered(
@@ -182,13 +195,12 @@ def _gap_recovered(
     all_trials: Sequence[TrialResult],
     baseline: str | None,
     split: str,
+    spec: MetricSpec,
 ) -> GapRecovered | None:
-    """The fraction of the gap to the teacher of the same recipe; of several, the most accurate on validation."""
+    """The fraction of the gap to the teacher of the same recipe; of several, the best on validation."""
     teachers = {t.variant for t in all_trials if t.role == Role.TEACHER and t.group == trial.group}
     if not baseline or trial.role in (Role.TEACHER, Role.ASSISTANT) or not teachers:
         return None
-
-    spec = _primary_spec(trials_by_variant[trial.variant])
 
     def mean_value(name: str, split: str, seeds: set[int | None]) -> float | None:
         """The primary metric with the sign by which higher is better; ``None`` where a seed has none."""
@@ -282,6 +294,6 @@ def _recorded_interval(trial: TrialResult, baseline: TrialResult) -> tuple[float
     """The interval in the record of a run, where its predictions were not saved."""
     if trial.record is None or trial.record is not baseline.record or trial.record.verdict is None:
         return None
-    low, high = trial.record.verdict.interval_points or (None, None)
+    low, high = trial.record.verdict.interval or (None, None)
     is_recorded = (trial.role, baseline.role) == (Role.DISTILLED, Role.BASELINE)
     return (low, high) if is_recorded and low is not None and high is not None else None

@@ -33,7 +33,6 @@ from limbeck.training.callbacks import Callback
 from limbeck.utils.io import digest, write_text
 from limbeck.workflows._job.job import Job, TrainOptions
 from limbeck.workflows._job.measure import (
-    add_thumbnails,
     best_teacher,
     choose_examples,
     collect_teacher_warnings,
@@ -44,7 +43,7 @@ from limbeck.workflows._job.measure import (
     measure_student_fidelity,
     open_test_set,
 )
-from limbeck.workflows._job.provenance import collect_provenance
+from limbeck.workflows._job.provenance import collect_provenance, write_task_file
 from limbeck.workflows._job.run_dir import choose_run_dir, lock_folder
 from limbeck.workflows.export_run import export_onnx
 
@@ -91,6 +90,7 @@ def distill(
         if job is None:
             return on_rank_zero(_report_finished_run, folder)
         on_rank_zero(write_text, folder / "recipe.yaml", text)
+        on_rank_zero(write_task_file, job.task, folder)
         file_name = None if isinstance(recipe, Recipe) or recipe is None else Path(recipe).name
         command_info = {"recipe": file_name, "overrides": list(overrides)}
         record = on_rank_zero(collect_provenance, job, command_info) | {"reproduces": reproduces}
@@ -270,10 +270,8 @@ def _evaluate_test_set(job: Job, networks: Mapping[str, nn.Module], record: dict
     split, scores, test_set = open_test_set(job, networks, record)
     teacher = best_teacher(job, record["models"])
     comparison = compare_models(job.task, scores, record["models"], teacher)
-    comparison["disagreements"] = add_thumbnails(comparison["disagreements"], split)
-    if scores[Role.DISTILLED].logits is None:
-        comparison["examples"] = choose_examples(job, networks, scores, split, teacher)
-    return {**comparison, "test_set": test_set}
+    examples = choose_examples(job, networks, scores, split, teacher)
+    return {**comparison, "examples": examples, "test_set": test_set}
 
 
 def _collect_cache_stats(job: Job) -> dict[str, Any]:

@@ -23,8 +23,8 @@ from limbeck.data.sources import IMG_EXTENSIONS
 from limbeck.data.split import UNLABELED, ImageFiles
 from limbeck.evaluation import ATTACKS, DEFAULT_EPS, get_hardware_info, get_package_versions
 from limbeck.models import load_weights
-from limbeck.report.record import ModelRecord
 from limbeck.report.record_io import read_record
+from limbeck.report.record_sections import ModelRecord
 from limbeck.report.terminal import render_evaluation_table
 from limbeck.teachers import ExternalTeacher
 from limbeck.utils.io import write_text

@@ -56,6 +56,7 @@ from limbeck.workflows._job.measure import (
     to_teacher_similarities,
     to_teacher_stats,
 )
+from limbeck.workflows._job.provenance import describe_task
 from limbeck.workflows._job.run_dir import RUNS_DIR, lock_folder
 
 __all__ = ["select_teachers"]
@@ -184,7 +185,8 @@ def _measure_and_select(
     for name, model in models.items():
         model |= {"is_selected": name in selection.selected, "reason": selection.reasons[name]}
     return {
-        "schema": 2, "kind": "teacher_selection", "limbeck": __version__, "name": job.recipe.name,
+        "schema": 3, "kind": "teacher_selection", "limbeck": __version__, "name": job.recipe.name,
+        **describe_task(job.task),
         "seed": job.recipe.seed, "created": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": 0.0,
         "recipe": to_plain(job.recipe), "versions": get_package_versions(), "machine": get_hardware_info(),
         "data": {

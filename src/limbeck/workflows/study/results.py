@@ -29,7 +29,8 @@ from limbeck.recipe.schema import to_plain
 from limbeck.recipe.study_schema import BASELINES, Study
 from limbeck.report.formatting import format_points
 from limbeck.report.record import Record
-from limbeck.report.verdict import ACCURACY, RULE_OVER_SEEDS, classify_gain_over_seeds, format_verdict_over_seeds
+from limbeck.report.task_metrics import UNKNOWN_METRIC
+from limbeck.report.verdict import RULE_OVER_SEEDS, classify_gain_over_seeds, format_verdict_over_seeds
 from limbeck.utils.io import write_text
 from limbeck.workflows.compare.load_runs import TrialResult, TrialsBySeed, load_study_trials
 from limbeck.workflows.study.trials import list_trials, read_states
@@ -106,7 +107,7 @@ class _StudyMetric:
     def from_results(cls, recipe: Recipe, results: Sequence[TrialResult]) -> Self:
         record = next((result.record for result in results if result.record), None)
         if record is None:
-            return cls(ACCURACY, (), None)
+            return cls(MetricSpec(name=UNKNOWN_METRIC, label=UNKNOWN_METRIC), (), None)
         facts = {"classes": len(record.data.classes), **record.data.facts}
         task = resolve_recipe(recipe).task.build(**facts)
         return cls(record.primary_spec, tuple(record.metric_info), require_evaluable(task, "limbeck study"))

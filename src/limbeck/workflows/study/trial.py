@@ -21,7 +21,7 @@ from limbeck.training.callbacks import Callback
 from limbeck.utils.io import write_text
 from limbeck.workflows._job.job import DataCache, Job
 from limbeck.workflows._job.measure import measure_models, measure_student_fidelity, open_test_set
-from limbeck.workflows._job.provenance import collect_provenance
+from limbeck.workflows._job.provenance import collect_provenance, write_task_file
 from limbeck.workflows.distill.run import save_extra_models
 from limbeck.workflows.study.variants import Variant
 
@@ -59,6 +59,7 @@ def run_trial(
     job = Job.from_recipe(recipe, folder, data_cache=data_cache)
     job.validate()
     write_text(recipe_file, text)
+    write_task_file(job.task, folder)
     base_record = collect_provenance(job)
     train = _train_teachers if variant.role == Role.TEACHER else _train_student
     networks, runs, last_teachers, resources = train(job, variant, callbacks)
