@@ -65,7 +65,7 @@ def test_two_tasks_of_the_page_are_distilled_cached_reported_and_exported(follow
             low, high = test["interval"][metrics[0]]
             assert low <= values[model] <= high
         gain = sign * (values["distilled"] - values["baseline"])
-        assert record["verdict"]["gain_points"] == pytest.approx(gain)
+        assert record["verdict"]["gain"] == pytest.approx(gain)
         assert record["cache"]["teacher"]["hits"] > 0
         assert record["export"]["onnx"]["label_agreement"] == 1.0
         assert record["examples"][0]["predictions"].keys() == record["models"].keys()
