@@ -10,8 +10,9 @@ from torch import nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data.split import InMemory, Split
-from limbeck.evaluation.robustness.corruptions import CORRUPTIONS, SEVERITIES, corrupt, corruption_accuracy
+from limbeck.evaluation.robustness.corruptions import CORRUPTIONS, SEVERITIES, corrupt, corruption_statistics
 from limbeck.evaluation.robustness.image_ops import directional_blur, plasma_fractal, zoom_center
+from limbeck.tasks import Classification
 
 # The mean change of a pixel does not increase with severity: frost darkens the image as it whitens it,
 # glass alternates blur and turns, and the elastic map moves less as a batched while it tears more.
@@ -163,10 +164,11 @@ def test_all_networks_get_the_same_corrupted_images():
             return torch.stack([mean, 0.5 - mean + mean.detach() * 0], dim=1)
 
     split = Split.from_images(InMemory(make_images("gray")), torch.tensor([0, 0, 0, -100]))
-    result = corruption_accuracy(
-        {"a": Bright(), "b": Bright()}, split, corruptions=["brightness", "contrast"], severities=(1, 5)
-    )
-    assert result["a"]["brightness"].shape == (2, 3)
+    result = corruption_statistics(
+        {"a": Bright(), "b": Bright()}, split, Classification(2), corruptions=["brightness", "contrast"],
+        severities=(1, 5),
+    )  # fmt: skip
+    assert result["a"]["brightness"].shape == (2, 3, 1)
     assert all(torch.equal(result["a"][name], result["b"][name]) for name in result["a"])
     assert result["a"]["brightness"][1].all()
 

@@ -20,7 +20,7 @@ from limbeck.evaluation import (
     energy_score,
     fit_temperature,
     max_softmax,
-    noise_accuracy,
+    noise_statistics,
     ood_metrics,
     paired_bootstrap,
     paired_bootstrap_mean,
@@ -30,6 +30,7 @@ from limbeck.evaluation import (
     temperature_scaling_metrics,
     unpaired_bootstrap,
 )
+from limbeck.tasks import Classification
 
 
 def logits_of(n, *, scale=1.0, seed=0, classes=4):
@@ -170,8 +171,8 @@ def test_noise_accuracy_matches_the_normal_distribution():
             return torch.stack([pixels.flatten(1)[:, 0], torch.full((len(pixels),), 0.5)], dim=1)
 
     split = Split.from_images(InMemory(torch.full((4000, 1), 0.6)), torch.zeros(4000, dtype=torch.long))
-    accuracy = noise_accuracy({"above": Above()}, split, sigmas=(0.1, 0.2))["above"].double().mean(1)
-    assert accuracy.tolist() == pytest.approx([0.8413, 0.6915], abs=0.02)
+    statistics = noise_statistics({"above": Above()}, split, Classification(2), sigmas=(0.1, 0.2))
+    assert statistics["above"].mean((1, 2)).tolist() == pytest.approx([0.8413, 0.6915], abs=0.02)
 
 
 def test_shift_counts_flips_that_keep_the_accuracy():

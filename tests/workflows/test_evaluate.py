@@ -18,9 +18,9 @@ from limbeck.recipe import load_recipe
 from limbeck.tasks import Classification
 from limbeck.workflows import distill
 from limbeck.workflows._job.job import Job
+from limbeck.workflows.evaluate.compared_networks import LogitsModel
 from limbeck.workflows.evaluate.efficiency import measure_efficiency
 from limbeck.workflows.evaluate.robustness import (
-    LogitsModel,
     RobustnessConfig,
     evaluate_robustness,
     evaluate_side_by_side,
@@ -101,16 +101,16 @@ def test_all_networks_are_listed_with_intervals(run, capsys):
     )
     shown, result = capsys.readouterr().out, evaluation(run)
     assert list(result["models"]) == ["big", "baseline", "distilled"]
-    assert (result["schema"], result["kind"], result["split"]) == (2, "evaluation", "validation")
+    assert (result["schema"], result["kind"], result["split"]) == (3, "evaluation", "validation")
     assert {"machine", "versions", "config", "data", "seed"} <= result.keys()
     for model in result["models"].values():
         assert model["num_samples"] == model["attacks"]["num_samples"] == 120
         assert model["attacks"]["eps"] == 4 / 255
         assert model["attacks"]["worst_case"] <= min(model["attacks"]["fgsm"], model["attacks"]["pgd"])
-        assert model["attacks"]["pgd"] <= model["clean_accuracy"]
+        assert model["attacks"]["pgd"] <= model["clean"]
     lines = {one["metric"]: one for one in result["differences"]}
     assert {
-        "clean_accuracy",
+        "clean",
         "fgsm",
         "pgd",
         "worst_case",
@@ -119,8 +119,8 @@ def test_all_networks_are_listed_with_intervals(run, capsys):
         "ece before",
         "nll after",
     } <= lines.keys()
-    gap = result["models"]["distilled"]["clean_accuracy"] - result["models"]["baseline"]["clean_accuracy"]
-    assert lines["clean_accuracy"]["difference"] == pytest.approx(100 * gap)
+    gap = result["models"]["distilled"]["clean"] - result["models"]["baseline"]["clean"]
+    assert lines["clean"]["difference"] == pytest.approx(100 * gap)
     assert all(one["low"] <= one["difference"] <= one["high"] for one in lines.values())
     assert "ε = 4/255" in shown
     assert "distilled − baseline, 95 %" in shown
@@ -200,9 +200,9 @@ def test_each_runtime_has_its_accuracy_and_says_on_what_machine(job, student):
         assert row["latency_ms"]["1"]["median"] <= row["latency_ms"]["1"]["p95"]
         assert row["num_threads"] == row["latency_ms"]["1"]["num_threads"] == 1
         assert row["machine"]["cpu"]
-        assert abs(row["accuracy"] - eager["accuracy"]) < 0.05
+        assert abs(row["value"] - eager["value"]) < 0.05
         assert row["parameters"] == 494
-    assert rows["onnxruntime", "fp32"]["accuracy"] == eager["accuracy"]
+    assert rows["onnxruntime", "fp32"]["value"] == eager["value"]
     assert eager["peak_memory"] > 4 * 494
     assert rows["onnxruntime", "int8"]["peak_memory"] is None
 
@@ -307,10 +307,7 @@ def test_trials_of_a_study_are_evaluated_too(run, tmp_path, capsys):
         one = {**record, "kind": "trial", "models": {name: record["models"][name]}}
         (trial / "record.json").write_text(json.dumps(one))
         assert main(["evaluate", str(trial), "--calibration"]) == 0
-        assert (
-            evaluation(trial)["models"][name]["clean_accuracy"]
-            == record["models"][name]["validation"]["metrics"]["accuracy"]
-        )
+        assert evaluation(trial)["models"][name]["clean"] == record["models"][name]["validation"]["metrics"]["accuracy"]
         (trial / place).unlink()
         assert main(["evaluate", str(trial), "--calibration"]) == 2
         assert "keeps the weights of no network" in capsys.readouterr().err

@@ -133,14 +133,19 @@ def _add_evaluate(commands: _SubParsers) -> None:
     )
     add("--split", choices=("validation", "test"), default="validation", help="the test split is read once in a run")
     _add_run_arguments(add)
-    add("--all", action="store_true", dest="all_checks", help="every check that needs no folder")
+    add(
+        "--all",
+        action="store_true",
+        dest="all_checks",
+        help="every check that needs no folder and can judge the task of the run",
+    )
     add("--attacks", nargs="?", const="", metavar="NAMES", help="under attack: fgsm,pgd,apgd (default: all installed)")
     add("--eps", metavar="E", help="the largest change of a pixel in 0..1 under attack (default: 8/255)")
     for check, text in (
-        ("corruptions", "accuracy under 15 common corruptions in 5 severities"),
-        ("noise", "accuracy under Gaussian noise of increasing strength"),
+        ("corruptions", "the metric under 15 common corruptions of images in 5 severities"),
+        ("noise", "the metric under Gaussian noise of increasing strength in images"),
         ("calibration", "ECE and NLL before and after temperature scaling"),
-        ("efficiency", "latency, size and accuracy in torch, onnxruntime and OpenVINO"),
+        ("efficiency", "latency, size and metric in torch, onnxruntime and OpenVINO"),
     ):
         add(f"--{check}", action="append_const", const=check, dest="checks", default=[], help=text)
     add("--shifted-dir", **_FOLDER, help="accuracy on other images of the same classes, one folder per class")
@@ -155,11 +160,10 @@ def _evaluate(
     from limbeck.workflows.evaluate.run import evaluate_networks, evaluate_student
 
     names = {*checks}
-    names |= {"attacks", "corruptions", "noise", "ood", "calibration", "efficiency"} if all_checks else set()
     for check, option in (("attacks", "attacks"), ("shift", "shifted_dir"), ("ood", "ood")):
         names |= {check} if options[option] is not None else set()
-    if names:
-        evaluate_networks(folder, names, split=split, data_root=data_root, **options)
+    if names or all_checks:
+        evaluate_networks(folder, names, split=split, data_root=data_root, all_checks=all_checks, **options)
         return
     for option in ("eps", "num_samples", "reference_dir"):
         if options[option] is not None:

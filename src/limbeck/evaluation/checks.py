@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.task import EvaluableTask, Scores
 from limbeck.data.split import UNLABELED, Split
 from limbeck.utils.eval_mode import eval_mode
 
-__all__ = ["predict_logits", "predict_split", "require_pixels"]
+__all__ = ["predict_logits", "predict_split", "require_pixels", "score_batch"]
 
 
 def check_logits(logits: Tensor, *, owner: str = "the") -> Tensor:
@@ -59,6 +60,14 @@ def labeled_mask(target: Tensor, *, num_rows: int, num_classes: int) -> Tensor:
             f"{num_classes} classes"
         )
     return is_labeled
+
+
+def require_class_targets(split: Split, purpose: str) -> None:
+    """Checks that each sample of ``split`` is an image of one class, which ``purpose`` needs."""
+    fields = {"sequences": split.sequences, "masks": split.masks, "values": split.values}
+    for kind, value in fields.items():
+        if value is not None:
+            raise LimbeckError(f"{purpose} needs images of one class each, got a split with {kind}: leave it away")
 
 
 def require_labeled(split: Split) -> Split:
@@ -108,24 +117,34 @@ def predict_split(network: nn.Module, split: Split, *, batch_size: int = 256) ->
     return torch.cat([predict_logits(network, split.read(indices)) for indices in batches])
 
 
-def correct_under_perturbations(
-    networks: Mapping[str, nn.Module], split: Split, perturb: Callable[[Tensor, Tensor], Iterator[Tensor]],
-    *, batch_size: int,
+def statistics_under_perturbations(
+    networks: Mapping[str, nn.Module], split: Split, task: EvaluableTask,
+    perturb: Callable[[Tensor, Tensor], Iterator[Tensor]], *, batch_size: int,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Whether each network is correct on each labeled sample of ``split``, under each perturbation of its images.
+    """What each labeled sample of ``split`` adds to the primary metric, under each perturbation of its image.
 
     ``perturb`` yields the perturbed pixels of a batch from ``pixels, sample_ids``; all networks get the same ones.
 
     Returns:
-        By network, ``[perturbations, labeled]`` booleans.
+        By network, ``[perturbations, labeled, k]`` float64, see :class:`limbeck.core.task.Scores`.
     """
+    if split.sequences is not None:
+        raise LimbeckError("noise and corruptions need images, got a split with sequences: leave them away")
     split = require_labeled(split)
     chunks: dict[str, list[Tensor]] = {name: [] for name in networks}
     for indices in torch.split(torch.arange(len(split)), batch_size):
-        target, correct = split.target[indices], dict[str, list[Tensor]]()
-        for pixels in perturb(split.read(indices), split.sample_ids[indices]):
+        batch, rows = {**split.read_fields(indices), "sample_id": split.sample_ids[indices]}, dict[str, list[Tensor]]()
+        for pixels in perturb(batch["input"], batch["sample_id"]):
             for name, network in networks.items():
-                correct.setdefault(name, []).append(predict_logits(network, pixels).argmax(dim=1) == target)
-        for name, masks in correct.items():
-            chunks[name].append(torch.stack(masks))
-    return {name: torch.cat(masks, dim=1) for name, masks in chunks.items()}
+                scores = score_batch(network, {**batch, "input": pixels}, task)
+                rows.setdefault(name, []).append(scores.statistics.detach().cpu().double())
+        for name, statistics in rows.items():
+            chunks[name].append(torch.stack(statistics))
+    return {name: torch.cat(statistics, dim=1) for name, statistics in chunks.items()}
+
+
+def score_batch(network: nn.Module, batch: Any, task: EvaluableTask) -> Scores:
+    """``task.score`` in eval mode without gradients, on the device of ``network``."""
+    device = model_device(network)
+    with eval_mode(network):
+        return task.score(network, batch if device.type == "cpu" else move_to_device(batch, device))

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.task import EvaluableTask, Scores
-from limbeck.evaluation.checks import model_device, move_to_device
+from limbeck.evaluation.checks import score_batch
 from limbeck.evaluation.metric_bootstrap import check_metric_value
 from limbeck.losses._ops import IGNORE_INDEX, hard_labels
 from limbeck.teachers.external.external_teacher import missing_rows
 from limbeck.utils.count_samples import count_samples
-from limbeck.utils.eval_mode import eval_mode
 
 __all__ = ["SplitScores", "check_scores", "evaluate_network", "sample_gains", "sample_values", "score_networks"]
 
@@ -170,10 +169,7 @@ class _Collector:
 
     def add(self, cpu_batch: Any) -> None:
         """Score one batch."""
-        device = model_device(self._network)
-        batch = cpu_batch if device.type == "cpu" else move_to_device(cpu_batch, device)
-        with eval_mode(self._network):
-            scores = self._task.score(self._network, batch)
+        scores = score_batch(self._network, cpu_batch, self._task)
         if self.allows_missing and scores.logits is not None:
             scores = _drop_missing(scores)
         statistics = self._check_statistics(scores.statistics.detach().cpu().double(), count_samples(cpu_batch))

@@ -235,11 +235,12 @@ def render_evaluation_table(evaluation: Mapping[str, Any]) -> str:
     by_key = {(item["model"], item["reference"], item["metric"]): item for item in evaluation["differences"]}
     pairs = list(dict.fromkeys(key[:2] for key in by_key))
     rows = []
-    for title, metric, key_path, formatter in _metric_rows(evaluation):
+    spec = _metric_spec(evaluation)
+    for title, metric, key_path, formatter in _metric_rows(evaluation, spec):
         values = [formatter(_get_metric(model, key_path)) for model in models.values()]
         rows.append((title, *values, *(_format_difference(by_key.get((*pair, metric))) for pair in pairs)))
     headings = [_model_label(name, model) for name, model in models.items()]
-    table = make_table(["accuracy of"], [*headings, *(f"{a} − {b}, 95 %" for a, b in pairs)], rows)
+    table = make_table([f"{spec.text} of"], [*headings, *(f"{a} − {b}, 95 %" for a, b in pairs)], rows)
     num_samples = max(model["num_samples"] for model in models.values())
     title = f"{evaluation['name']}, {evaluation['split']} split, n = {num_samples} unless stated otherwise"
     # Titles are lines of their own: a table wraps its title at its own width.
@@ -249,19 +250,24 @@ def render_evaluation_table(evaluation: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _metric_rows(evaluation: Mapping[str, Any]) -> Iterator[_MetricRow]:
+def _metric_spec(evaluation: Mapping[str, Any]) -> MetricSpec:
+    """The primary metric of the task."""
+    return MetricSpec(**evaluation["metric"])
+
+
+def _metric_rows(evaluation: Mapping[str, Any], spec: MetricSpec) -> Iterator[_MetricRow]:
     """Title, name in the differences, key path in a model's metrics, and formatter."""
     first_model = next(iter(evaluation["models"].values()))
-    yield "clean images", "clean_accuracy", ("clean_accuracy",), format_percent
+    yield "clean samples", "clean", ("clean",), spec.format
     for name in (name for name in _ATTACK_LABELS if name in first_model.get("attacks", {})):
         title = f"{_ATTACK_LABELS[name]}, ε = {_format_eps(first_model['attacks']['eps'])}"
         yield "  worst of them" if name == "worst_case" else title, name, ("attacks", name), format_percent
     if "corruptions" in first_model:
-        yield "15 corruptions × 5", "corruptions", ("corruptions", "mean"), format_percent
+        yield "15 corruptions × 5", "corruptions", ("corruptions", "mean"), spec.format
         for name in first_model["corruptions"]["by_corruption"]:
-            yield f"  {name.replace('_', ' ')}", name, ("corruptions", "by_corruption", name), format_percent
+            yield f"  {name.replace('_', ' ')}", name, ("corruptions", "by_corruption", name), spec.format
     for index, sigma in enumerate(first_model.get("noise", {}).get("sigmas", ())):
-        yield f"noise, σ = {sigma:g}", f"noise {sigma:g}", ("noise", "accuracy", index), format_percent
+        yield f"noise, σ = {sigma:g}", f"noise {sigma:g}", ("noise", "values", index), spec.format
     if "shift" in first_model:
         n = f", n = {first_model['shift']['num_samples']}"
         if first_model["shift"]["is_paired"]:
@@ -286,14 +292,14 @@ def _cost_tables(evaluation: Mapping[str, Any]) -> Iterator[RenderableType]:
         return
     measurements = evaluation["efficiency"]["rows"]
     machine, threads, batches = (measurements[0][key] for key in ("machine", "num_threads", "latency_ms"))
-    latency_rows, memory_rows = [], []
+    latency_rows, memory_rows, spec = [], [], _metric_spec(evaluation)
     for row in measurements:
         label = _model_label(row["model"], evaluation["models"][row["model"]])
         latencies = (row["latency_ms"][batch] for batch in batches)
         latency_rows.append(
             (label, f"{row['runtime']} {row['precision']}",
              *(f"{latency['median']:.3g} ({latency['p95']:.3g})" for latency in latencies),
-             format_percent(row["accuracy"]), format_bytes(row["bytes"]))
+             spec.format(row["value"]), format_percent(row["agreement"]), format_bytes(row["bytes"]))
         )  # fmt: skip
         if row["runtime"] == "torch":
             numbers = (format_count(row["parameters"]), format_count(row["flops"]), format_bytes(row["peak_memory"]))
@@ -302,7 +308,7 @@ def _cost_tables(evaluation: Mapping[str, Any]) -> Iterator[RenderableType]:
         f"ms per call, median (95th percentile); {threads} thread{'s' if threads > 1 else ''} of "
         f"{machine['num_cores']} cores, {machine['cpu']}"
     )
-    headings = [*(f"batch of {batch}" for batch in batches), "accuracy", "file"]
+    headings = [*(f"batch of {batch}" for batch in batches), spec.text, "same as torch", "file"]
     yield make_table(["network", "runtime"], headings, latency_rows)
     yield "for one sample in torch"
     yield make_table(["network"], ["parameters", "FLOPs", "peak memory"], memory_rows)
@@ -313,7 +319,7 @@ def _format_notes(evaluation: Mapping[str, Any]) -> Iterator[str]:
     if "corruptions" in first_model:
         yield first_model["corruptions"]["note"]
     if "calibration" in first_model:
-        yield f"temperatures are fitted on {first_model['calibration']['fit_split']}, and evaluated on other images"
+        yield f"temperatures are fitted on {first_model['calibration']['fit_split']}, and evaluated on other samples"
     yield from evaluation["notes"]
 
 

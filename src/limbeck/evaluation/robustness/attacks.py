@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.data.counter_rng import derive_seed, make_generator
 from limbeck.data.split import Split
-from limbeck.evaluation.checks import model_device, require_labeled, require_pixels
+from limbeck.evaluation.checks import model_device, require_class_targets, require_labeled, require_pixels
 from limbeck.utils.eval_mode import eval_mode
 
 __all__ = ["ATTACKS", "DEFAULT_EPS", "adversarial_accuracy", "apgd", "fgsm", "pgd"]
@@ -112,6 +112,7 @@ def adversarial_accuracy(
     for name in attacks:
         if name not in ATTACKS:
             raise LimbeckError(f"unknown attack {name!r}; use one of {suggest_names(name, ATTACKS)}")
+    require_class_targets(split, "an attack")
     split, device = require_labeled(split), model_device(network)
     chunks: dict[str, list[Tensor]] = {name: [] for name in ("clean", *attacks)}
     for batch_index, indices in enumerate(torch.split(torch.arange(len(split)), batch_size)):

@@ -25,12 +25,13 @@ import yaml
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError, suggest_names
+from limbeck.core.task import EvaluableTask
 from limbeck.data.counter_rng import derive_seed
 from limbeck.data.split import Split
-from limbeck.evaluation.checks import correct_under_perturbations, require_pixels
+from limbeck.evaluation.checks import require_pixels, statistics_under_perturbations
 from limbeck.evaluation.robustness import image_ops as ops
 
-__all__ = ["CORRUPTIONS", "CORRUPTION_NOTE", "SEVERITIES", "corrupt", "corruption_accuracy"]
+__all__ = ["CORRUPTIONS", "CORRUPTION_NOTE", "SEVERITIES", "corrupt", "corruption_statistics"]
 
 CORRUPTIONS: dict[str, Callable[..., Tensor]] = {}
 """By name, a function of images ``[n, channels, height, width]``, one generator per image, and its parameters."""
@@ -81,26 +82,28 @@ def corrupt(images: Tensor, name: str, severity: int, *, seed: int = 0, sample_i
     return (corrupted_images.clamp(0, 1) * 255).round().div(255).to(images.device)
 
 
-def corruption_accuracy(
-    networks: Mapping[str, nn.Module], split: Split, *, corruptions: Sequence[str] = tuple(_PARAMETERS),
-    severities: Sequence[int] = SEVERITIES, seed: int = 0, batch_size: int = 256,
+def corruption_statistics(
+    networks: Mapping[str, nn.Module], split: Split, task: EvaluableTask, *,
+    corruptions: Sequence[str] = tuple(_PARAMETERS), severities: Sequence[int] = SEVERITIES, seed: int = 0,
+    batch_size: int = 256,
 ) -> dict[str, dict[str, Tensor]]:  # fmt: skip
-    """Whether each network is correct on each labeled sample of ``split``, under each corruption.
+    """What each labeled sample of ``split`` adds to the primary metric of ``task``, under each corruption.
 
-    Networks map pixels in 0..1 to logits ``[n, classes]``; all get the same corrupted images.
+    Networks take images in 0..1 and normalize them themselves; all get the same corrupted images. A mask stays as it
+    is, also where an elastic transform or a blur moves pixels by a few.
 
     Returns:
-        By network and corruption, ``[severities, labeled]`` booleans.
+        By network and corruption, ``[severities, labeled, k]`` statistics: of a classifier, 1 for a correct prediction.
     """
 
     def perturb(pixels: Tensor, sample_ids: Tensor) -> Iterator[Tensor]:
         for name, severity in product(corruptions, severities):
             yield corrupt(pixels, name, severity, seed=seed, sample_ids=sample_ids)
 
-    correct = correct_under_perturbations(networks, split, perturb, batch_size=batch_size)
+    statistics = statistics_under_perturbations(networks, split, task, perturb, batch_size=batch_size)
     return {
-        name: dict(zip(corruptions, torch.split(masks, len(severities)), strict=True))
-        for name, masks in correct.items()
+        name: dict(zip(corruptions, torch.split(rows, len(severities)), strict=True))
+        for name, rows in statistics.items()
     }
 
 

@@ -1,4 +1,4 @@
-"""Accuracy under additive Gaussian noise, and under a distribution shift, such as from lossless images to JPEG."""
+"""Metrics under additive Gaussian noise, and accuracy under a distribution shift, such as from PNG to JPEG."""
 
 from __future__ import annotations
 
@@ -10,12 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.task import EvaluableTask
 from limbeck.data.counter_rng import derive_seed
 from limbeck.data.split import Split
-from limbeck.evaluation.checks import correct_under_perturbations, predict_split, require_labeled, require_pixels
+from limbeck.evaluation.checks import (
+    predict_split,
+    require_class_targets,
+    require_labeled,
+    require_pixels,
+    statistics_under_perturbations,
+)
 from limbeck.evaluation.statistics import paired_bootstrap
 
-__all__ = ["NOISE_SIGMAS", "add_gaussian_noise", "noise_accuracy", "shift_accuracy"]
+__all__ = ["NOISE_SIGMAS", "add_gaussian_noise", "noise_statistics", "shift_accuracy"]
 
 NOISE_SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.3)
 _NOISE_STREAM = 0x6E6F697365
@@ -42,27 +49,29 @@ def add_gaussian_noise(pixels: Tensor, sigma: float, *, seed: int = 0, sample_id
     return (pixels + sigma * noise.float().to(pixels.device)).clamp(0, 1)
 
 
-def noise_accuracy(
-    networks: Mapping[str, nn.Module], split: Split, *, sigmas: Sequence[float] = NOISE_SIGMAS, seed: int = 0,
-    batch_size: int = 256,
+def noise_statistics(
+    networks: Mapping[str, nn.Module], split: Split, task: EvaluableTask, *,
+    sigmas: Sequence[float] = NOISE_SIGMAS, seed: int = 0, batch_size: int = 256,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Whether each network is correct on each labeled sample of ``split``, at each of ``sigmas``.
+    """What each labeled sample of ``split`` adds to the primary metric of ``task``, at each of ``sigmas``.
 
-    Networks map pixels in 0..1 to logits ``[n, classes]``; all get the same noise.
+    Networks take images in 0..1 and normalize them themselves; all get the same noise.
 
     Returns:
-        By network, ``[sigmas, labeled]`` booleans.
+        By network, ``[sigmas, labeled, k]`` statistics: of a classifier, 1 for a correct prediction.
 
     >>> from limbeck.data.split import InMemory
+    >>> from limbeck.tasks import Classification
     >>> split = Split.from_images(InMemory(torch.tensor([[0.9, 0.1], [0.51, 0.49]])), torch.tensor([0, 0]))
-    >>> noise_accuracy({"identity": nn.Identity()}, split, sigmas=(0.0, 0.05))["identity"].tolist()
-    [[True, True], [True, False]]
+    >>> statistics = noise_statistics({"identity": nn.Identity()}, split, Classification(2), sigmas=(0.0, 0.05))
+    >>> statistics["identity"][..., 0].tolist()
+    [[1.0, 1.0], [1.0, 0.0]]
     """
 
     def perturb(pixels: Tensor, sample_ids: Tensor) -> Iterator[Tensor]:
         return (add_gaussian_noise(pixels, sigma, seed=seed, sample_ids=sample_ids) for sigma in sigmas)
 
-    return correct_under_perturbations(networks, split, perturb, batch_size=batch_size)
+    return statistics_under_perturbations(networks, split, task, perturb, batch_size=batch_size)
 
 
 def shift_accuracy(network: nn.Module, reference: Split, shifted: Split, *, batch_size: int = 256) -> dict[str, Any]:
@@ -74,6 +83,7 @@ def shift_accuracy(network: nn.Module, reference: Split, shifted: Split, *, batc
         ``flip_rate``, the fraction of all samples with another predicted class; and ``num_samples``, the number of
         labeled ones.
     """
+    require_class_targets(reference, "a shift")
     if len(reference) != len(shifted) or not torch.equal(reference.target, shifted.target):
         raise LimbeckError(
             f"splits must hold the same samples, got {len(reference)} and {len(shifted)} with different labels; give "

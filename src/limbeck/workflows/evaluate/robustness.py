@@ -1,13 +1,15 @@
-"""Accuracy of networks under attack, corruption, noise and shift, out-of-distribution detection, and calibration.
+"""Metrics of networks under attack, corruption, noise and shift, out-of-distribution detection, and calibration.
 
-All networks are measured on the same images, with intervals of the differences between them.
+All networks are measured on the same samples, with intervals of the differences between them. Corruptions and noise
+judge any task on images by its primary metric, calibration any task of one class for each sample
+(:mod:`limbeck.workflows.evaluate.check_support`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias, final
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeAlias, final
 
 import torch
 from torch import Tensor, nn
@@ -15,16 +17,16 @@ from torch.nn import functional as F
 
 from limbeck import evaluation
 from limbeck.core.errors import LimbeckError, suggest_names
-from limbeck.core.protocols import Task
+from limbeck.core.task import EvaluableTask
 from limbeck.data import DataModule, Split
-from limbeck.data.normalization import NormalizedModel
 from limbeck.data.split import UNLABELED, InMemory
 from limbeck.evaluation.checks import require_labeled
 from limbeck.evaluation.robustness.ood import OOD_SCORES
+from limbeck.workflows.evaluate.check_support import CHECKS, require_supported, unsupported_checks
+from limbeck.workflows.evaluate.compared_networks import ComparedNetworks
 
-__all__ = ["CHECKS", "LogitsModel", "RobustnessConfig", "evaluate_robustness", "evaluate_side_by_side"]
+__all__ = ["RobustnessConfig", "evaluate_robustness", "evaluate_side_by_side"]
 
-CHECKS = ("attacks", "corruptions", "noise", "shift", "ood", "calibration")
 _Metrics: TypeAlias = dict[str, dict[str, Any]]
 
 
@@ -63,24 +65,18 @@ class RobustnessConfig:
             raise LimbeckError(f"num_samples must be from 2, got {self.num_samples}")
 
 
-@final
-class LogitsModel(nn.Module):
-    """A network with its normalization and task: maps pixels in 0..1, ``[n, channels, ...]``, to ``[n, classes]``."""
+class _Samples(NamedTuple):
+    """The labeled samples of the split, and those of them whose images are changed."""
 
-    def __init__(self, network: nn.Module, data: DataModule, task: Task) -> None:
-        super().__init__()
-        self.model, self.task = NormalizedModel(network, data.normalization, num_dims=len(data.input_shape)), task
-        if (parameter := next(network.parameters(), None)) is not None:
-            self.model.to(parameter.device)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.task.outputs(self.model, {"input": pixels}).require_logits()
+    split: Split
+    subset: Split
+    config: RobustnessConfig
 
 
 def evaluate_robustness(
     network: nn.Module,
     data: DataModule,
-    task: Task,
+    task: EvaluableTask,
     split: Split,
     *,
     checks: Sequence[str] | None = None,
@@ -97,11 +93,12 @@ def evaluate_robustness(
         config: what to measure, and how.
 
     Returns:
-        ``num_samples``, ``clean_accuracy`` and one entry for each of ``config.checks``, as in ``evaluation.json``.
+        ``num_samples``, ``clean`` (the primary metric), ``clean_interval`` (95 %, over the samples), and one entry for
+        each of ``config.checks``, as in ``evaluation.json``.
 
     Raises:
-        LimbeckError: no sample of ``split`` has a label; or its inputs are not in 0..1, and attacks, corruptions,
-            noise, or uniform noise as OOD data are configured.
+        LimbeckError: no sample of ``split`` has a label; a check cannot judge the task; or the inputs are not in 0..1,
+            and attacks, corruptions, noise, or uniform noise as OOD data are configured.
     """
     config = config if checks is None else replace(config, checks=tuple(checks))
     metrics: dict[str, Any] = evaluate_side_by_side({"": network}, data, task, split, config=config)["models"][""]
@@ -111,7 +108,7 @@ def evaluate_robustness(
 def evaluate_side_by_side(
     networks: Mapping[str, nn.Module],
     data: DataModule,
-    task: Task,
+    task: EvaluableTask,
     split: Split,
     *,
     config: RobustnessConfig = RobustnessConfig(),
@@ -121,121 +118,89 @@ def evaluate_side_by_side(
 
     Returns:
         ``models``, by name; and ``differences``, a list with ``model``, ``reference``, ``metric``, ``unit``
-        (``points`` of accuracy, or ``1``), ``difference``, ``low``, ``high`` (95 %, over the samples) and
-        ``num_samples``.
+        (``points`` of a metric in per cent, the unit of another, or ``1``), ``difference``, ``low``, ``high`` (95 %,
+        over the samples) and ``num_samples``.
     """
+    if config.checks:
+        require_supported(config.checks, unsupported_checks(next(iter(networks.values())), data, task), task)
     labeled = require_labeled(split)
-    models = {name: LogitsModel(network, data, task) for name, network in networks.items()}
-    run = _Evaluation(models, data, labeled, _select_samples(labeled, config), config, pairs)
-    correct = run.predict_correct(run.subset)
-    run.compare("clean_accuracy", correct)
+    run = ComparedNetworks(networks, task, data, pairs)
+    samples = _Samples(labeled, _select_samples(labeled, config), config)
+    clean = run.statistics(samples.subset)
+    run.compare("clean", clean)
     metrics: _Metrics = {
-        name: {"num_samples": len(run.subset), "clean_accuracy": _accuracy(mask)} for name, mask in correct.items()
+        name: {
+            "num_samples": len(samples.subset),
+            "clean": run.value(statistics),
+            "clean_interval": evaluation.metric_interval(task, statistics),
+        }
+        for name, statistics in clean.items()
     }
     for check in (name for name in CHECKS if name in config.checks):
-        for name, model_metrics in _CHECK_FUNCTIONS[check](run).items():
+        for name, model_metrics in _CHECK_FUNCTIONS[check](run, samples).items():
             metrics[name][check] = model_metrics
     return {"models": metrics, "differences": run.differences}
 
 
-def _accuracy_difference(correct_a: Tensor, correct_b: Tensor) -> dict[str, Any]:
-    difference, low, high = evaluation.paired_bootstrap(correct_a, correct_b)
-    return {"difference": difference, "low": low, "high": high, "num_samples": len(correct_a)}
-
-
-def _mean_difference(fractions_a: Tensor, fractions_b: Tensor) -> dict[str, Any]:
-    return evaluation.paired_bootstrap_mean(100 * fractions_a, 100 * fractions_b)
-
-
-@dataclass(frozen=True, slots=True)
-class _Evaluation:
-    """Networks from pixels to logits, and the labeled samples of the split; ``subset`` are those that are changed."""
-
-    networks: Mapping[str, nn.Module]
-    data: DataModule
-    split: Split
-    subset: Split
-    config: RobustnessConfig
-    pairs: Sequence[tuple[str, str]]
-    differences: list[dict[str, Any]] = field(default_factory=list)
-
-    def predict_correct(self, split: Split) -> dict[str, Tensor]:
-        """For each network, whether it is correct on each sample, ``[n]`` booleans."""
-        return {name: _predict(network, split).argmax(dim=1) == split.target for name, network in self.networks.items()}
-
-    def compare(
-        self,
-        metric: str,
-        values: Mapping[str, Any],
-        difference: Callable[[Any, Any], dict[str, Any]] = _accuracy_difference,
-        *,
-        unit: str = "points",
-    ) -> None:
-        """Add the differences of all pairs in ``metric``, from ``values`` by network."""
-        for a, b in self.pairs:
-            row = {"model": a, "reference": b, "metric": metric, "unit": unit}
-            self.differences.append({**row, **difference(values[a], values[b])})
-
-
-def _check_attacks(run: _Evaluation) -> _Metrics:
-    config = run.config
+def _check_attacks(run: ComparedNetworks, samples: _Samples) -> _Metrics:
+    config = samples.config
     correct = {
         name: evaluation.adversarial_accuracy(
-            network, run.subset, attacks=config.attacks, eps=config.eps, seed=config.seed
+            network, samples.subset, attacks=config.attacks, eps=config.eps, seed=config.seed
         )
-        for name, network in run.networks.items()
+        for name, network in run.logits_models().items()
     }
     attacks = (*config.attacks, "worst_case")
-    settings = {"eps": config.eps, "num_samples": len(run.subset)}
+    settings = {"eps": config.eps, "num_samples": len(samples.subset)}
     for attack in attacks:
-        run.compare(attack, _pick(correct, attack))
+        run.compare_values(attack, _pick(correct, attack))
     return {
         name: {**settings, **{attack: _accuracy(masks[attack]) for attack in attacks}}
         for name, masks in correct.items()
     }
 
 
-def _check_corruptions(run: _Evaluation) -> _Metrics:
-    correct = evaluation.corruption_accuracy(run.networks, run.subset, seed=run.config.seed)
-    # For each sample, the fraction of the 75 corrupted versions with a correct prediction.
-    fractions = {name: torch.cat(list(masks.values())).double().mean(dim=0) for name, masks in correct.items()}
+def _check_corruptions(run: ComparedNetworks, samples: _Samples) -> _Metrics:
+    statistics = evaluation.corruption_statistics(
+        run.image_models(), samples.subset, run.task, seed=samples.config.seed
+    )
     shape, note = run.data.input_shape, evaluation.CORRUPTION_NOTE
     if len(shape) == 3 and min(shape[1:]) < 32:
         note += f"; lengths are those for 32×32 pixels, and weigh more on {shape[1]}×{shape[2]}"
-    run.compare("corruptions", fractions, _mean_difference)
+    joined = {name: torch.cat(list(rows.values())) for name, rows in statistics.items()}
+    means = run.compare_means("corruptions", joined)
     for corruption in evaluation.CORRUPTIONS:
-        masks = _pick(correct, corruption)
-        run.compare(corruption, {name: mask.double().mean(dim=0) for name, mask in masks.items()}, _mean_difference)
+        run.compare_means(corruption, _pick(statistics, corruption))
     return {
         name: {
-            "mean": float(fractions[name].mean()),
-            "num_samples": len(run.subset),
+            "mean": means[name],
+            "num_samples": len(samples.subset),
             "note": note,
-            "by_corruption": {corruption: mask.double().mean(dim=1).tolist() for corruption, mask in masks.items()},
+            "by_corruption": {corruption: [run.value(s) for s in rows] for corruption, rows in by_name.items()},
         }
-        for name, masks in correct.items()
+        for name, by_name in statistics.items()
     }
 
 
-def _check_noise(run: _Evaluation) -> _Metrics:
-    correct = evaluation.noise_accuracy(run.networks, run.subset, seed=run.config.seed)
+def _check_noise(run: ComparedNetworks, samples: _Samples) -> _Metrics:
+    statistics = evaluation.noise_statistics(run.image_models(), samples.subset, run.task, seed=samples.config.seed)
     for index, sigma in enumerate(evaluation.NOISE_SIGMAS):
-        run.compare(f"noise {sigma:g}", _pick(correct, index))
-    settings = {"sigmas": list(evaluation.NOISE_SIGMAS), "num_samples": len(run.subset)}
-    return {name: {**settings, "accuracy": masks.double().mean(dim=1).tolist()} for name, masks in correct.items()}
+        run.compare(f"noise {sigma:g}", _pick(statistics, index))
+    settings = {"sigmas": list(evaluation.NOISE_SIGMAS), "num_samples": len(samples.subset)}
+    return {name: {**settings, "values": [run.value(s) for s in rows]} for name, rows in statistics.items()}
 
 
-def _check_shift(run: _Evaluation) -> _Metrics:
-    shifted, reference = run.config.shifted, run.config.reference
+def _check_shift(run: ComparedNetworks, samples: _Samples) -> _Metrics:
+    shifted, reference = samples.config.shifted, samples.config.reference
     assert shifted is not None
     correct = run.predict_correct(shifted)
-    run.compare("shift", correct)
+    run.compare_values("shift", correct)
     if reference is not None:
         return {
             name: {"is_paired": True, **evaluation.shift_accuracy(network, reference, shifted)}
-            for name, network in run.networks.items()
+            for name, network in run.logits_models().items()
         }
-    clean = run.predict_correct(run.split)
+    clean = run.predict_correct(samples.split)
     return {
         name: {
             "is_paired": False,
@@ -248,44 +213,46 @@ def _check_shift(run: _Evaluation) -> _Metrics:
     }
 
 
-def _check_ood(run: _Evaluation) -> _Metrics:
-    config = run.config
+def _check_ood(run: ComparedNetworks, samples: _Samples) -> _Metrics:
+    config = samples.config
     if config.ood is None:
         # Noise in 0..1 is out of distribution for images; for other inputs that is unknown.
-        evaluation.require_pixels(run.subset.read(torch.arange(len(run.subset))))
+        evaluation.require_pixels(samples.subset.read(torch.arange(len(samples.subset))))
         generator = torch.Generator().manual_seed(config.seed)
-        noise = torch.rand(len(run.subset), *run.data.input_shape, generator=generator)
+        noise = torch.rand(len(samples.subset), *run.data.input_shape, generator=generator)
         split = Split.from_images(InMemory(noise), torch.full((len(noise),), UNLABELED))
     else:
         split = _select_samples(config.ood, config)
-    logits = {name: (_predict(net, run.subset), _predict(net, split)) for name, net in run.networks.items()}
+    id_logits, ood_logits = run.logits(samples.subset), run.logits(split)
+    logits = {name: (id_logits[name], ood_logits[name]) for name in run.networks}
     for score, function in OOD_SCORES.items():
-        scores = {name: (function(id_logits), function(ood_logits)) for name, (id_logits, ood_logits) in logits.items()}
-        run.compare(f"auroc {score}", scores, evaluation.auroc_difference, unit="1")
+        scores = {name: (function(inside), function(outside)) for name, (inside, outside) in logits.items()}
+        run.compare_values(f"auroc {score}", scores, evaluation.auroc_difference, unit="1")
     dataset = "uniform noise" if config.ood is None else "a folder"
     return {name: {"dataset": dataset, **evaluation.ood_metrics(*pair)} for name, pair in logits.items()}
 
 
-def _check_calibration(run: _Evaluation) -> _Metrics:
+def _check_calibration(run: ComparedNetworks, samples: _Samples) -> _Metrics:
     """Where the split overlaps the validation split, a temperature is fitted on one half and evaluated on the other."""
-    split, fit_split = run.split, run.data.validation.select_labeled()
+    split, fit_split = samples.split, run.data.validation.select_labeled()
     overlaps = bool(torch.isin(split.sample_ids, fit_split.sample_ids).any())
     if overlaps:
-        fit_half, test_half = evaluation.split_halves(len(split), seed=run.config.seed)
+        fit_half, test_half = evaluation.split_halves(len(split), seed=samples.config.seed)
         fit_split, split = split.subset(fit_half), split.subset(test_half)
     metrics, logits = _Metrics(), dict[str, dict[str, Tensor]]()
-    for name, network in run.networks.items():
-        before = _predict(network, split).double()
-        fit_logits = _predict(network, fit_split)
-        metrics[name] = evaluation.temperature_scaling_metrics((fit_logits, fit_split.target), (before, split.target))
+    eval_logits, fit_logits = run.logits(split), run.logits(fit_split)
+    for name in run.networks:
+        before = eval_logits[name].double()
+        fitted = fit_logits[name], fit_split.target
+        metrics[name] = evaluation.temperature_scaling_metrics(fitted, (before, split.target))
         metrics[name]["fit_split"] = "half of validation" if overlaps else "validation"
         logits[name] = {"before": before, "after": before / metrics[name]["temperature"]}
     for stage in ("before", "after"):
         scaled = _pick(logits, stage)
         rows = {name: _confidence_and_correct(values, split.target) for name, values in scaled.items()}
-        run.compare(f"ece {stage}", rows, _ece_difference, unit="1")
+        run.compare_values(f"ece {stage}", rows, _ece_difference, unit="1")
         nll = {name: F.cross_entropy(values, split.target, reduction="none") for name, values in scaled.items()}
-        run.compare(f"nll {stage}", nll, evaluation.paired_bootstrap_mean, unit="1")
+        run.compare_values(f"nll {stage}", nll, evaluation.paired_bootstrap_mean, unit="1")
     return metrics
 
 
@@ -299,12 +266,6 @@ def _ece_difference(rows_a: Tensor, rows_b: Tensor) -> dict[str, Any]:
     return evaluation.paired_bootstrap_statistic(
         lambda rows: evaluation.calibration_error(rows[:, 0], rows[:, 1] > 0), rows_a, rows_b, n_resamples=1000
     )
-
-
-def _predict(network: nn.Module, split: Split) -> Tensor:
-    """The logits of ``network`` for all of ``split``, ``[n, classes]`` float32 on the CPU."""
-    batches = torch.split(torch.arange(len(split)), 256)
-    return torch.cat([evaluation.predict_logits(network, split.read(indices)) for indices in batches])
 
 
 def _select_samples(split: Split, config: RobustnessConfig) -> Split:
@@ -324,7 +285,7 @@ def _pick(values: Mapping[str, Any], key: Any) -> dict[str, Any]:
     return {name: by_key[key] for name, by_key in values.items()}
 
 
-_CHECK_FUNCTIONS: Mapping[str, Callable[[_Evaluation], _Metrics]] = {
+_CHECK_FUNCTIONS: Mapping[str, Callable[[ComparedNetworks, _Samples], _Metrics]] = {
     "attacks": _check_attacks,
     "corruptions": _check_corruptions,
     "noise": _check_noise,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from limbeck._version import __version__
 from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.core.roles import Role
-from limbeck.data import DataModule, Split, iterate_batches
+from limbeck.data import DataModule, Split
 from limbeck.data.sources import IMG_EXTENSIONS
 from limbeck.data.split import UNLABELED, ImageFiles
 from limbeck.evaluation import ATTACKS, DEFAULT_EPS, get_hardware_info, get_package_versions
@@ -31,8 +31,9 @@ from limbeck.utils.io import write_text
 from limbeck.workflows._job.job import Job
 from limbeck.workflows._job.measure import evaluate_split, to_split_metrics
 from limbeck.workflows._job.provenance import hash_networks
+from limbeck.workflows.evaluate.check_support import CHECKS, NEEDS, require_supported, unsupported_checks
 from limbeck.workflows.evaluate.efficiency import measure_efficiency
-from limbeck.workflows.evaluate.robustness import CHECKS, RobustnessConfig, evaluate_side_by_side
+from limbeck.workflows.evaluate.robustness import RobustnessConfig, evaluate_side_by_side
 
 __all__ = ["evaluate_networks", "evaluate_student"]
 
@@ -49,17 +50,19 @@ def evaluate_student(folder: Path, *, split: str = "validation", data_root: str 
     student = load_weights(job.build_deployed_student(), folder).eval()
     scores = evaluate_split(student, job.data, job.task, _open_split(job, split, {"distilled": student}))
     metrics = to_split_metrics(scores, job.task)
-    _print(f"{folder}, {split} split:")
-    for name, value in {"num_samples": metrics["num_samples"], **metrics["metrics"]}.items():
-        _print(f"  {name:<10} {value if isinstance(value, int | None) else f'{value:.4f}'}")
+    _print(f"{folder}, {split} split, n = {metrics['num_samples']}:")
+    for spec in job.task.metric_specs:
+        interval = metrics["interval"].get(spec.name)
+        ends = "" if interval is None else f"  (95 %: {spec.format(interval[0])} to {spec.format(interval[1])})"
+        _print(f"  {spec.label:<28} {spec.format(metrics['metrics'][spec.name])}{ends}")
     record = read_record(folder / "record.json")
     model = record.models.get("distilled")
     recorded = None if model is None else model.validation if split == "validation" else model.test
     if recorded is not None:
         values = recorded.metrics.get(record.primary_metric), metrics["metrics"].get(record.primary_metric)
         is_same = None not in values and abs(values[0] - values[1]) < 1e-9
-        text = "none" if values[0] is None else f"{values[0]:.4f}"
-        _print(f"the record has {text}: {'the same' if is_same else 'NOT the same; did the data change?'}")
+        text = "the same" if is_same else "NOT the same; did the data change?"
+        _print(f"the record has {job.task.primary_metric.format(values[0])}: {text}")
     if split == "test":
         job.data.test.close()
     return metrics
@@ -73,6 +76,7 @@ def evaluate_networks(
     data_root: str | None = None,
     attacks: str | None = None,
     eps: str | None = None,
+    all_checks: bool = False,
     num_samples: int | None = None,
     shifted_dir: Path | None = None,
     reference_dir: Path | None = None,
@@ -82,11 +86,13 @@ def evaluate_networks(
 
     Args:
         folder: the run.
-        checks: out of ``attacks``, ``corruptions``, ``noise``, ``shift``, ``ood``, ``calibration`` and ``efficiency``.
+        checks: out of ``attacks``, ``corruptions``, ``noise``, ``shift``, ``ood``, ``calibration`` and ``efficiency``;
+            one that cannot judge the task is refused.
         split: ``validation``; or ``test``, which opens once in a run.
         data_root: root folder of the data, if it has moved.
         attacks: names with commas between; ``None``: all that are installed.
         eps: the largest change of a pixel, 0..1, as a number or a fraction (``8/255``).
+        all_checks: in addition, every check that needs no folder and can judge the task.
         num_samples: how many images are attacked, corrupted and made noisy; ``None``: 1000.
         shifted_dir: a folder of images of the same classes.
         reference_dir: a folder with the same images before they were shifted.
@@ -94,7 +100,11 @@ def evaluate_networks(
     """
     start_time, notes = time.monotonic(), list[str]()
     job, models = Job.from_run(folder, data_root), read_record(folder / "record.json").models
-    _require_classes(job, checks)
+    unsupported = unsupported_checks(job.build_deployed_student(), job.data, job.task)
+    require_supported(checks, unsupported, job.task)
+    if all_checks:
+        checks = {*checks, *(name for name in NEEDS if name not in unsupported and name != "shift")}
+        notes += [f"{name} is left out, for it needs {need}" for name, need in unsupported.items() if name != "shift"]
     config = RobustnessConfig(
         checks=tuple(name for name in CHECKS if name in checks),
         attacks=_parse_attacks(attacks, notes, checks),
@@ -128,25 +138,14 @@ def evaluate_networks(
     return evaluation
 
 
-def _require_classes(job: Job, checks: Collection[str]) -> None:
-    """Refuse checks of images with one class each for another task."""
-    batch = next(iterate_batches(job.data.validation.subset(torch.arange(1)), job.data.normalization))
-    with torch.no_grad():
-        scores = job.task.score(job.build_deployed_student().eval(), batch)
-    if scores.logits is None or job.data.train.sequences is not None:
-        raise LimbeckError(
-            f"{', '.join(sorted(checks))}: these checks need images of one class each, and the task of this run is "
-            f"{type(job.task).__name__}: leave them away, and limbeck evaluate computes its metrics"
-        )
-
-
 def _open_split(job: Job, split: str, networks: Mapping[str, nn.Module]) -> Split:
     return job.data.validation if split == "validation" else job.data.test.unlock(hash_networks(networks))
 
 
 def _evaluation_header(job: Job, split: str, config: RobustnessConfig) -> dict[str, Any]:
     return {
-        "schema": 2, "kind": "evaluation", "limbeck": __version__, "name": job.recipe.name, "seed": job.recipe.seed,
+        "schema": 3, "kind": "evaluation", "limbeck": __version__, "name": job.recipe.name, "seed": job.recipe.seed,
+        "metric": {"name": job.task.primary_metric.name, **job.task.primary_metric.to_dict()},
         "created": datetime.now(UTC).isoformat(timespec="seconds"), "split": split,
         "config": {
             "checks": list(config.checks), "attacks": list(config.attacks), "eps": config.eps,
