@@ -19,7 +19,6 @@ ALLOWED = {
     "training/callbacks.py": "the column train/accuracy of metrics.csv",
     # Checks of image classifiers, refused for other tasks.
     "evaluation/robustness/attacks.py": "adversarial accuracy",
-    "evaluation/robustness/corruptions.py": "accuracy under corruptions",
     "evaluation/robustness/noise_and_shift.py": "accuracy under noise and shift",
     "workflows/evaluate/robustness.py": "the sections of these checks",
     "cli/commands.py": "the names of these checks",
@@ -33,7 +32,7 @@ ALLOWED = {
     "workflows/reproduce.py": "the agreement of the record",
 }
 NOT_CLEAN_YET = (
-    "report/", "dashboard/", "workflows/compare/", "workflows/evaluate/efficiency.py", "workflows/diagnose.py",
+    "report/", "dashboard/", "workflows/compare/", "workflows/diagnose.py",
     "workflows/select_teachers/run.py", "workflows/_job/measure.py", "teachers/selection/",
 )  # fmt: skip
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from limbeck.cli import main
 from limbeck.workflows import distill
 
 
@@ -23,15 +24,21 @@ def write_folders(root):
             Image.fromarray(mask).save(root / f"{split}annot" / f"{i}.png")
 
 
-def test_the_recipe_camvid_runs_with_a_cache(tmp_path):
-    write_folders(tmp_path)
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    root = tmp_path_factory.mktemp("camvid")
+    write_folders(root)
     settings = [
-        f"data.root={tmp_path}", "data.classes=[sky,road,car]", "data.ignore_index=9", "data.size=null",
+        f"data.root={root}", "data.classes=[sky,road,car]", "data.ignore_index=9", "data.size=null",
         "teachers.teacher.width=4", "teachers.teacher.depth=2", "student.width=2", "student.depth=2",
-        "teacher_training.steps=3", "stages.0.steps=4", "training.batch_size=4", f"cache.root={tmp_path / 'cache'}",
+        "teacher_training.steps=3", "stages.0.steps=4", "training.batch_size=4", f"cache.root={root / 'cache'}",
     ]  # fmt: skip
-    distill("camvid", settings, run_dir=tmp_path / "run", callbacks=[])
-    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    distill("camvid", settings, run_dir=root / "run", callbacks=[])
+    return root / "run"
+
+
+def test_the_recipe_camvid_runs_with_a_cache(run):
+    record = json.loads((run / "record.json").read_text())
     assert record["primary_metric"] == "miou"
     for model in record["models"].values():
         test = model["test"]
@@ -42,5 +49,31 @@ def test_the_recipe_camvid_runs_with_a_cache(tmp_path):
         values = [entry["value"] for entry in test["per_class"] if entry["value"] is not None]
         assert test["metrics"]["miou"] == pytest.approx(np.mean(values))
     assert record["verdict"]["metric"] == "miou"
-    assert (tmp_path / "run" / "student.onnx").exists()
-    assert (tmp_path / "run" / "report.html").exists()
+    assert (run / "student.onnx").exists()
+    assert (run / "report.html").exists()
+
+
+def test_its_networks_are_evaluated_by_the_metric_of_the_task(run, capsys):
+    assert main(["evaluate", str(run)]) == 0
+    shown = capsys.readouterr().out
+    assert "Mean IoU" in shown
+    assert "the same" in shown
+    assert main(["evaluate", str(run), "--noise"]) == 0
+    assert "Mean IoU of" in capsys.readouterr().out
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    record = json.loads((run / "record.json").read_text())
+    assert evaluation["metric"]["name"] == "miou"
+    for name, model in evaluation["models"].items():
+        assert model["clean"] == record["models"][name]["validation"]["metrics"]["miou"]
+        low, high = model["clean_interval"]
+        assert low <= model["clean"] <= high
+        assert len(model["noise"]["values"]) == 5
+    assert {row["metric"]: row["unit"] for row in evaluation["differences"]}["noise 0.3"] == "points"
+
+
+def test_checks_of_classifiers_are_refused_in_one_sentence(run, capsys):
+    assert main(["evaluate", str(run), "--attacks", "--calibration", "--noise"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "limbeck: attacks needs images of one class each and calibration needs one class for each sample, and the task "
+        "of this run is Segmentation: remove them; checks for this task: corruptions, noise, efficiency"
+    ]

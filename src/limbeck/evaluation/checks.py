@@ -67,7 +67,7 @@ def require_class_targets(split: Split, purpose: str) -> None:
     fields = {"sequences": split.sequences, "masks": split.masks, "values": split.values}
     for kind, value in fields.items():
         if value is not None:
-            raise LimbeckError(f"{purpose} needs images of one class each, got a split with {kind}: leave it away")
+            raise LimbeckError(f"{purpose} needs images of one class each, got a split with {kind}: remove it")
 
 
 def require_labeled(split: Split) -> Split:
@@ -129,7 +129,7 @@ def statistics_under_perturbations(
         By network, ``[perturbations, labeled, k]`` float64, see :class:`limbeck.core.task.Scores`.
     """
     if split.sequences is not None:
-        raise LimbeckError("noise and corruptions need images, got a split with sequences: leave them away")
+        raise LimbeckError("noise and corruptions need images, got a split with sequences: remove them")
     split = require_labeled(split)
     chunks: dict[str, list[Tensor]] = {name: [] for name in networks}
     for indices in torch.split(torch.arange(len(split)), batch_size):

@@ -180,7 +180,7 @@ def _compare_outputs(
 def _compare_predictions(
     task: DeployableTask, module: nn.Module, exported: OnnxModule, batches: Sequence[Any]
 ) -> tuple[float, int]:
-    """The fraction of samples with equal predictions, and their number."""
+    """:func:`equal_predictions`, and the number of samples."""
     with torch.no_grad():
         expected, actual = (
             [prediction for batch in batches for prediction in task.score(network, batch).predictions]
@@ -190,28 +190,31 @@ def _compare_predictions(
 
 
 def equal_predictions(expected: Sequence[Any], actual: Sequence[Any]) -> float:
-    """The fraction of samples with equal predictions; of a tensor, such as a mask, 99.9 % of its values are equal, of
-    numbers, such as boxes, to rounding.
+    """The fraction of samples with equal predictions; of tensors, such as masks, the mean fraction of equal values.
 
-    >>> equal_predictions([3, 1], [3, 2])
-    0.5
+    Floating-point values, such as boxes, are equal to rounding.
+
+    >>> equal_predictions([3, 1], [3, 2]), equal_predictions([torch.tensor([1, 2])], [torch.tensor([1, 3])])
+    (0.5, 0.5)
     """
-    return sum(map(_is_equal, expected, actual)) / max(len(expected), 1)
+    return sum(map(_equal_fraction, expected, actual)) / max(len(expected), 1)
 
 
-def _is_equal(first: Any, second: Any) -> bool:
-    first_leaves, second_leaves = tree_leaves(first), tree_leaves(second)
-    return len(first_leaves) == len(second_leaves) and all(map(_is_leaf_equal, first_leaves, second_leaves))
+def _equal_fraction(expected: Any, actual: Any) -> float:
+    expected_leaves, actual_leaves = tree_leaves(expected), tree_leaves(actual)
+    if len(expected_leaves) != len(actual_leaves):
+        return 0.0
+    return min(map(_leaf_fraction, expected_leaves, actual_leaves), default=1.0)
 
 
-def _is_leaf_equal(first: Any, second: Any) -> bool:
-    if isinstance(first, float) and isinstance(second, float):
-        return math.isclose(first, second, rel_tol=_ROUNDING, abs_tol=_ROUNDING)
-    if not isinstance(first, Tensor):
-        return bool(first == second)
-    if first.shape != second.shape:
-        return False
-    is_equal = first == second
-    if first.is_floating_point():
-        is_equal = torch.isclose(first, second, rtol=_ROUNDING, atol=_ROUNDING, equal_nan=True)
-    return not first.numel() or float(is_equal.double().mean()) >= 0.999
+def _leaf_fraction(expected: Any, actual: Any) -> float:
+    if isinstance(expected, float) and isinstance(actual, float):
+        return float(math.isclose(expected, actual, rel_tol=_ROUNDING, abs_tol=_ROUNDING))
+    if not isinstance(expected, Tensor):
+        return float(expected == actual)
+    if expected.shape != actual.shape:
+        return 0.0
+    is_equal = expected == actual
+    if expected.is_floating_point():
+        is_equal = torch.isclose(expected, actual, rtol=_ROUNDING, atol=_ROUNDING, equal_nan=True)
+    return float(is_equal.double().mean()) if expected.numel() else 1.0

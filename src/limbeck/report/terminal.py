@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _MAX_PAIRS = 10
 _EVALUATION_WIDTH = 120
+_MAX_HEADING = 12
 _COMPARE_HEADINGS = ("Gain", "Gap recovered", "Parameters", "Latency")
 """Columns of a comparison beside the primary metric."""
 _ATTACK_LABELS = {"fgsm": "FGSM", "pgd": "PGD-20", "apgd": "APGD-20", "worst_case": "worst of them"}
@@ -304,11 +305,12 @@ def _cost_tables(evaluation: Mapping[str, Any]) -> Iterator[RenderableType]:
         if row["runtime"] == "torch":
             numbers = (format_count(row["parameters"]), format_count(row["flops"]), format_bytes(row["peak_memory"]))
             memory_rows.append((label, *numbers))
+    metric = spec.text if len(spec.text) <= _MAX_HEADING else "metric"
     yield (
         f"ms per call, median (95th percentile); {threads} thread{'s' if threads > 1 else ''} of "
         f"{machine['num_cores']} cores, {machine['cpu']}"
     )
-    headings = [*(f"batch of {batch}" for batch in batches), spec.text, "same as torch", "file"]
+    headings = [*(f"batch of {batch}" for batch in batches), metric, "as torch", "file"]
     yield make_table(["network", "runtime"], headings, latency_rows)
     yield "for one sample in torch"
     yield make_table(["network"], ["parameters", "FLOPs", "peak memory"], memory_rows)

@@ -52,10 +52,13 @@ def require_supported(checks: Collection[str], unsupported: Mapping[str, str], t
     if not refused:
         return
     needs = list(dict.fromkeys(unsupported[name] for name in refused))
-    by_need = [(need, [name for name in refused if unsupported[name] == need]) for need in needs]
-    reasons = "; ".join(f"{', '.join(names)}: needs {need}" for need, names in by_need)
-    possible = ", ".join(name for name in NEEDS if name not in unsupported) or "no check"
+    grouped = {need: [name for name in refused if unsupported[name] == need] for need in needs}
+    reasons = " and ".join(
+        f"{', '.join(names)} need{'s' if len(names) == 1 else ''} {need}" for need, names in grouped.items()
+    )
+    possible = ", ".join(name for name in NEEDS if name not in unsupported) or "none"
+    pronoun = "it" if len(refused) == 1 else "them"
     raise LimbeckError(
-        f"{reasons}; the task of this run is {type(task).__name__}: leave them away (possible: {possible}); without "
-        "checks, limbeck evaluate computes the metrics of the task"
+        f"{reasons}, and the task of this run is {type(task).__name__}: remove {pronoun}; checks for this task: "
+        f"{possible}"
     )

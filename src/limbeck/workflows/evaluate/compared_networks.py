@@ -37,7 +37,7 @@ def with_normalization(network: nn.Module, data: DataModule) -> NormalizedModel:
     return model.to(model_device(network))
 
 
-def _accuracy_difference(correct_a: Tensor, correct_b: Tensor) -> dict[str, Any]:
+def _proportion_difference(correct_a: Tensor, correct_b: Tensor) -> dict[str, Any]:
     difference, low, high = evaluation.paired_bootstrap(correct_a, correct_b)
     return {"difference": difference, "low": low, "high": high, "num_samples": len(correct_a)}
 
@@ -128,7 +128,7 @@ class ComparedNetworks:
         self,
         metric: str,
         values: Mapping[str, Any],
-        difference: Callable[[Any, Any], dict[str, Any]] = _accuracy_difference,
+        difference: Callable[[Any, Any], dict[str, Any]] = _proportion_difference,
         *,
         unit: str = "points",
     ) -> None:
