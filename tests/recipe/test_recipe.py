@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import inspect
 
 import pytest
 import torch
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.protocols import loss_attribute
 from limbeck.core.schedules import linear
 from limbeck.recipe import Recipe, fill_defaults, find_recipe, list_recipes, load_recipe, resolve_recipe, to_yaml
+from limbeck.recipe.registry import list_names, resolve_target
 from limbeck.recipe.schema import to_plain, validate
 from limbeck.recipe.yaml_io import dump_yaml, parse_yaml
 
@@ -263,6 +266,21 @@ def test_an_error_in_a_named_node_names_its_config_path(sentence, digits, overri
     recipe = load_recipe(digits, overrides)
     assert message in sentence(resolve_recipe, recipe)
     assert message in sentence(to_yaml, recipe)
+
+
+def test_a_loss_on_the_student_alone_needs_no_layers_of_the_teacher(sentence, digits):
+    byot = "stages.0.objective.exits={use: BYOTLoss, layers: [early]%s}"
+    layers = "stages.0.feature_layers={student: {early: block1}}"
+    resolve_recipe(load_recipe(digits, [byot % "", layers]))
+    wrong = load_recipe(digits, [byot % ", deepest_layer: late", layers])
+    assert "exits.deepest_layer: no feature layer of student is named 'late'" in sentence(resolve_recipe, wrong)
+
+
+def test_each_loss_declares_which_of_its_settings_are_layers():
+    for name in list_names("loss"):
+        loss = resolve_target(name, ["loss"])[1]
+        settings = {setting for setting in inspect.signature(loss).parameters if "layer" in setting}
+        assert set(loss_attribute(loss, "layer_settings")) == settings, name
 
 
 def test_two_stages_of_one_name_are_refused(sentence, digits):

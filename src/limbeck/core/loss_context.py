@@ -30,6 +30,7 @@ class LossContext:
         target: class indices ``[rows]`` (-100: no label) or class probabilities ``[rows, classes]`` (all zero: no
             label); ``None`` where the data has none.
         sample_targets: targets that are not by row, ``[batch, ...]`` by name: token sequences and their lengths, boxes.
+        input_mask: ``[batch, positions]`` booleans, false in the padding of sequences; ``None``: inputs are not padded.
         sample_ids: ``[batch]``, the index of each sample in the data; ``None`` where the batch has none.
         progress: progress of training.
         default_temperature: temperature of a loss whose ``temperature`` is ``None``: the task's, else 4.
@@ -41,6 +42,7 @@ class LossContext:
     teacher: Outputs | None = None
     target: Tensor | None = None
     sample_targets: Mapping[str, Tensor] = field(default_factory=dict)
+    input_mask: Tensor | None = None
     sample_ids: Tensor | None = None
     progress: Progress = field(default_factory=Progress)
     default_temperature: float = DEFAULT_TEMPERATURE

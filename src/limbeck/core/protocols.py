@@ -32,6 +32,7 @@ class Loss(Protocol):
             are checked against the usual range of the task.
         needs_teacher: whether it reads the outputs of a teacher.
         needs_target: whether it reads the target.
+        layer_settings: names of the settings that name layers, such as ``("layer",)``; a recipe is checked for them.
         replaces_classifier: whether the deployed model has a head of the loss in place of the student's classifier
             (``make_head``, see :class:`~limbeck.losses.simkd.SimKDLoss`).
         has_exits: whether it trains classifiers on hidden layers (``layers`` and ``head``, see
@@ -46,6 +47,7 @@ class Loss(Protocol):
     uses_task_temperature: ClassVar[bool] = False
     needs_teacher: ClassVar[bool] = True
     needs_target: ClassVar[bool] = False
+    layer_settings: ClassVar[tuple[str, ...]] = ()
     replaces_classifier: ClassVar[bool] = False
     has_exits: ClassVar[bool] = False
     fn: ClassVar[Callable[..., Tensor] | None] = None

@@ -101,6 +101,8 @@ class Task(Protocol):
 
     - ``sample_targets(batch) -> Mapping[str, Tensor]``: targets that are not by row, ``[batch, ...]`` (padded token
       sequences and their lengths, boxes), for :attr:`LossContext.sample_targets`.
+    - ``input_mask(batch) -> Tensor | None``: ``[batch, positions]`` booleans, false in the padding of sequences, which
+      losses on features leave out.
     - ``prepare_batch(student, batch, query_teachers) -> (student's batch, teachers' batch)``: changes a training batch
       by the student itself (adversarial images, generated text). ``query_teachers(batch)`` returns their outputs.
     - ``check_data(network, data)``: refuses data that ``network`` cannot be trained on, before training.

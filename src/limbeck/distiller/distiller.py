@@ -99,6 +99,7 @@ class Distiller(nn.Module):
         if objective.loss_weighting is not None:
             objective.loss_weighting.set_student(student)
         self._sample_targets = getattr(task, "sample_targets", None)
+        self._input_mask = getattr(task, "input_mask", None)
         self._prepare_batch = getattr(task, "prepare_batch", None)
         # In a list, since its parameters belong to the objective and must not be registered twice.
         self.task, self._ensemble = task, [ensemble_method]
@@ -159,6 +160,7 @@ class Distiller(nn.Module):
             teacher=combined,
             target=target,
             sample_targets={} if self._sample_targets is None else self._sample_targets(batch),
+            input_mask=None if self._input_mask is None else self._input_mask(batch),
             sample_ids=_sample_ids(batch),
             progress=self.progress,
             default_temperature=self._default_temperature,

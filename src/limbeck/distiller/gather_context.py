@@ -44,7 +44,9 @@ def gather_context(context: LossContext) -> LossContext:
     batch_sizes, gathered_outputs = [sizes[0] for sizes in all_sizes], dict[str, Outputs]()
     for i, (name, outputs) in enumerate(outputs_by_name.items()):
         row_counts, has_mask = [sizes[1 + 2 * i] for sizes in all_sizes], any(sizes[2 + 2 * i] for sizes in all_sizes)
-        gathered_outputs[name] = _gather_outputs(outputs, row_counts, batch_sizes, has_mask=has_mask)
+        gathered_outputs[name] = _gather_outputs(
+            outputs, row_counts, batch_sizes, has_mask=has_mask, is_padded=context.input_mask is not None
+        )
     teachers = {name: gathered_outputs[f"teacher {name}"] for name in context.teachers}
     return replace(
         context,
@@ -53,12 +55,23 @@ def gather_context(context: LossContext) -> LossContext:
         teacher=gathered_outputs.get("ensemble") if shared_teacher is None else teachers[shared_teacher],
         target=None if context.target is None else all_gather(context.target),
         sample_targets=_LazyGather(context.sample_targets, _refuse_sample_targets),
+        input_mask=None,
         sample_ids=None if context.sample_ids is None else all_gather(context.sample_ids),
     )
 
 
-def _gather_outputs(outputs: Outputs, row_counts: list[int], batch_sizes: list[int], *, has_mask: bool) -> Outputs:
-    """Gather the outputs of one network; ``has_mask`` if any process has masked samples."""
+def _gather_outputs(
+    outputs: Outputs, row_counts: list[int], batch_sizes: list[int], *, has_mask: bool, is_padded: bool
+) -> Outputs:
+    """Gather the outputs of one network.
+
+    Args:
+        outputs: of this process.
+        row_counts: rows of each process.
+        batch_sizes: samples of each process.
+        has_mask: whether any process has masked samples.
+        is_padded: whether inputs are padded sequences, of another length in each process.
+    """
     valid = outputs.valid
     if has_mask and valid is None:
         device = next((tensor.device for tensor in outputs.tensors()), None)
@@ -68,11 +81,19 @@ def _gather_outputs(outputs: Outputs, row_counts: list[int], batch_sizes: list[i
     def gather(tensor: Tensor | None, sizes: list[int]) -> Tensor | None:
         return None if tensor is None else all_gather(tensor, sizes=sizes)
 
+    def gather_features(tensor: Tensor) -> Tensor:
+        if is_padded and tensor.ndim == 3:
+            raise LimbeckError(
+                "features of padded sequences cannot be gathered from all processes: remove gather_distributed, or use "
+                "features without positions"
+            )
+        return all_gather(tensor, sizes=batch_sizes)
+
     return Outputs(
         logits=gather(outputs.logits, row_counts),
         spatial_logits=gather(outputs.spatial_logits, batch_sizes),
         embedding=gather(outputs.embedding, batch_sizes),
-        features=_LazyGather(outputs.features, lambda tensor: all_gather(tensor, sizes=batch_sizes)),
+        features=_LazyGather(outputs.features, gather_features),
         by_row=_LazyGather(outputs.by_row, lambda tensor: all_gather(tensor, sizes=row_counts)),
         by_sample=_LazyGather(outputs.by_sample, lambda tensor: all_gather(tensor, sizes=batch_sizes)),
         extra=_LazyGather(outputs.extra, lambda tensor: tensor if tensor.ndim else all_gather(tensor[None]).mean()),

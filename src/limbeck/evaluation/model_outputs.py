@@ -19,6 +19,7 @@ from limbeck.features import FeatureExtractor, layer_root, parse_layer, trace_ca
 from limbeck.losses._ops import hard_labels
 from limbeck.utils.count_samples import count_samples
 from limbeck.utils.eval_mode import eval_mode
+from limbeck.utils.frames import mask_frames
 
 __all__ = ["LayerRecorder", "ModelOutputs", "collect_outputs"]
 
@@ -81,9 +82,10 @@ class LayerRecorder:
                 outputs = _logits_by_sample(self._model, batch, self._task)
             indices = torch.arange(-self._num_seen % self._every, num_samples, self._every)
             indices = indices[: int(min(self._max_samples - self._num_recorded, len(indices)))]
+            mask = get_mask(batch) if (get_mask := getattr(self._task, "input_mask", None)) is not None else None
             logits_layer = {} if outputs is None else {_LOGITS_LAYER: outputs[0]}
             for layer, tensor in (captured or logits_layer).items():
-                self._features[layer].append(pool_features(tensor.detach().float()).cpu()[indices])
+                self._features[layer].append(pool_features(tensor.detach().float(), mask).cpu()[indices])
             self._num_recorded += len(indices)
         self._num_seen += num_samples
         if outputs is not None:
@@ -136,14 +138,20 @@ def first_batch(batches: Iterable[Any]) -> tuple[Any, Iterator[Any]]:
     raise LimbeckError("the split must have at least one batch, got no batch")
 
 
-def pool_features(features: Tensor) -> Tensor:
+def pool_features(features: Tensor, input_mask: Tensor | None = None) -> Tensor:
     """``features`` of any rank as ``[batch, width]``: the mean over space (``[b, c, h, w]``) or tokens (``[b, t, c]``).
+
+    Tokens that are padding by ``input_mask`` ``[batch, longest]`` are left out.
 
     >>> [tuple(pool_features(torch.ones(shape)).shape) for shape in ((2, 3, 4, 4), (2, 5, 7), (2, 6))]
     [(2, 3), (2, 7), (2, 6)]
     """
     if features.ndim == 3:
-        return features.mean(dim=1)
+        mask = None if input_mask is None else mask_frames(input_mask.to(features.device), features.shape[1])
+        if mask is None:
+            return features.mean(dim=1)
+        valid = features.masked_fill(~mask[:, :, None], 0.0)
+        return valid.sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1)
     return features.flatten(2).mean(dim=2) if features.ndim > 3 else features.reshape(len(features), -1)
 
 

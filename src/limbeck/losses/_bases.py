@@ -15,6 +15,7 @@ from limbeck.core.schedules import Schedule
 from limbeck.losses._features import channels_first, make_projection, match_size, require_prepared
 from limbeck.losses._logits import require_temperature
 from limbeck.losses._ops import upcast
+from limbeck.losses._sequences import pair_features
 from limbeck.losses.temperature import Temperature, apply_temperature
 
 
@@ -67,21 +68,23 @@ class FeatureLoss(Loss):
     """
 
     knowledge: ClassVar = "feature"
+    layer_settings: ClassVar = ("layer",)
     fn: ClassVar[Callable[..., Tensor]]
 
     layer: str
     teacher: str | None = field(default=None, kw_only=True)
 
     def __call__(self, context: LossContext) -> Tensor:
-        student, teacher = context.pair(self.teacher)
-        return self.fn(student.feature(self.layer), teacher.feature(self.layer), **_field_values(self))
+        student, teacher = pair_features(context, self.layer, self.teacher).without_padding()
+        return self.fn(student, teacher, **_field_values(self))
 
 
 class ProjectedFeatureLoss(nn.Module, Loss):
     """``fn`` of the features of one layer, the student's through a learned projection to the teacher's channels.
 
-    Both have their channels at axis 1, and the larger map is average-pooled to the smaller. A subclass declares ``fn``
-    and ``settings``, the names of its attributes in the repr, and may override ``make_projection`` and ``compare``.
+    Both have their channels at axis 1, and the larger map is average-pooled to the smaller. Of padded sequences, the
+    valid positions are compared, ``[rows, channels]``, where ``compares_positions``. A subclass declares ``fn`` and
+    ``settings``, the names of its attributes in the repr, and may override ``make_projection`` and ``compare``.
 
     Args:
         layer: name of the layer, the same for student and teacher.
@@ -89,8 +92,10 @@ class ProjectedFeatureLoss(nn.Module, Loss):
     """
 
     knowledge: ClassVar = "feature"
+    layer_settings: ClassVar = ("layer",)
     fn: ClassVar[Callable[..., Tensor]]
     settings: ClassVar[tuple[str, ...]] = ("layer",)
+    compares_positions: ClassVar[bool] = True
 
     def __init__(self, layer: str, *, teacher: str | None = None) -> None:
         super().__init__()
@@ -109,8 +114,8 @@ class ProjectedFeatureLoss(nn.Module, Loss):
 
     def features(self, context: LossContext) -> tuple[Tensor, Tensor]:
         """The features of student and teacher."""
-        student, teacher = context.pair(self.teacher)
-        return student.feature(self.layer), teacher.feature(self.layer)
+        pair = pair_features(context, self.layer, self.teacher)
+        return pair.matched().rows() if self.compares_positions else (pair.student, pair.teacher)
 
     def make_projection(self, student: Tensor, teacher: Tensor) -> nn.Module:
         """The projection between these features; by default the identity between equal channels."""

@@ -20,6 +20,7 @@ from limbeck.core.protocols import Loss
 from limbeck.losses._features import channels_first, match_size, require_prepared
 from limbeck.losses._logits import cross_entropy, kl_mean, log_softmax_pair, require_temperature
 from limbeck.losses._ops import mean_squared_error, require_interval, upcast
+from limbeck.losses._sequences import refuse_padding
 
 
 def byot_loss(
@@ -67,6 +68,7 @@ class BYOTLoss(nn.Module, Loss):
     """
 
     knowledge: ClassVar = "self"
+    layer_settings: ClassVar = ("layers", "deepest_layer")
     paper: ClassVar = "https://arxiv.org/abs/1905.08094"
     needs_target: ClassVar = True
     needs_teacher: ClassVar = False
@@ -89,6 +91,7 @@ class BYOTLoss(nn.Module, Loss):
 
     def prepare(self, context: LossContext) -> None:
         student = context.student
+        refuse_padding(context, student.feature(self.layers[0]), loss="BYOTLoss")
         deepest_features = None if self.deepest_layer is None else student.feature(self.deepest_layer)
         classes = student.require_logits().shape[1]
         self.heads = nn.ModuleList(_ExitHead(student.feature(name), deepest_features, classes) for name in self.layers)

@@ -34,6 +34,7 @@ from limbeck.core.protocols import Loss
 from limbeck.losses._bases import format_settings
 from limbeck.losses._features import channels_first, require_prepared
 from limbeck.losses._ops import IGNORE_INDEX, hard_labels, require_interval, require_same_shape, row_mean, upcast
+from limbeck.losses._sequences import pair_features, weigh_valid
 from limbeck.utils.all_gather import all_gather
 
 
@@ -91,6 +92,7 @@ class CRDLoss(nn.Module, Loss):
     """
 
     knowledge: ClassVar = "relation"
+    layer_settings: ClassVar = ("layer",)
     paper: ClassVar = "https://arxiv.org/abs/1910.10699"
     fn: ClassVar = staticmethod(crd_loss)
 
@@ -116,7 +118,7 @@ class CRDLoss(nn.Module, Loss):
     def prepare(self, context: LossContext) -> None:
         """Build the embeddings and the banks for the features of ``context``."""
         context.require_sample_ids(self.teacher)
-        student, teacher = (_pool_features(outputs.feature(self.layer)) for outputs in context.pair(self.teacher))
+        student, teacher = (_pool_features(features) for features in self._features(context))
         embed = {"student": student, "teacher": teacher}
         self.embed = nn.ModuleDict({name: nn.Linear(x.shape[1], self.embedding_dim).to(x) for name, x in embed.items()})
         for name in ("student_bank", "teacher_bank"):
@@ -127,9 +129,9 @@ class CRDLoss(nn.Module, Loss):
 
     def forward(self, context: LossContext) -> Tensor:
         """The loss of this context; in training mode it updates the banks."""
-        student_outputs, teacher_outputs = context.pair(self.teacher)
-        student = self._embed_features("student", student_outputs.feature(self.layer))
-        teacher = self._embed_features("teacher", teacher_outputs.feature(self.layer).detach())
+        student_features, teacher_features = self._features(context)
+        student = self._embed_features("student", student_features)
+        teacher = self._embed_features("teacher", teacher_features.detach())
         sample_ids = context.require_sample_ids(self.teacher).to(self.sample_ids)
         labels = self._labels(context, len(sample_ids)).to(self.labels)
         if self.training:
@@ -146,6 +148,11 @@ class CRDLoss(nn.Module, Loss):
 
     def extra_repr(self) -> str:
         return format_settings(self, "layer", "bank_size", "embedding_dim", "temperature", "momentum")
+
+    def _features(self, context: LossContext) -> tuple[Tensor, Tensor]:
+        """The features of student and teacher, whose mean over positions is that without padding."""
+        pair = pair_features(context, self.layer, self.teacher)
+        return weigh_valid(pair.student, pair.student_mask), weigh_valid(pair.teacher, pair.teacher_mask)
 
     def _embed_features(self, name: str, features: Tensor) -> Tensor:
         layer = require_prepared(self.embed, "CRDLoss")[name]

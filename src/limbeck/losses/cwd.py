@@ -7,7 +7,7 @@ for dense prediction: on spatial logits (τ 1) a channel is a class; on features
 
 from __future__ import annotations
 
-from typing import ClassVar, final
+from typing import ClassVar, Final, final
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,9 +16,12 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.schedules import Schedule, resolve
 from limbeck.losses._bases import ProjectedFeatureLoss
-from limbeck.losses._features import require_same_features
+from limbeck.losses._features import channels_first, require_same_features
 from limbeck.losses._logits import require_temperature
 from limbeck.losses._ops import upcast
+from limbeck.losses._sequences import fill_padding, pair_features
+
+_NO_PROBABILITY: Final = -1e30
 
 
 def cwd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
@@ -57,6 +60,7 @@ class CWDLoss(ProjectedFeatureLoss):
     paper: ClassVar = "https://arxiv.org/abs/2011.13256"
     fn: ClassVar = staticmethod(cwd_loss)
     settings: ClassVar = ("layer", "temperature")
+    compares_positions: ClassVar = False
 
     layer: str | None  # type: ignore[assignment]
 
@@ -77,6 +81,17 @@ class CWDLoss(ProjectedFeatureLoss):
                 "layer, CWDLoss(layer='mid'), or with several teachers one of them, CWDLoss(teacher='big')"
             )
         return student.spatial_logits, teacher.spatial_logits
+
+    def forward(self, context: LossContext) -> Tensor:
+        """The loss of this context; the padding of sequences gets no probability."""
+        if self.layer is None:
+            return super().forward(context)
+        pair = pair_features(context, self.layer, self.teacher).matched()
+        if pair.student_mask is None:
+            return super().forward(context)
+        student = fill_padding(self.project(pair.student), pair.student_mask, _NO_PROBABILITY)
+        teacher = fill_padding(upcast(pair.teacher), pair.teacher_mask, _NO_PROBABILITY)
+        return self.compare(channels_first(student), channels_first(teacher), context)
 
     def compare(self, student: Tensor, teacher: Tensor, context: LossContext) -> Tensor:
         return cwd_loss(student, teacher, temperature=resolve(self.temperature, context.progress))

@@ -21,6 +21,7 @@ from limbeck.core.protocols import Loss
 from limbeck.losses._bases import format_settings
 from limbeck.losses._features import channels_first, make_projection, require_prepared
 from limbeck.losses._ops import mean_squared_error, upcast
+from limbeck.losses._sequences import refuse_padding
 
 _POOL: Final[Mapping[int, Callable[..., Tensor]]] = {
     3: F.adaptive_avg_pool1d,
@@ -62,6 +63,7 @@ class FSPLoss(nn.Module, Loss):
     """
 
     knowledge: ClassVar = "relation"
+    layer_settings: ClassVar = ("first_layer", "last_layer")
     paper: ClassVar = "https://openaccess.thecvf.com/content_cvpr_2017/html/Yim_A_Gift_From_CVPR_2017_paper.html"
     fn: ClassVar = staticmethod(fsp_loss)
 
@@ -73,6 +75,7 @@ class FSPLoss(nn.Module, Loss):
     def prepare(self, context: LossContext) -> None:
         """Build the projections for the features of ``context``; none is learned between equal channels."""
         student, teacher = context.pair(self.teacher)
+        refuse_padding(context, student.feature(self.first_layer), loss="FSPLoss")
         self.projections = nn.ModuleList(
             make_projection(student.feature(layer), teacher.feature(layer))
             for layer in (self.first_layer, self.last_layer)

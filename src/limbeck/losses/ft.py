@@ -60,6 +60,7 @@ class FTLoss(ProjectedFeatureLoss):
     """
 
     paper: ClassVar = "https://arxiv.org/abs/1802.04977"
+    compares_positions: ClassVar = False
     fn: ClassVar = staticmethod(ft_loss)
     settings: ClassVar = ("layer", "rate", "reconstruction_weight")
 

@@ -16,6 +16,7 @@ from limbeck.core.loss_context import LossContext
 from limbeck.losses._bases import ProjectedFeatureLoss
 from limbeck.losses._features import channels_first
 from limbeck.losses._ops import mean_squared_error, upcast
+from limbeck.losses._sequences import pair_features, weigh_valid
 
 
 def gram_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -41,12 +42,15 @@ class GramLoss(ProjectedFeatureLoss):
 
     knowledge: ClassVar = "relation"
     paper: ClassVar = "https://arxiv.org/abs/1508.06576"
+    compares_positions: ClassVar = False
     fn: ClassVar = staticmethod(gram_loss)
 
     def forward(self, context: LossContext) -> Tensor:
         """The loss of this context, of maps at their own size."""
-        student, teacher = self.features(context)
-        return gram_loss(channels_first(self.project(student)), channels_first(teacher))
+        pair = pair_features(context, self.layer, self.teacher)
+        student = weigh_valid(self.project(pair.student), pair.student_mask, power=0.5)
+        teacher = weigh_valid(pair.teacher, pair.teacher_mask, power=0.5)
+        return gram_loss(channels_first(student), channels_first(teacher))
 
 
 def _channel_gram(features: Tensor) -> Tensor:

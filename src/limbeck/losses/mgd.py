@@ -51,6 +51,7 @@ class MGDLoss(ProjectedFeatureLoss):
     """
 
     paper: ClassVar = "https://arxiv.org/abs/2205.01529"
+    compares_positions: ClassVar = False
     fn: ClassVar = staticmethod(mgd_loss)
     settings: ClassVar = ("layer", "mask_ratio")
 

@@ -23,6 +23,7 @@ from limbeck.core.loss_context import LossContext
 from limbeck.losses._bases import FeatureLoss
 from limbeck.losses._features import channels_first, match_size
 from limbeck.losses._ops import upcast
+from limbeck.losses._sequences import pair_features
 
 
 def nst_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -60,8 +61,8 @@ class NSTLoss(FeatureLoss):
     fn: ClassVar = staticmethod(nst_loss)
 
     def __call__(self, context: LossContext) -> Tensor:
-        student, teacher = context.pair(self.teacher)
-        return nst_loss(channels_first(student.feature(self.layer)), channels_first(teacher.feature(self.layer)))
+        student, teacher = pair_features(context, self.layer, self.teacher).matched().without_padding()
+        return nst_loss(channels_first(student), channels_first(teacher))
 
 
 def _second_moment(maps: Tensor) -> Tensor:

@@ -58,6 +58,7 @@ class ReviewKDLoss(nn.Module, Loss):
     """
 
     knowledge: ClassVar = "feature"
+    layer_settings: ClassVar = ("layers",)
     paper: ClassVar = "https://arxiv.org/abs/2104.09044"
     fn: ClassVar = staticmethod(reviewkd_loss)
 

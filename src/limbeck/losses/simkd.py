@@ -56,6 +56,7 @@ class SimKDLoss(ProjectedFeatureLoss):
 
     paper: ClassVar = "https://arxiv.org/abs/2203.14001"
     replaces_classifier: ClassVar = True
+    compares_positions: ClassVar = False
     fn: ClassVar = staticmethod(simkd_loss)
     settings: ClassVar = ("layer", "factor")
 

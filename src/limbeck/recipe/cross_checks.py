@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.recipe.resolved_node import ResolvedNode
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from limbeck.recipe.resolve import ResolvedRecipe, ResolvedStage
 
 __all__ = ["check_consistency"]
-
-_LAYER_SETTINGS: Final = ("layer", "layers", "first_layer", "last_layer", "deepest_layer")
 
 
 def check_consistency(resolved: ResolvedRecipe) -> None:
@@ -201,12 +199,11 @@ def _check_teacher(loss: ResolvedNode, config_path: str, pairs: Sequence[Trainin
 def _check_layers(
     loss: ResolvedNode, config_path: str, stage: Stage, pair: TrainingPair, *, uses_every_teacher: bool
 ) -> Iterator[str]:
-    """Whether the feature layers that ``loss`` names exist in the student and its teachers."""
-    if ":" in loss.use:
-        return
-    teacher = loss.settings.get("teacher")
-    teachers = (teacher,) if isinstance(teacher, str) else pair.teachers if uses_every_teacher else ()
-    for setting in _LAYER_SETTINGS:
+    """Whether the feature layers that ``loss`` names exist in the student and, where it reads them, its teachers."""
+    teacher, teachers = loss.settings.get("teacher"), tuple[str, ...]()
+    if getattr(loss.target, "needs_teacher", True):
+        teachers = (teacher,) if isinstance(teacher, str) else pair.teachers if uses_every_teacher else ()
+    for setting in getattr(loss.target, "layer_settings", ()):
         value: Any = loss.settings.get(setting)
         for layer in value if isinstance(value, list) else [value]:
             for network in (pair.student, *teachers):

@@ -107,6 +107,12 @@ class SpeechCTC:
                 raise LimbeckError(f"tokens must not be the blank, {self.blank}; number them without it")
         return {"tokens": tokens, "token_length": lengths}
 
+    def input_mask(self, batch: Any) -> Tensor:
+        """Which input frames are valid, ``[batch, frames]``."""
+        frames, lengths = batch["input"], batch["input_length"].to(batch["input"].device)
+        mask: Tensor = torch.arange(frames.shape[1], device=frames.device) < lengths[:, None]
+        return mask
+
     def check_data(self, network: nn.Module, data: Any) -> None:
         """Refuse targets of the training and validation split that are too long for the frames of ``network``."""
         if not isinstance(data, DataModule):

@@ -83,6 +83,11 @@ class TextClassification:
                 )
         return target
 
+    def input_mask(self, batch: Any) -> Tensor:
+        """Which tokens are no padding, ``[batch, tokens]``."""
+        mask: Tensor = self.model_inputs(batch).kwargs["attention_mask"]
+        return mask.bool()
+
     def monitor(self, network: nn.Module, batch: Any) -> Tensor:
         """``[batch, 3·classes + 2]``: counts by class, negative log-likelihood, 1."""
         logits = self.outputs(network, batch).require_logits()
