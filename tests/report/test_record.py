@@ -165,6 +165,49 @@ def test_a_trial_of_schema_2_has_todays_names(old_run):
     assert record.models["label_smoothing"].title == "Student without a teacher, label smoothing: x"
 
 
+def rename_keys(value, names):
+    """``value`` with keys renamed at every depth."""
+    if isinstance(value, dict):
+        return {names.get(key, key): rename_keys(item, names) for key, item in value.items()}
+    return [rename_keys(item, names) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("minor", [0, 1])
+def test_a_record_of_schema_3_0_or_3_1_has_the_same_values(record, minor):
+    old = copy.deepcopy(record) | {"schema_minor": minor}
+    old["verdict"] = rename_keys(old["verdict"], {"gain": "gain_points", "interval": "interval_points"})
+    for key in ("agreement", "fidelity"):
+        old[key] = rename_keys(old[key], {"prediction_agreement": "top1_agreement"})
+    for model in old["models"].values():
+        for split in (model["validation"], model["test"]):
+            split["reliability"] = rename_keys(split["reliability"], {"fraction_correct": "accuracy"})
+            if minor == 0:
+                split["per_class"] = rename_keys(split["per_class"], {"value": "accuracy"})
+    old["examples"], old["disagreements"] = [], [
+        {"index": 4, "target": 2, "teacher": 2, "student": 3, "teacher_confidence": 0.914, "student_confidence": 0.5,
+         "png": "cG5n"},
+        {"index": 9, "target": None, "teacher": 1, "student": 7, "png": None},
+    ]  # fmt: skip
+    if minor == 0:
+        del old["task"], old["examples"]
+        keys = ("label", "unit", "higher_is_better")
+        old["metric_info"] = {
+            name: {key: info[key] for key in keys} for name, info in old["metric_info"].items()
+        }  # fmt: skip
+    validate_strict(migrate_record(old))
+    migrated, current = parse_record(old), parse_record(record)
+    assert (migrated.verdict, migrated.agreement, migrated.fidelity, migrated.models) == (
+        current.verdict, current.agreement, current.fidelity, current.models,
+    )  # fmt: skip
+    assert (migrated.primary_spec.text, migrated.monitored_spec.name) == ("accuracy", "accuracy")
+    assert migrated.metric_spec("nll").format(0.25) == "0.250 nats"
+    first, second = migrated.examples
+    assert (first.sample_id, first.input.png, first.target.text) == (4, "cG5n", "2")
+    assert first.predictions["teacher"].model_dump() == {"text": "2 (91 %)", "png": None, "correct": True}
+    assert (first.predictions["distilled"].text, first.predictions["distilled"].correct) == ("3 (50 %)", False)
+    assert (second.target.text, second.predictions["teacher"].correct) == ("no label", None)
+
+
 def test_the_schema_in_the_package_is_what_the_models_give():
     shipped = Path(limbeck.report.__file__).with_name("record.schema.json").read_text(encoding="utf-8")
     assert shipped == render_json_schema(), "run: limbeck record schema > src/limbeck/report/record.schema.json"

@@ -1,4 +1,4 @@
-"""Reliability diagram: accuracy against confidence."""
+"""Reliability diagram: the fraction of correct predictions against confidence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from limbeck.report.record_sections import SplitMetrics
 
 
 def plot_reliability(metrics: SplitMetrics | None, *, role: Role, title: str, name: str) -> ink.Plot | None:
-    """Accuracy against confidence in bins of equal width, above a histogram of the confidences.
+    """Fraction correct against confidence in bins of equal width, above a histogram of the confidences.
 
     The area of a marker is its share of the samples. ``None`` where no bin holds a sample.
     """
@@ -22,14 +22,14 @@ def plot_reliability(metrics: SplitMetrics | None, *, role: Role, title: str, na
     ]  # fmt: skip
     if metrics is None or not points:
         return None
-    confidence, accuracy, counts = zip(*points, strict=True)
+    confidence, fraction_correct, counts = zip(*points, strict=True)
     total, color = sum(counts), ink.COLORS[role]
     figure = ink.make_figure(330, 340)
     ax = ink.make_axes(figure, left=62, bottom=108, grid="both")
     ax.plot([0, 1], [0, 1], color=ink.COLORS["muted"], linewidth=1, linestyle=ink.LINE_STYLES[1])
-    ax.vlines(confidence, confidence, accuracy, color=color, linewidth=1.5)
+    ax.vlines(confidence, confidence, fraction_correct, color=color, linewidth=1.5)
     ax.scatter(
-        confidence, accuracy, s=[24 + 300 * n / total for n in counts], c=color, marker=ink.MARKERS[role],
+        confidence, fraction_correct, s=[24 + 300 * n / total for n in counts], c=color, marker=ink.MARKERS[role],
         edgecolors=ink.COLORS["paper"], linewidths=1, zorder=3, clip_on=False,
     )  # fmt: skip
     _set_unit_axes(ax)

@@ -25,7 +25,6 @@ from limbeck.evaluation import ATTACKS, DEFAULT_EPS, get_hardware_info, get_pack
 from limbeck.models import load_weights
 from limbeck.report.record_io import read_record
 from limbeck.report.record_sections import ModelRecord
-from limbeck.report.terminal import render_evaluation_table
 from limbeck.teachers import ExternalTeacher
 from limbeck.utils.io import write_text
 from limbeck.workflows._job.job import Job
@@ -33,6 +32,7 @@ from limbeck.workflows._job.measure import evaluate_split, to_split_metrics
 from limbeck.workflows._job.provenance import hash_networks
 from limbeck.workflows.evaluate.check_support import CHECKS, NEEDS, require_supported, unsupported_checks
 from limbeck.workflows.evaluate.efficiency import measure_efficiency
+from limbeck.workflows.evaluate.evaluation_table import render_evaluation_table
 from limbeck.workflows.evaluate.robustness import RobustnessConfig, evaluate_side_by_side
 
 __all__ = ["evaluate_networks", "evaluate_student"]

@@ -1,6 +1,6 @@
 """The table of an evaluation: what was asked for stands in it, and no more."""
 
-from limbeck.report.terminal import render_evaluation_table
+from limbeck.workflows.evaluate.evaluation_table import render_evaluation_table
 
 ACCURACY = {"name": "accuracy", "label": "Top-1 accuracy", "phrase": "accuracy"}
 PER = {"name": "per", "label": "Phoneme error rate", "higher_is_better": False}
