@@ -92,7 +92,7 @@ def test_the_page_names_the_metric_of_the_task_and_its_direction(run):
     assert "Down and to the left is better" in text
     assert "Phoneme error rate % ↓ 8.0 30.0 18.0 −12.0 +10.0" in text
     assert "target W AH N" in text
-    assert "W AH wrong" in text
+    assert "W AH ✗" in text
     assert "it can exceed 100 %" in text
     for word in ("accuracy", "images", "Calibration", "Worst classes", "F1", "logit", "KL(", "None"):
         assert word not in text, word

@@ -267,7 +267,7 @@ def test_two_jobs_give_the_same_metrics_as_one(done, small_file, tmp_path, capfd
         assert record(out, variant)["models"][variant]["test"] == record(done[0], variant)["models"][variant]["test"]
     output = capfd.readouterr().out
     assert "teacher, seed 0:" in output
-    assert "Difference, points" in output
+    assert "Gain, points" in output
     assert "hot, seed 0:" in output
 
 

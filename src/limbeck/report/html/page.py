@@ -64,6 +64,9 @@ def render_report(run_dir: Path) -> str:
         record=record, models=models, csp=_CONTENT_SECURITY_POLICY, style=read_asset("report.css"), rule=RULE,
         students=students,
         warnings=[*([warning] if warning else []), *record.warnings], png_size=png_size,
+        has_correct=any(
+            panel.correct is not None for example in record.examples for panel in example.predictions.values()
+        ),
         has_large_inputs=any(max(png_size(example.input.png)) > _MAX_THUMBNAIL for example in record.examples),
         class_errors=_errors_by_class(students), to_yaml=_dump_yaml,
         outcome=classify_interval(record.verdict.interval if record.verdict else None),

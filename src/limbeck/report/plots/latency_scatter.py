@@ -110,7 +110,7 @@ def draw_point(ax: Any, point: ScatterPoint, *, scale: float = 1.0, zorder: floa
 
 def set_axis_limits(ax: Any, latencies: Sequence[float], values: Sequence[float], metric: MetricSpec) -> None:
     """A logarithmic latency axis and a metric axis with margins and round ticks; ``values`` are as shown."""
-    from matplotlib.ticker import NullLocator
+    from matplotlib.ticker import MaxNLocator, NullLocator
 
     ax.set_xscale("log")
     ratio = max(max(latencies) / min(latencies), 1.6)
@@ -120,6 +120,8 @@ def set_axis_limits(ax: Any, latencies: Sequence[float], values: Sequence[float]
     ticks = [tick for tick in round_numbers if low <= tick <= high]
     while len(ticks) > 6:
         ticks = ticks[::2]
+    if len(ticks) < 2:
+        ticks = [tick for tick in MaxNLocator(3).tick_values(low, high) if low <= tick <= high]
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     value_range = max(max(values) - min(values), 1.0 if metric.unit == "%" else 0.1 * abs(max(values)) or 1.0)

@@ -103,7 +103,7 @@ def summarize_variant(
 
 
 def agreement_matrix(trials_by_variant: Mapping[str, TrialsBySeed]) -> AgreementMatrix | None:
-    """The fraction of equal predictions of each two variants; ``None`` with fewer than two saved ones.
+    """The fraction of equal classes of each two variants; ``None`` where no two variants have saved classes.
 
     The diagonal is the agreement of two seeds of one variant.
     """
@@ -122,9 +122,9 @@ def agreement_matrix(trials_by_variant: Mapping[str, TrialsBySeed]) -> Agreement
             pairs = [(first[seed], second[seed]) for seed in set(first) & set(second)]
         return _mean_of_known(_agreement_fraction(*pair) for pair in pairs)
 
-    return AgreementMatrix(
-        tuple(variants), tuple(tuple(agreement(row, column) for column in variants) for row in variants)
-    )
+    matrix = tuple(tuple(agreement(row, column) for column in variants) for row in variants)
+    is_known = any(value is not None for row in matrix for value in row)
+    return AgreementMatrix(tuple(variants), matrix) if is_known else None
 
 
 def _primary_gain(
