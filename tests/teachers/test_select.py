@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from limbeck.core.errors import LimbeckError
-from limbeck.teachers import Candidate, SelectionRules, TeacherSimilarity, greedy_select
+from limbeck.core.metric_spec import MetricSpec
+from limbeck.teachers import Candidate, NLLCriterion, SelectionRules, TeacherSimilarity, greedy_select
 
+METRIC = MetricSpec(name="top1", label="Top-1")
 TARGET = torch.arange(200) % 4
 
 
@@ -20,19 +22,24 @@ def make_probabilities(wrong=(), *, sure=0.9, n=200, classes=4):
 
 
 def candidate(*args, margin=9.0, latency=1.0, **options):
-    return Candidate(probabilities=make_probabilities(*args, **options), margin=margin, latency_ms=latency)
+    return Candidate(margin=margin, latency_ms=latency), make_probabilities(*args, **options)
 
 
-def select(candidates, *, budget=math.inf, **options):
-    return greedy_select(candidates, TARGET, latency_budget=budget, **options)
+def select(pairs, *, budget=math.inf, target=TARGET, **options):
+    def metric_of_logits(logits):
+        return float((logits.argmax(dim=1) == target)[target >= 0].double().mean())
+
+    candidates, probabilities = ({name: pair[i] for name, pair in pairs.items()} for i in (0, 1))
+    criterion = NLLCriterion(probabilities, target, metric=METRIC, metric_of_logits=metric_of_logits)
+    return greedy_select(candidates, criterion, metric=METRIC, latency_budget=budget, **options)
 
 
 def test_a_single_candidate_is_selected():
     selection = select({"only": candidate(range(20))})
     assert selection.selected == ("only",)
     assert selection.reasons["only"].startswith("selected first: lowest NLL (0.")
-    assert selection.steps[0].nll_gain is None
-    assert selection.steps[0].accuracy == 0.9
+    assert selection.steps[0].gain is None
+    assert selection.steps[0].value == 0.9
 
 
 def test_two_candidates_with_different_errors_are_selected_and_a_copy_is_not():
@@ -51,10 +58,11 @@ def test_the_gain_and_its_error_are_those_of_paired_samples():
         )
     )
     step = selection.steps[1]
-    assert step.nll_gain == pytest.approx(float((first - both).mean()))
-    assert step.nll_gain_stderr == pytest.approx(float((first - both).std()) / 200**0.5)
-    assert step.nll == pytest.approx(float(both.mean()))
-    assert step.nll_gain > 1.96 * step.nll_gain_stderr
+    assert step.gain == pytest.approx(float((first - both).mean()))
+    error = 1.96 * float((first - both).std()) / 200**0.5
+    assert step.gain_interval == pytest.approx((step.gain - error, step.gain + error))
+    assert step.cost == pytest.approx(float(both.mean()))
+    assert step.gain_interval[0] > 0
 
 
 def test_a_candidate_without_a_significant_gain_is_not_selected():
@@ -105,7 +113,7 @@ def test_the_best_too_close_candidate_is_selected_where_no_other_is_left():
 def test_a_candidate_below_the_baseline_is_never_selected():
     selection = select({"below": candidate(range(20), margin=-1.0)})
     assert selection.selected == ()
-    assert selection.reasons["below"] == "not above the baseline (-1.0 points)"
+    assert selection.reasons["below"] == "not better than the baseline (-1.0 points)"
 
 
 def test_the_margin_is_a_setting():
@@ -118,11 +126,14 @@ def test_the_margin_is_a_setting():
 
 def test_a_too_similar_candidate_is_not_selected_even_with_a_gain():
     pair = TeacherSimilarity(first="b", second="a", agreement=0.987, cka=0.97)
+    by_value = TeacherSimilarity(first="a", second="b", agreement=None, cka=0.97, correlation=0.99)
     two = {"a": candidate(range(20)), "b": candidate(range(30, 52))}
     assert select(two).selected == ("a", "b")
     selection = select(two, similarities=[pair])
     assert selection.selected == ("a",)
     assert selection.reasons["b"] == "too similar: agrees with a on 98.7 %, CKA 0.97"
+    reasons = select(two, similarities=[by_value]).reasons
+    assert reasons["b"] == "too similar: correlates with a by sample (0.99), CKA 0.97"
 
 
 def test_ties_are_resolved_by_latency_then_by_order():
@@ -135,14 +146,14 @@ def test_ties_are_resolved_by_latency_then_by_order():
 def test_samples_without_a_label_are_ignored():
     hidden = TARGET.clone()
     hidden[:50] = -100
-    selection = greedy_select({"a": candidate(range(50)), "b": candidate(range(60, 64))}, hidden, latency_budget=9.0)
+    selection = select({"a": candidate(range(50)), "b": candidate(range(60, 64))}, target=hidden)
     assert selection.selected[0] == "a"
-    assert selection.steps[0].accuracy == 1.0
+    assert selection.steps[0].value == 1.0
 
 
 def test_the_nll_of_a_target_with_probability_zero_is_bounded():
     selection = select({"certain": candidate(range(1), sure=1.0)})
-    assert selection.steps[0].nll == pytest.approx(-math.log(1e-12) / 200)
+    assert selection.steps[0].cost == pytest.approx(-math.log(1e-12) / 200)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +168,7 @@ def test_the_nll_of_a_target_with_probability_zero_is_bounded():
     ],
 )
 def test_rows_that_are_no_probabilities_are_refused(change, says):
-    bad = Candidate(probabilities=change(make_probabilities()), margin=9.0, latency_ms=1.0)
+    bad = (Candidate(margin=9.0, latency_ms=1.0), change(make_probabilities()))
     with pytest.raises(LimbeckError, match=says):
         select({"good": candidate(), "bad": bad})
 
@@ -166,6 +177,6 @@ def test_missing_candidates_and_labels_are_refused():
     with pytest.raises(LimbeckError, match="at least one candidate"):
         select({})
     with pytest.raises(LimbeckError, match="needs labeled samples"):
-        greedy_select({"a": candidate()}, torch.full((200,), -100), latency_budget=9.0)
+        select({"a": candidate()}, target=torch.full((200,), -100))
     with pytest.raises(LimbeckError, match="latency nan"):
         select({"a": candidate(latency=math.nan)})

@@ -89,8 +89,8 @@ def _add_trainings(commands: _SubParsers) -> None:
         "and teacher_selection.svg.",
     )
     _add_recipe_arguments(add, data_root=False)
-    add("--latency-budget", type=float, metavar="MS", help="all teachers, per image (default: 30 times the student's)")
-    add("--margin", type=float, default=5.0, metavar="POINTS", help="minimum gain over the baseline (default: 5)")
+    add("--latency-budget", type=float, metavar="MS", help="all teachers, per sample (default: 30 times the student's)")
+    add("--margin", type=float, metavar="POINTS", help="minimum gain over the baseline (default: 5 points)")
     add("--out", dest="output_dir", **_FOLDER, help="default: runs/NAME-teachers; models trained there are reused")
     add("--baseline-run", type=Path, metavar="RUN", help="a finished run to take the baseline from")
     add = _command(

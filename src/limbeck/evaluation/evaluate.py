@@ -19,7 +19,15 @@ from limbeck.losses._ops import IGNORE_INDEX, hard_labels
 from limbeck.teachers.external.external_teacher import missing_rows
 from limbeck.utils.count_samples import count_samples
 
-__all__ = ["SplitScores", "check_scores", "evaluate_network", "sample_gains", "sample_values", "score_networks"]
+__all__ = [
+    "SplitScores",
+    "check_scores",
+    "evaluate_network",
+    "sample_correlation",
+    "sample_gains",
+    "sample_values",
+    "score_networks",
+]
 
 _MAX_LEFT_OUT = 2_000
 
@@ -140,6 +148,19 @@ def sample_gains(task: EvaluableTask, statistics: Tensor, reference: Tensor) -> 
     if bool((gains.nan_to_num() == 0).all()):
         gains = sign * (_sample_contributions(task, statistics) - _sample_contributions(task, reference))
     return gains.nan_to_num()
+
+
+def sample_correlation(task: EvaluableTask, statistics_a: Tensor, statistics_b: Tensor) -> float | None:
+    """Pearson's correlation of the metric by sample of two networks; ``None`` where it is the same for every sample.
+
+    As in :func:`sample_gains`, of each sample alone, or of what each adds to the metric of all.
+    """
+    for by_sample in (sample_values, _sample_contributions):
+        values = torch.stack([by_sample(task, statistics) for statistics in (statistics_a, statistics_b)])
+        values = values[:, values.isfinite().all(dim=0)]
+        if values.shape[1] > 1 and bool((values.std(dim=1) > 0).all()):
+            return float(torch.corrcoef(values)[0, 1])
+    return None
 
 
 def _sample_contributions(task: EvaluableTask, statistics: Tensor) -> Tensor:

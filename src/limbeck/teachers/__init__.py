@@ -17,7 +17,7 @@ from limbeck.teachers.external import ExternalTeacher, from_callable, inference_
 from limbeck.teachers.frozen import FrozenTeacher
 from limbeck.teachers.masked import MaskedTeacher, load_sample_mask
 from limbeck.teachers.selection.rules import SelectionRules, TeacherSimilarity, TeacherStats, teacher_warnings
-from limbeck.teachers.selection.select import Candidate, TeacherSelection, greedy_select
+from limbeck.teachers.selection.select import Candidate, NLLCriterion, TeacherSelection, greedy_select
 from limbeck.teachers.self_teachers import EMATeacher, PreviousBatchTeacher, PreviousEpochTeacher
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "MaskedTeacher",
     "MeanLogits",
     "MeanProbabilities",
+    "NLLCriterion",
     "PreviousBatchTeacher",
     "PreviousEpochTeacher",
     "RandomTeacher",

@@ -1,11 +1,10 @@
-"""Metrics, cost, comparison, fidelity and teacher warnings of the networks of a run, as plain data for the record."""
+"""Metrics, cost, comparison and fidelity of the networks of a run, as plain data for the record."""
 
 from __future__ import annotations
 
 import base64
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -13,22 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from limbeck import evaluation
-from limbeck.core.errors import LimbeckError
 from limbeck.core.roles import Role
 from limbeck.core.task import DeployableTask, EvaluableTask, Example, ModelInputs, Panel
 from limbeck.data import DataModule, Split, iterate_batches
 from limbeck.evaluation import SplitScores, save_predictions
-from limbeck.recipe import Recipe
 from limbeck.report.verdict import classify_interval, format_verdict, format_vs_no_assistants
-from limbeck.teachers import ExternalTeacher, TeacherSimilarity, TeacherStats, teacher_warnings
-from limbeck.teachers.external.external_teacher import missing_rows
+from limbeck.teachers import ExternalTeacher
 from limbeck.training import FitResult
 from limbeck.workflows._job.facts import data_facts
 from limbeck.workflows._job.job import Job
 from limbeck.workflows._job.provenance import hash_networks
 
 _NUM_FIDELITY_SAMPLES = 1000
-_MAX_FEATURE_SAMPLES = 10_000
 _NUM_EXAMPLES = 12
 _NUM_RESAMPLES = 10_000
 """The default of the bootstrap; another number is stated in the record."""
@@ -249,7 +244,7 @@ def measure_student_fidelity(
     students = [name for name in networks if name not in job.recipe.teachers and name not in job.recipe.assistants]
     if teacher is None or not students:
         return None
-    features = {name: _record_layers(job, networks[name]) for name in (teacher, *students)}
+    features = {name: record_layers(job, networks[name]) for name in (teacher, *students)}
     similarities = {
         name: {
             **_prediction_similarity(scores[name], scores[teacher], job.data.class_names),
@@ -266,7 +261,7 @@ def _prediction_similarity(student: SplitScores, teacher: SplitScores, class_nam
     return evaluation.prediction_similarity(student.logits, teacher.logits, student.target, class_names=class_names)
 
 
-def _record_layers(job: Job, network: nn.Module) -> dict[str, Tensor]:
+def record_layers(job: Job, network: nn.Module) -> dict[str, Tensor]:
     """The features of ``network`` by layer; zeros for a sample that a teacher has no output for."""
     split = job.data.validation
     num_samples = min(len(split), _NUM_FIDELITY_SAMPLES)
@@ -278,70 +273,3 @@ def _record_layers(job: Job, network: nn.Module) -> dict[str, Tensor]:
     if getattr(network, "allow_missing", False):
         return {layer: torch.nan_to_num(values, nan=0.0) for layer, values in features.items()}
     return features
-
-
-def collect_teacher_warnings(job: Job, networks: Mapping[str, nn.Module], models: Mapping[str, Any]) -> list[str]:
-    """Warnings about the teachers of ``job``, from the validation split.
-
-    Args:
-        job: the recipe with its data.
-        networks: by name, the teachers among them.
-        models: ``models`` of the record, by the same names.
-    """
-    teachers = list(job.recipe.teachers)
-    if not teachers:
-        return []
-    has_logits = "accuracy" in models[teachers[0]]["validation"]["metrics"]
-    outputs = {}
-    if len(teachers) > 1 and has_logits:
-        outputs = {name: collect_validation_outputs(job, networks[name]) for name in teachers}
-    student = models.get(Role.BASELINE) or {**models[Role.DISTILLED], "validation": {"metrics": {}}}
-    return teacher_warnings(
-        {name: to_teacher_stats(models[name]) for name in teachers},
-        to_teacher_stats(student),
-        similarities=to_teacher_similarities(evaluation.pairwise_similarity(outputs)),
-        with_assistants=exempt_from_gap_warning(job.recipe),
-    )
-
-
-def to_teacher_stats(model: Mapping[str, Any]) -> TeacherStats:
-    """The values that the rules for teachers need, from a model of the record."""
-    metrics = model["validation"]["metrics"]
-    return TeacherStats(
-        accuracy=metrics.get("accuracy"),
-        ece=metrics.get("ece"),
-        latency_ms=model["latency_ms"]["median"],
-        num_parameters=model["parameters"],
-    )
-
-
-def to_teacher_similarities(pairs: Sequence[Mapping[str, Any]]) -> list[TeacherSimilarity]:
-    """The values that the rules for teachers need, from :func:`limbeck.evaluation.pairwise_similarity`."""
-    return [
-        TeacherSimilarity(
-            first=pair["first"], second=pair["second"], agreement=1 - pair["disagreement"], cka=pair["cka"]
-        )
-        for pair in pairs
-    ]
-
-
-def collect_validation_outputs(job: Job, network: nn.Module, *, config_path: str = "") -> evaluation.ModelOutputs:
-    """The outputs of ``network`` on the validation split; features of at most 10,000 samples, evenly spaced.
-
-    A sample that a teacher has no output for has logits of zero.
-    """
-    stride = max(1, -(-len(job.data.validation) // _MAX_FEATURE_SAMPLES))
-    try:
-        outputs = evaluation.collect_outputs(network, job.data.validation_batches(), job.task, every=stride)
-    except LimbeckError as error:
-        raise LimbeckError(f"{config_path}: {error}" if config_path else str(error)) from error
-    if not getattr(network, "allow_missing", False):
-        return outputs
-    return replace(outputs, logits=outputs.logits.masked_fill(missing_rows(outputs.logits)[:, None], 0.0))
-
-
-def exempt_from_gap_warning(recipe: Recipe) -> list[str]:
-    """The teachers whose gap to the student has a remedy: assistants, or early stopping."""
-    if recipe.assistants:
-        return list(recipe.teachers)
-    return [name for name, teacher in recipe.teachers.items() if teacher.train_fraction not in (None, 1)]

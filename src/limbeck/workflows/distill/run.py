@@ -35,7 +35,6 @@ from limbeck.workflows._job.job import Job, TrainOptions
 from limbeck.workflows._job.measure import (
     best_teacher,
     choose_examples,
-    collect_teacher_warnings,
     compare_models,
     evaluate_split,
     measure_inference_cost,
@@ -45,6 +44,7 @@ from limbeck.workflows._job.measure import (
 )
 from limbeck.workflows._job.provenance import collect_provenance, write_task_file
 from limbeck.workflows._job.run_dir import choose_run_dir, lock_folder
+from limbeck.workflows._job.teacher_checks import collect_teacher_warnings
 from limbeck.workflows.export_run import export_onnx
 
 __all__ = ["distill", "save_extra_models"]
@@ -247,7 +247,7 @@ def _measure_models(
     for name, backend in job.backends.items():
         if name in models:
             models[name]["backend"] = backend.report.to_dict()
-    warnings += collect_teacher_warnings(job, networks, models) + _order_warnings(job, models)
+    warnings += collect_teacher_warnings(job, networks, models, scores) + _order_warnings(job, models)
     warnings += job.temperature_warnings()
     fidelity = measure_student_fidelity(job, networks, scores, teacher=best_teacher(job, models))
     return {"models": models, "fidelity": fidelity, "export": {}, "warnings": warnings}

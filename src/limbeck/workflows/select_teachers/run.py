@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from limbeck._version import __version__
 from limbeck.core.errors import LimbeckError
 from limbeck.core.roles import Role
 from limbeck.evaluation import (
-    ModelOutputs,
+    SplitScores,
     architecture_family,
     count_flops,
     count_parameters,
@@ -31,8 +31,7 @@ from limbeck.evaluation import (
     get_package_versions,
     measure_latencies,
     measure_peak_memory,
-    paired_bootstrap,
-    pairwise_similarity,
+    paired_gain,
     weights_file_size,
 )
 from limbeck.models import load_weights, save_weights
@@ -47,17 +46,16 @@ from limbeck.training.callbacks import Callback
 from limbeck.training.checkpoint import TrainingInterrupted
 from limbeck.utils.io import write_text
 from limbeck.workflows._job.job import Job
-from limbeck.workflows._job.measure import (
-    collect_validation_outputs,
-    evaluate_split,
-    example_input,
+from limbeck.workflows._job.measure import evaluate_split, example_inputs, to_split_metrics
+from limbeck.workflows._job.provenance import describe_task
+from limbeck.workflows._job.run_dir import RUNS_DIR, lock_folder
+from limbeck.workflows._job.teacher_checks import (
+    compare_teachers,
     exempt_from_gap_warning,
-    to_split_metrics,
     to_teacher_similarities,
     to_teacher_stats,
 )
-from limbeck.workflows._job.provenance import describe_task
-from limbeck.workflows._job.run_dir import RUNS_DIR, lock_folder
+from limbeck.workflows.select_teachers.criteria import make_criterion
 
 __all__ = ["select_teachers"]
 
@@ -90,7 +88,7 @@ def select_teachers(
     overrides: Sequence[str] = (),
     *,
     latency_budget: float | None = None,
-    margin: float = SelectionRules().min_margin,
+    margin: float | None = None,
     output_dir: Path | None = None,
     baseline_run: Path | None = None,
     callbacks: Sequence[Callback] | None = None,
@@ -101,7 +99,8 @@ def select_teachers(
         recipe: a recipe, its file, or the name of one that comes with limbeck.
         overrides: ``key=value`` settings that replace those of the file.
         latency_budget: ms per sample for all selected teachers together; ``None``: 30 times the student's latency.
-        margin: minimum gain of a teacher over the baseline, in points of validation accuracy.
+        margin: minimum gain of a teacher over the baseline by the primary metric, in the unit of its differences;
+            ``None``: 10 times its ``min_gap``, such as 5 points.
         output_dir: the folder; ``None``: ``runs/NAME-teachers``. Models that were trained there are reused.
         baseline_run: a finished run to take the baseline from; ``None``: one in ``runs/`` with the same training, or
             else the baseline is trained.
@@ -111,18 +110,15 @@ def select_teachers(
         LimbeckError: there are no teachers, one does not match the task, or the folder or run cannot be used.
     """
     start_time = time.monotonic()
-    rules = SelectionRules(min_margin=margin, latency_budget=latency_budget)
+    rules = SelectionRules(min_margin=margin or 0.0, latency_budget=latency_budget)
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(find_recipe(recipe), overrides)
     if not recipe.teachers:
         raise LimbeckError(f"{recipe.name} has no teachers to choose among: list candidates under `teachers`")
     folder = _resolve_output_dir(recipe.name, output_dir)
     job = Job.from_recipe(recipe, folder)
-    if job.task.primary_metric.name != "accuracy":
-        raise LimbeckError(
-            f"limbeck select-teachers compares accuracies, and the primary metric of {type(job.task).__name__} is "
-            f"{job.task.primary_metric.text}: train each teacher with limbeck distill, and compare their records"
-        )
+    if margin is None:
+        rules = replace(rules, min_margin=SelectionRules.for_metric(job.task.primary_metric).min_margin)
     _check_candidate_outputs(job)
     job.validate()
     baseline = None if baseline_run is None else _load_baseline(job, baseline_run)
@@ -162,28 +158,31 @@ def _check_candidate_outputs(job: Job) -> None:
 def _measure_and_select(
     job: Job, rules: SelectionRules, baseline: _TrainedNetwork | None, callbacks: Sequence[Callback] | None
 ) -> dict[str, Any]:
-    data = job.data
+    data, metric = job.data, job.task.primary_metric
     num_candidates = len(job.recipe.teachers)
     print(f"{job.recipe.name}: {num_candidates} candidate(s), {len(data.validation)} samples", flush=True)  # noqa: T201
-    student, models, outputs = _measure_models(job, baseline, callbacks)
-    pairs = pairwise_similarity(outputs)
-    latency_budget = rules.resolve_latency_budget(student["latency_ms"]["median"])
+    candidates = {name: _load_or_train_candidate(job, name, callbacks=callbacks) for name in job.recipe.teachers}
+    baseline = baseline or _load_or_train_baseline(job, callbacks=callbacks)
+    print("measuring …", flush=True)  # noqa: T201
+    networks = {name: candidate.network for name, candidate in candidates.items()}
+    student, models, scores = _measure_models(job, candidates, baseline)
+    pairs, layers = compare_teachers(job, networks, scores)
+    similarities, latency_budget = (
+        to_teacher_similarities(pairs), rules.resolve_latency_budget(student["latency_ms"]["median"])
+    )  # fmt: skip
+    criterion = make_criterion(job, networks, scores)
     selection = greedy_select(
         {
-            name: Candidate(
-                probabilities=outputs[name].logits.double().softmax(dim=1),
-                margin=model["margin_points"],
-                latency_ms=model["latency_ms"]["median"],
-            )
+            name: Candidate(margin=model["margin"], latency_ms=model["latency_ms"]["median"])
             for name, model in models.items()
         },
-        next(iter(outputs.values())).target,
-        latency_budget=latency_budget,
-        similarities=to_teacher_similarities(pairs),
-        rules=rules,
-    )
+        criterion, metric=metric, latency_budget=latency_budget, similarities=similarities, rules=rules,
+    )  # fmt: skip
     for name, model in models.items():
-        model |= {"is_selected": name in selection.selected, "reason": selection.reasons[name]}
+        model |= {
+            "feature_layer": layers[name], "is_selected": name in selection.selected,
+            "reason": selection.reasons[name],
+        }  # fmt: skip
     return {
         "schema": 3, "kind": "teacher_selection", "limbeck": __version__, "name": job.recipe.name,
         **describe_task(job.task),
@@ -198,12 +197,12 @@ def _measure_and_select(
         },
         "baseline": student, "candidates": models, "pairs": pairs,
         "selection": {
-            "criterion": "validation NLL of the mean of probabilities, greedy forward",
-            "selected": list(selection.selected), "steps": [asdict(step) for step in selection.steps],
+            "criterion": criterion.description, "selected": list(selection.selected),
+            "steps": [asdict(step) for step in selection.steps],
         },
         "warnings": teacher_warnings(
-            {name: to_teacher_stats(model) for name, model in models.items()}, to_teacher_stats(student),
-            similarities=to_teacher_similarities(pairs), rules=rules,
+            {name: to_teacher_stats(model, metric.name) for name, model in models.items()},
+            to_teacher_stats(student, metric.name), metric=metric, similarities=similarities, rules=rules,
             with_assistants=exempt_from_gap_warning(job.recipe),
         ),
         "test_set": {"num_reads": data.test.num_reads},
@@ -211,53 +210,54 @@ def _measure_and_select(
 
 
 def _measure_models(
-    job: Job, baseline: _TrainedNetwork | None, callbacks: Sequence[Callback] | None
-) -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, ModelOutputs]]:
-    """Metrics of the baseline, and metrics and outputs of each candidate."""
-    candidates = {name: _load_or_train_candidate(job, name, callbacks=callbacks) for name in job.recipe.teachers}
-    baseline = baseline or _load_or_train_baseline(job, callbacks=callbacks)
-    print("measuring …", flush=True)  # noqa: T201
-    sample = example_input(job.data)
+    job: Job, candidates: Mapping[str, _TrainedNetwork], baseline: _TrainedNetwork
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, SplitScores]]:
+    """Metrics of the baseline, and metrics and scores of each candidate."""
+    metric, inputs = job.task.primary_metric, example_inputs(job.data, job.task)
     networks = {name: candidate.network for name, candidate in candidates.items()} | {"": baseline.network}
     with torch.no_grad():  # measured now and in turns, since latencies of another day cannot be compared
-        latencies = measure_latencies(
-            {name: partial(network.cpu().eval(), sample) for name, network in networks.items()}
-        )
-    student_outputs = collect_validation_outputs(job, baseline.network) if baseline.validation is None else None
-    student = _measure_model(job, baseline, student_outputs, latencies[""]) | {"source": baseline.source}
-    student_accuracy = student["validation"]["metrics"]["accuracy"]
-    models, outputs = dict[str, dict[str, Any]](), dict[str, ModelOutputs]()
+        latencies = measure_latencies({
+            name: partial(network.cpu().eval(), *inputs.args, **inputs.kwargs) for name, network in networks.items()
+        })  # fmt: skip
+    baseline_scores = _score(job, baseline.network) if baseline.validation is None else None
+    student = _measure_model(job, baseline, baseline_scores, latencies[""]) | {"source": baseline.source}
+    models, scores = dict[str, dict[str, Any]](), dict[str, SplitScores]()
     for name, candidate in candidates.items():
-        outputs[name] = collect_validation_outputs(job, candidate.network, config_path=f"teachers.{name}")
-        model, interval = _measure_model(job, candidate, outputs[name], latencies[name]), None
-        if student_outputs is not None:
-            is_labeled = outputs[name].target >= 0
-            correct = (_is_correct(model_outputs)[is_labeled] for model_outputs in (outputs[name], student_outputs))
-            interval = list(paired_bootstrap(*correct)[1:])
+        scores[name] = _score(job, candidate.network)
+        model, interval = _measure_model(job, candidate, scores[name], latencies[name]), None
+        if baseline_scores is not None:
+            gain = paired_gain(job.task, scores[name].statistics, baseline_scores.statistics)
+            interval = None if gain.interval is None else list(gain.interval)
+        values = [entry["validation"]["metrics"].get(metric.name) for entry in (model, student)]
+        if None in values:
+            raise LimbeckError(
+                f"teachers.{name}: {metric.text} of the validation split is undefined for it or the baseline: use a "
+                "larger validation split"
+            )
         node = to_plain(job.recipe.teachers[name])
         # `use` can be a library, such as timm; then `name` names the architecture.
         architecture = node["name"] if isinstance(node.get("name"), str) else node["use"]
         models[name] = {
             "model": node["use"], "family": architecture_family(architecture), **model,
-            "weights": candidate.source, "feature_layer": outputs[name].layer,
-            "margin_points": 100 * (model["validation"]["metrics"]["accuracy"] - student_accuracy),
-            "margin_interval": interval,
+            "weights": candidate.source, "margin": metric.gain(*values), "margin_interval": interval,
         }  # fmt: skip
-    return student, models, outputs
+    return student, models, scores
+
+
+def _score(job: Job, network: nn.Module) -> SplitScores:
+    return evaluate_split(network, job.data, job.task, job.data.validation)
 
 
 def _measure_model(
-    job: Job, model: _TrainedNetwork, outputs: ModelOutputs | None, latency: Mapping[str, Any]
+    job: Job, model: _TrainedNetwork, scores: SplitScores | None, latency: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Cost and validation metrics; these are those of the record without ``outputs``."""
-    sample, validation = example_input(job.data), model.validation
-    if outputs is not None:
-        scores = evaluate_split(model.network, job.data, job.task, job.data.validation)
-        validation = to_split_metrics(scores, job.task)
+    """Cost and validation metrics; these are those of the record without ``scores``."""
+    inputs = example_inputs(job.data, job.task)
     return {
-        "parameters": count_parameters(model.network), "flops": count_flops(model.network, sample)[0],
-        "bytes": weights_file_size(model.network), "peak_memory": measure_peak_memory(model.network, sample),
-        "latency_ms": latency, "steps": model.steps, "seconds": model.seconds, "validation": validation,
+        "parameters": count_parameters(model.network), "flops": count_flops(model.network, inputs)[0],
+        "bytes": weights_file_size(model.network), "peak_memory": measure_peak_memory(model.network, inputs),
+        "latency_ms": latency, "steps": model.steps, "seconds": model.seconds,
+        "validation": model.validation if scores is None else to_split_metrics(scores, job.task),
     }  # fmt: skip
 
 
@@ -370,8 +370,3 @@ def _iter_finished_runs(name: str) -> Iterator[tuple[Path, Recipe, Mapping[str, 
         is_record = isinstance(record, dict) and isinstance(record.get("data"), dict) and "models" in record
         if is_record and recipe.name == name and "fingerprint" in record["data"]:
             yield path.parent, recipe, record
-
-
-def _is_correct(outputs: ModelOutputs) -> Tensor:
-    """``[samples]``; false for a sample without a label."""
-    return outputs.logits.argmax(dim=1) == outputs.target
