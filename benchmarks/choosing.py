@@ -62,14 +62,14 @@ def make_rows(selection: dict) -> list[dict]:
     for name, model in selection["candidates"].items():
         low, high = (round(end, 2) for end in model["margin_interval"])
         row = make_row(
-            f"choosing_{name}_margin", [model["margin_points"]], unit="points", aim="report", data=DATA, digits=2
+            f"choosing_{name}_margin", [model["margin"]], unit="points", aim="report", data=DATA, digits=2
         )
         rows.append(row | {"low": low, "high": high})
     steps = selection["selection"]["steps"]
     for name, step in (("first", steps[0]), ("chosen", steps[-1])):
-        accuracy = 100 * step["accuracy"]
+        accuracy = 100 * step["value"]
         rows += [
-            make_row(f"choosing_{name}_nll", [step["nll"]], unit="nats", aim="report", data=DATA, digits=3),
+            make_row(f"choosing_{name}_nll", [step["cost"]], unit="nats", aim="report", data=DATA, digits=3),
             make_row(f"choosing_{name}_accuracy", [accuracy], unit="%", aim="report", data=DATA, digits=1),
         ]
     return rows

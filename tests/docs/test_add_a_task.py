@@ -10,10 +10,17 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 from sklearn.metrics import average_precision_score
 
 from limbeck.cli import main
+from limbeck.models import load_weights
+from limbeck.recipe import load_recipe
+from limbeck.workflows import select_teachers
+from limbeck.workflows._job.job import Job
+from limbeck.workflows._job.measure import evaluate_split
+from limbeck.workflows.select_teachers.criteria import MetricCriterion
 
 
 def run_tests(module):
@@ -72,3 +79,40 @@ def test_two_tasks_of_the_page_are_distilled_cached_reported_and_exported(follow
         assert record["metric_info"][metrics[0]]["label"] in (run / "report.html").read_text()
         with (run / "metrics.csv").open() as file:
             assert all(float(row[f"val/{metrics[0]}"]) >= 0 for row in csv.DictReader(file))
+
+
+def test_teachers_of_these_tasks_are_selected_by_their_metric(follow_page, tmp_path, capsys):
+    follow_page("add-a-task.md")
+    other = 'teachers.other={use: "my_tasks.regression:tabular_mlp", width: 32}'
+    selection = select_teachers("regression.yaml", [other], margin=0.0, output_dir=tmp_path / "out", callbacks=[])
+    values = {name: entry["validation"]["metrics"]["rmse"] for name, entry in selection["candidates"].items()}
+    baseline = selection["baseline"]["validation"]["metrics"]["rmse"]
+    for name, candidate in selection["candidates"].items():
+        assert candidate["margin"] == pytest.approx(baseline - values[name])
+        low, high = candidate["margin_interval"]
+        assert low <= candidate["margin"] <= high
+    best = min(values, key=values.get)
+    assert selection["selection"]["selected"][0] == best
+    assert selection["candidates"][best]["reason"] == f"selected first: best RMSE ({values[best]:.3f})"
+    (pair,) = selection["pairs"]
+    assert pair["disagreement"] is None
+    assert "RMSE" in capsys.readouterr().out
+
+    job = Job.from_recipe(load_recipe("regression.yaml", [other]), tmp_path / "job")
+    networks = {
+        name: load_weights(job.build_network(name), selection["candidates"][name]["weights"]).eval()
+        for name in ("teacher", "other")
+    }
+    scores = {name: evaluate_split(net, job.data, job.task, job.data.validation) for name, net in networks.items()}
+    criterion = MetricCriterion(job, networks, scores)
+    inputs = job.data.normalization.apply(job.data.validation.read(torch.arange(len(job.data.validation))))
+    target = job.data.validation.read_target(torch.arange(len(inputs))).double().numpy()
+    with torch.no_grad():
+        outputs = [network(inputs).double().numpy() for network in networks.values()]
+    errors = [np.abs(values - target)[:, 0] for values in outputs]  # the RMSE of each sample alone
+    assert pair["error_correlation"] == pytest.approx(np.corrcoef(*errors)[0, 1], abs=1e-5)
+    rmse = [np.sqrt(np.mean((values - target) ** 2)) for values in (outputs[0], sum(outputs) / 2)]
+    assert criterion.metric_value(["teacher", "other"]) == pytest.approx(rmse[1], rel=1e-5)
+    gain = criterion.gain(["teacher"], "other")
+    assert gain.value == pytest.approx(rmse[0] - rmse[1], abs=1e-5)
+    assert gain.low <= gain.value <= gain.high

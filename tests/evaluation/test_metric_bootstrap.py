@@ -10,13 +10,13 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.metric_spec import MetricSpec
 from limbeck.core.task import reduce_statistics
 from limbeck.evaluation import (
-    accuracy_interval,
     metric_interval,
     metric_mcnemar_test,
     paired_bootstrap,
     paired_bootstrap_over_seeds,
     paired_gain,
     paired_gain_over_seeds,
+    proportion_interval,
 )
 from limbeck.tasks import Classification
 
@@ -89,7 +89,7 @@ def test_many_different_samples_are_resampled_1000_times():
 def test_accuracy_keeps_its_exact_intervals():
     generator = torch.Generator().manual_seed(3)
     a, b = (torch.rand(200, 1, generator=generator) < rate for rate in (0.8, 0.7))
-    assert metric_interval(ACCURACY, a.double()) == accuracy_interval(float(a.double().mean()), 200)
+    assert metric_interval(ACCURACY, a.double()) == proportion_interval(float(a.double().mean()), 200)
     gain, low, high = paired_bootstrap(a[:, 0], b[:, 0])
     assert paired_gain(ACCURACY, a.double(), b.double())[:2] == (gain, (low, high))
     over_seeds = paired_gain_over_seeds(ACCURACY, [(a.double(), b.double())] * 2, shared_samples=True)

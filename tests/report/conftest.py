@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from limbeck.core.errors import LimbeckError
-from limbeck.evaluation.statistics import accuracy_interval
+from limbeck.evaluation.statistics import proportion_interval
 from limbeck.report.record import SCHEMA_MINOR
 from limbeck.report.record_io import add_hashes
 from limbeck.tasks import Classification
@@ -211,7 +211,7 @@ def quality(sure, truth, names):
             "top5_accuracy": float((np.argsort(-sure, 1)[:, :5] == truth[:, None]).any(1).mean()),
             "nll": float(-np.log(sure[np.arange(len(truth)), truth] + 1e-9).mean()),
         },
-        "interval": {"accuracy": list(accuracy_interval(float(right.mean()), len(truth)))},
+        "interval": {"accuracy": list(proportion_interval(float(right.mean()), len(truth)))},
         "reliability": bins,
         "per_class": [
             {"class": name, "value": float(right[truth == i].mean()), "num_samples": int(np.sum(truth == i))}

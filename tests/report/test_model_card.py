@@ -8,7 +8,7 @@ import yaml
 
 from limbeck.cli import main
 from limbeck.core.errors import LimbeckError
-from limbeck.evaluation.statistics import accuracy_interval
+from limbeck.evaluation.statistics import proportion_interval
 from limbeck.report import write_model_card
 from limbeck.report.formatting import escape_markdown
 
@@ -39,7 +39,7 @@ def test_metrics_have_their_intervals(record, write):
     for name in ("teacher", "baseline", "distilled"):
         split = record["models"][name]["test"]
         accuracy = split["metrics"]["accuracy"]
-        low, high = accuracy_interval(accuracy, split["num_samples"])
+        low, high = proportion_interval(accuracy, split["num_samples"])
         assert f"{100 * accuracy:.1f} % | {100 * low:.1f} % to {100 * high:.1f} %" in text
     low, high = record["verdict"]["interval"]
     assert f"95 % interval {low:+.1f} to {high:+.1f}".replace("-", "−") in text
@@ -52,9 +52,9 @@ def test_the_interval_is_that_of_a_bootstrap_over_samples():
     correct = np.arange(360) < 324
     resamples = np.random.default_rng(1).integers(0, 360, (20_000, 360))
     low, high = np.quantile(correct[resamples].mean(1), [0.025, 0.975])
-    assert accuracy_interval(0.9, 360) == pytest.approx((low, high), abs=0.004)
-    assert accuracy_interval(0.0, 10) == (0.0, pytest.approx(1 - 0.05**0.1))
-    assert accuracy_interval(None, 10) is accuracy_interval(0.5, 0) is None
+    assert proportion_interval(0.9, 360) == pytest.approx((low, high), abs=0.004)
+    assert proportion_interval(0.0, 10) == (0.0, pytest.approx(1 - 0.05**0.1))
+    assert proportion_interval(None, 10) is proportion_interval(0.5, 0) is None
 
 
 def test_the_same_record_gives_the_same_card(record, write):

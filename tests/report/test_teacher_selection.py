@@ -23,7 +23,7 @@ def model(accuracy, latency, **more):
     return {
         "validation": validation(accuracy), "latency_ms": {"median": latency}, "parameters": 24_000,
         "peak_memory": 122_000,
-        "margin_points": 100 * (accuracy - 0.81), "is_selected": False, "reason": "left out: +0.1 points", **more,
+        "margin": 100 * (accuracy - 0.81), "is_selected": False, "reason": "left out: +0.1 points", **more,
     }  # fmt: skip
 
 
@@ -43,7 +43,8 @@ def selection():
             for a, b, cka_input in (("big", "wide", "features"), ("big", "near", "logits"), ("wide", "near", "logits"))
         ],
         "selection": {
-            "selected": ["big"], "steps": [{"name": "big", "nll": 0.268, "accuracy": 0.93, "latency_ms": 0.11}],
+            "selected": ["big"], "cost": "NLL",
+            "steps": [{"name": "big", "cost": 0.268, "value": 0.93, "latency_ms": 0.11}],
         },
         "warnings": ["the teacher 'near' is too close"],
     }  # fmt: skip
@@ -52,7 +53,7 @@ def selection():
 def test_the_table_has_a_line_of_figures_and_a_reason_for_each(selection):
     text = render_candidates_table(selection)
     lines = text.splitlines()
-    assert re.search(r"● +big +93.0 % +\+12.0 +0.300 +0.040 +24 k +0.11 ms +122 kB", text)
+    assert re.search(r"● +big +93.0 % +\+12.0 +0.300 nats +0.040 +24 k +0.11 ms +122 kB", text)
     assert re.search(r"● +big +kept first: best alone \(NLL 0.268\)", text)
     assert re.search(r"\n +near +too close to the student: \+2.0 points", text)
     assert next(line for line in lines if "baseline" in line).split()[1:3] == ["81.0", "%"]

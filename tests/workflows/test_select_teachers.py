@@ -103,10 +103,10 @@ def test_metrics_are_those_of_the_saved_networks_on_the_validation_split(home, s
     assert big["validation"]["metrics"]["accuracy"] == pytest.approx(
         float((logits.argmax(1) == target).double().mean())
     )
-    assert big["margin_points"] == pytest.approx(
+    assert big["margin"] == pytest.approx(
         100 * (big["validation"]["metrics"]["accuracy"] - baseline["validation"]["metrics"]["accuracy"])
     )
-    assert big["margin_interval"][0] <= big["margin_points"] <= big["margin_interval"][1]
+    assert big["margin_interval"][0] <= big["margin"] <= big["margin_interval"][1]
     assert (big["family"], big["feature_layer"]) == ("small_cnn", "fc:input")
     assert selection["candidates"]["flat"]["family"] == "mlp"
     assert big["peak_memory"] > 4 * big["parameters"]

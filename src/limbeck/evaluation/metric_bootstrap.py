@@ -22,10 +22,10 @@ from torch import Tensor
 from limbeck.core.errors import LimbeckError
 from limbeck.core.metric_spec import MetricSpec
 from limbeck.evaluation.statistics import (
-    accuracy_interval,
     mcnemar_test,
     paired_bootstrap,
     paired_bootstrap_over_seeds,
+    proportion_interval,
 )
 
 __all__ = [
@@ -78,7 +78,7 @@ def metric_interval(
 ) -> tuple[float, float] | None:
     """The 95 % interval of the primary metric over samples, in its own scale.
 
-    That of an accuracy (:func:`is_proportion`) is :func:`limbeck.evaluation.accuracy_interval`.
+    That of an accuracy (:func:`is_proportion`) is :func:`limbeck.evaluation.proportion_interval`.
 
     Args:
         task: computes the metric.
@@ -91,7 +91,7 @@ def metric_interval(
     """
     (labeled,) = _select_labeled(statistics)
     if is_proportion(task, labeled):
-        return accuracy_interval(float(labeled.mean()), len(labeled), seed=seed)
+        return proportion_interval(float(labeled.mean()), len(labeled), seed=seed)
     return None if len(labeled) < 2 else _percentiles(_resample(task, [labeled], seed, n_resamples)[0])
 
 

@@ -25,7 +25,6 @@ from limbeck.core.errors import LimbeckError
 
 __all__ = [
     "MIN_GAP",
-    "accuracy_interval",
     "adjust_p_values_holm",
     "bootstrap_mean_ci",
     "gap_recovered",
@@ -37,6 +36,7 @@ __all__ = [
     "paired_bootstrap_over_seeds",
     "paired_bootstrap_statistic",
     "paired_mean_ci",
+    "proportion_interval",
     "required_num_seeds",
     "unpaired_bootstrap",
 ]
@@ -129,18 +129,18 @@ def unpaired_bootstrap(
     return _difference_ci(difference, 100 * (resampled[0] - resampled[1]), len(correct_a))
 
 
-def accuracy_interval(accuracy: float | None, num_samples: int, *, seed: int = 0) -> tuple[float, float] | None:
-    """Bootstrap interval of an accuracy over its samples; ``None`` without an accuracy or samples.
+def proportion_interval(proportion: float | None, num_samples: int, *, seed: int = 0) -> tuple[float, float] | None:
+    """Bootstrap interval of a proportion, such as accuracy, over its samples; ``None`` without samples.
 
     At 0 and 1, where every resample is the same, it is the exact one-sided bound ``0.05 ** (1 / n)`` ("rule of three").
     """
-    if accuracy is None or num_samples < 1 or not math.isfinite(accuracy):
+    if proportion is None or num_samples < 1 or not math.isfinite(proportion):
         return None
-    if accuracy >= 1:
+    if proportion >= 1:
         return 0.05 ** (1 / num_samples), 1.0
-    if accuracy <= 0:
+    if proportion <= 0:
         return 0.0, 1 - 0.05 ** (1 / num_samples)
-    return _percentiles(np.random.default_rng(seed).binomial(num_samples, accuracy, size=10_000) / num_samples)
+    return _percentiles(np.random.default_rng(seed).binomial(num_samples, proportion, size=10_000) / num_samples)
 
 
 def mcnemar_test(correct_a: Tensor, correct_b: Tensor) -> dict[str, Any]:

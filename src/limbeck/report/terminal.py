@@ -135,18 +135,20 @@ def render_compare_table(comparison: Comparison) -> str:
 def render_candidates_table(selection: Mapping[str, Any]) -> str:
     """The contents of ``teacher_selection.json`` as plain text: metrics, reasons, pairs, warnings, the selection."""
     candidates, baseline, pairs = selection["candidates"], selection["baseline"], selection["pairs"]
-    spec = TaskMetrics.model_validate(selection).primary_spec
+    task_metrics = TaskMetrics.model_validate(selection)
+    spec, measured = task_metrics.primary_spec, baseline["validation"]["metrics"]
+    others = [other for other in task_metrics.metric_specs if other.name != spec.name and other.name in measured]
     metric_rows = []
     for name, model in {**candidates, "baseline": baseline}.items():
         metrics, is_candidate = model["validation"]["metrics"], model is not baseline
         metric_rows.append(
             ("●" if is_candidate and model["is_selected"] else "", name, spec.format(metrics[spec.name]),
-             format_gain_number(model["margin_points"], spec) if is_candidate else "", format_fixed(metrics["nll"]),
-             format_fixed(metrics["ece"]), format_count(model["parameters"]),
+             format_gain_number(model["margin"], spec) if is_candidate else "",
+             *(other.format(metrics[other.name]) for other in others), format_count(model["parameters"]),
              format_latency(model["latency_ms"]["median"]), format_bytes(model["peak_memory"]))
         )  # fmt: skip
     title = f"validation split, n = {baseline['validation']['num_samples']}"
-    headings = [spec.text, "margin", "NLL", "ECE", "parameters", "latency", "memory"]
+    headings = [spec.text, "margin", *(other.text for other in others), "parameters", "latency", "memory"]
     tables = [make_table(["", "candidate"], headings, metric_rows, title=title)]
     reasons = [("●" if model["is_selected"] else "", name, model["reason"]) for name, model in candidates.items()]
     tables.append(make_table([""] * 3, [], reasons, title="why"))
@@ -161,7 +163,7 @@ def render_candidates_table(selection: Mapping[str, Any]) -> str:
 
 def _pairs_table(pairs: Sequence[Mapping[str, Any]]) -> Table:
     """The most similar pairs; the file holds all of them."""
-    most_similar = sorted(pairs, key=lambda pair: pair["disagreement"])[:_MAX_PAIRS]
+    most_similar = sorted(pairs, key=_pair_distance)[:_MAX_PAIRS]
     count_note = "" if len(most_similar) == len(pairs) else f", the {_MAX_PAIRS} most similar of {len(pairs)} pairs"
     rows = []
     for pair in most_similar:
@@ -175,6 +177,13 @@ def _pairs_table(pairs: Sequence[Mapping[str, Any]]) -> Table:
     return make_table(["pair"], headings, rows, title=f"similarity{count_note}", wrap="pair")
 
 
+def _pair_distance(pair: Mapping[str, Any]) -> float:
+    """The disagreement; without predicted classes 1 − the correlation."""
+    if pair["disagreement"] is not None:
+        return float(pair["disagreement"])
+    return 1 - (pair["error_correlation"] or 0.0)
+
+
 def _format_selection(selection: Mapping[str, Any], metric: MetricSpec) -> str:
     steps, rules = selection["selection"]["steps"], selection["rules"]
     if not steps:
@@ -182,8 +191,10 @@ def _format_selection(selection: Mapping[str, Any], metric: MetricSpec) -> str:
     last_step = steps[-1]
     budget_note = "" if rules["has_latency_budget"] else f", {rules['max_latency_ratio']:g} times the student"
     names = ", ".join(selection["selection"]["selected"]) + (" together" if len(steps) > 1 else "")
+    cost_name = selection["selection"]["cost"]
+    cost = f", {cost_name} {format_fixed(last_step['cost'])}" if cost_name else ""
     return (
-        f"Selected: {names}: {metric.format(last_step[metric.name])}, NLL {format_fixed(last_step['nll'])}, "
+        f"Selected: {names}: {metric.format(last_step['value'])}{cost}, "
         f"{last_step['latency_ms']:.3g} ms of a budget of {rules['latency_budget']:.3g} ms{budget_note}"
     )
 

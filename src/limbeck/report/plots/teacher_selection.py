@@ -83,7 +83,7 @@ def _draw_scatter(figure: Figure, selection: Mapping[str, Any], *, right: float,
     required_value = baseline_value + metric.sign * rules["min_margin"]
     points = [
         _make_point(
-            name, model, metric, format_gain(model["margin_points"], metric), "s",
+            name, model, metric, format_gain(model["margin"], metric), "s",
             *(("distilled", "distilled") if model["is_selected"] else ("paper", "teacher")),
         )
         for name, model in models.items()
@@ -121,19 +121,23 @@ def _draw_scatter(figure: Figure, selection: Mapping[str, Any], *, right: float,
 
 
 def _draw_similarity_matrix(figure: Figure, selection: Mapping[str, Any], **margins: float) -> None:
-    """Prediction agreement below the diagonal, CKA above it."""
+    """Prediction agreement below the diagonal (without classes the correlation of values), CKA above it."""
     names, models = list(selection["candidates"]), selection["candidates"]
     ax = make_matrix_axes(figure, names, names, **margins)
     ax.tick_params(axis="x", rotation=40)
     for pair in selection["pairs"]:
         i, j = sorted((names.index(pair["first"]), names.index(pair["second"])))
-        agreement, cka = 1 - pair["disagreement"], pair["cka"]
-        draw_cell(ax, i, j, format_percent(agreement), color="distilled", alpha=_shade(agreement))
+        has_classes, cka = pair["disagreement"] is not None, pair["cka"]
+        similarity = 1 - pair["disagreement"] if has_classes else pair["error_correlation"]
+        text = format_percent(similarity) if has_classes else format_fixed(similarity, digits=2)
+        draw_cell(ax, i, j, text, color="distilled", alpha=_shade(similarity))
         draw_cell(ax, j, i, format_fixed(cka, digits=2), color="t3", alpha=_shade(cka))
     for tick in (*ax.get_xticklabels(), *ax.get_yticklabels()):
         is_selected = models[tick.get_text()]["is_selected"]
         tick.set(color=ink.COLORS["ink" if is_selected else "muted"], fontweight="bold" if is_selected else "normal")
-    _draw_title(figure, _SCATTER_WIDTH + 24, "Agreement (below) and CKA (above)")
+    has_classes = all(pair["disagreement"] is not None for pair in selection["pairs"])
+    kind = "Agreement" if has_classes else "Correlation by sample"
+    _draw_title(figure, _SCATTER_WIDTH + 24, f"{kind} (below) and CKA (above)")
 
 
 def _draw_title(figure: Figure, left: float, title: str) -> None:

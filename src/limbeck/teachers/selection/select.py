@@ -69,12 +69,15 @@ class EnsembleCriterion(Protocol):
     Attributes:
         num_samples: number of samples with a target.
         description: how ensembles are made and compared, for the file of the selection.
+        cost_name: what is minimized, such as NLL; empty: the primary metric.
     """
 
     @property
     def num_samples(self) -> int: ...
     @property
     def description(self) -> str: ...
+    @property
+    def cost_name(self) -> str: ...
 
     def cost(self, names: Sequence[str]) -> float:
         """What the selection minimizes."""
@@ -189,6 +192,7 @@ class NLLCriterion:
     """
 
     description = "validation NLL of the mean of probabilities, greedy forward"
+    cost_name = "NLL"
 
     def __init__(
         self, probabilities: Mapping[str, Tensor], target: Tensor, *, metric: MetricSpec,

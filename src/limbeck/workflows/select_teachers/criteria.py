@@ -51,6 +51,7 @@ class MetricCriterion:
     """
 
     description = "validation metric of the mean of outputs, greedy forward"
+    cost_name = ""
 
     def __init__(self, job: Job, networks: Mapping[str, nn.Module], scores: Mapping[str, SplitScores]) -> None:
         self._job, self._networks, self._metric = job, networks, job.task.primary_metric
