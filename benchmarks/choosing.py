@@ -61,9 +61,7 @@ def make_rows(selection: dict) -> list[dict]:
     rows = []
     for name, model in selection["candidates"].items():
         low, high = (round(end, 2) for end in model["margin_interval"])
-        row = make_row(
-            f"choosing_{name}_margin", [model["margin"]], unit="points", aim="report", data=DATA, digits=2
-        )
+        row = make_row(f"choosing_{name}_margin", [model["margin"]], unit="points", aim="report", data=DATA, digits=2)
         rows.append(row | {"low": low, "high": high})
     steps = selection["selection"]["steps"]
     for name, step in (("first", steps[0]), ("chosen", steps[-1])):
