@@ -85,10 +85,11 @@ class MetricSpec:
     def heading(self) -> str:
         """:attr:`text` at the beginning of a line.
 
-        >>> MetricSpec(name="per", label="PER", phrase="phoneme error rate").heading
-        'Phoneme error rate'
+        >>> [MetricSpec(name="a", label="a", phrase=phrase).heading for phrase in ("phoneme error rate", "mAP at 0.5")]
+        ['Phoneme error rate', 'mAP at 0.5']
         """
-        return self.text[:1].upper() + self.text[1:]
+        is_word = self.text.split(" ")[0].islower()
+        return self.text[:1].upper() + self.text[1:] if is_word else self.text
 
     def to_dict(self) -> dict[str, Any]:
         """The entry in ``metric_info`` of ``record.json``."""
