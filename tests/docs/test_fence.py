@@ -19,7 +19,7 @@ ALLOWED = {
     "evaluation/robustness/attacks.py": "accuracy on adversarial images",
     "evaluation/robustness/noise_and_shift.py": "accuracy under noise and shift",
     "workflows/evaluate/robustness.py": "the sections of these checks",
-    "report/terminal.py": "the table of these checks",
+    "workflows/evaluate/evaluation_table.py": "the table of these checks",
     "cli/commands.py": "the names of these checks",
     # Formats of earlier versions.
     "evaluation/saved_predictions.py": "files without the name of the metric are of accuracy",
@@ -48,7 +48,7 @@ def test_metrics_are_named_in_tasks_only():
     found = {}
     for path in sorted(PACKAGE.rglob("*")):
         name = path.relative_to(PACKAGE).as_posix()
-        if path.suffix in (".py", ".html", ".js") and not name.startswith("tasks/"):
+        if path.suffix in (".py", ".j2", ".js") and not name.startswith("tasks/"):
             hits = [f"{name}:{i}: {line.strip()}" for i, line in enumerate(code_lines(path), 1) if FENCE.search(line)]
             if hits:
                 found[name] = hits
