@@ -39,10 +39,11 @@ def main() -> None:
     sys.argv.insert(1, options.recipe)
     work = options.work or Path(f"runs/study-{options.recipe}")
     study = run_study(
-        options.recipe, ["study={baselines: [student_only]}"], seeds=options.seeds, output_dir=work,
+        options.recipe, ["study.baselines=[student_only]"], seeds=options.seeds, output_dir=work,
         resume=(work / "recipe.yaml").exists(), callbacks=[],
     )  # fmt: skip
-    distilled = study["results"]["variants"]["distilled"]
+    selected = study["results"]["selected"]["variant"]  # on validation
+    distilled = study["results"]["variants"][selected]
     data = DATA[options.recipe]
     rows = [
         gain_row(GAINS[options.recipe], distilled["gain"], data, aim="low > 0"),
@@ -50,12 +51,12 @@ def main() -> None:
     ]
     values = read_values(work, study)
     if options.recipe == "spoken_digits":
-        pairs = zip(values["distilled"], values["student_only"], strict=True)
+        pairs = zip(values[selected], values["student_only"], strict=True)
         reductions = [100 * (1 - distilled_per / per) for distilled_per, per in pairs]
         rows.append(make_row(
             "fsdd_kd_per_reduction_percent", reductions, unit="%", aim="low > 0", data=data, digits=1
         ))  # fmt: skip
-    write_rows(rows, name=options.recipe, values=values)
+    write_rows(rows, name=options.recipe, variant=selected, values=values)
 
 
 def read_values(work: Path, study: dict) -> dict[str, list[float]]:

@@ -80,7 +80,7 @@ def test_the_loss_reads_frames_and_sample_targets():
     targets = {"tokens": torch.tensor([[1, 2], [3, 0]]), "token_length": torch.tensor([2, 1])}
     context = LossContext(student=student, sample_targets=targets)
     torch.testing.assert_close(CTCLoss()(context), ctc_loss(logits, lengths, *targets.values()))
-    with pytest.raises(LimbeckError, match="the task gives none: use a task such as SpeechCTC"):
+    with pytest.raises(LimbeckError, match="the outputs have none: use a task such as SpeechCTC"):
         CTCLoss()(LossContext(student=Outputs(logits=torch.zeros(2, 4)), sample_targets=targets))
     with pytest.raises(LimbeckError, match="blank must be"):
         CTCLoss(blank=-1)

@@ -13,6 +13,8 @@ from limbeck.losses.crd import CRDLoss, crd_loss
 from limbeck.losses.cross_entropy import CrossEntropyLoss, cross_entropy_loss
 from limbeck.losses.cskd import CSKDLoss, cskd_loss
 from limbeck.losses.ctc import CTCLoss, ctc_loss
+from limbeck.losses.ctc_best_path import CTCBestPathLoss, ctc_best_path_loss
+from limbeck.losses.ctc_kd import CTCKDLoss, ctc_kd_loss
 from limbeck.losses.cwd import CWDLoss, cwd_loss
 from limbeck.losses.dist import DISTLoss, dist_loss
 from limbeck.losses.dkd import DKDLoss, dkd_loss
@@ -47,6 +49,8 @@ __all__ = [
     "CCLoss",
     "CRDLoss",
     "CSKDLoss",
+    "CTCBestPathLoss",
+    "CTCKDLoss",
     "CTCLoss",
     "CWDLoss",
     "CrossEntropyLoss",
@@ -84,6 +88,8 @@ __all__ = [
     "crd_loss",
     "cross_entropy_loss",
     "cskd_loss",
+    "ctc_best_path_loss",
+    "ctc_kd_loss",
     "ctc_loss",
     "cwd_loss",
     "dist_loss",

@@ -1,57 +1,18 @@
-"""Connectionist temporal classification (CTC): token sequences without an alignment to frames.
-
-Graves et al., ICML 2006, https://www.cs.toronto.edu/~graves/icml_2006.pdf. With p_t the softmax of frame t and B the
-map that merges repeats and removes blanks, the loss of one sample is −log Σ_{π: B(π) = target} Π_t p_t(π_t).
-"""
+"""The CTC loss of a network with the target sequences (Graves et al., ICML 2006)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import ClassVar, final
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
-from limbeck.losses._ops import upcast
+from limbeck.losses._ctc import ctc_loss, frames_of
 
-
-def ctc_loss(
-    logits: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor, *, blank: int = 0,
-    reduction: Literal["mean", "none"] = "mean",
-) -> Tensor:  # fmt: skip
-    """Mean over the samples with a target of the CTC loss divided by the number of tokens, in nats.
-
-    Args:
-        logits: ``[batch, frames, classes]``.
-        lengths: ``[batch]``, valid frames of each sample.
-        tokens: ``[batch, longest target]`` class indices, padded by any value.
-        token_lengths: ``[batch]``; below 0 is no target. An empty target counts as of one token.
-        blank: index of the blank.
-        reduction: ``"none"`` returns the loss of each sample in nats, ``[batch]``, zero without a target.
-
-    Raises:
-        LimbeckError: a target that needs more frames than the sample has (its loss would be infinite).
-
-    >>> import torch
-    >>> logits = torch.zeros(1, 2, 3)  # 2 frames; the paths of the target "1" are (1, 1), (1, 0) and (0, 1)
-    >>> ctc_loss(logits, torch.tensor([2]), torch.tensor([[1]]), torch.tensor([1]))  # -log(3 / 9)
-    tensor(1.0986)
-    """
-    has_target = token_lengths >= 0
-    lengths, token_lengths = lengths.to(logits.device), token_lengths.to(logits.device).clamp(min=0)
-    tokens = tokens.to(logits.device)
-    if logits.is_cpu:
-        _require_enough_frames(lengths, tokens, token_lengths)
-    log_p = upcast(logits).log_softmax(dim=2).transpose(0, 1)
-    # Padding may be −100, which is no class; only the first `token_lengths` are read.
-    losses = F.ctc_loss(log_p, tokens.clamp(min=0), lengths, token_lengths, blank=blank, reduction="none")
-    losses = losses.where(has_target.to(losses.device), 0.0)
-    if reduction == "none":
-        return losses
-    return (losses / token_lengths.clamp(min=1)).sum() / has_target.sum().clamp(min=1)
+__all__ = ["CTCLoss", "ctc_loss"]
 
 
 @final
@@ -80,34 +41,6 @@ class CTCLoss(Loss):
             raise LimbeckError(f"blank must be a class index of at least 0, got {self.blank}")
 
     def __call__(self, context: LossContext) -> Tensor:
-        by_sample = context.student.by_sample
-        if "frame_logits" not in by_sample or "frame_length" not in by_sample:
-            raise LimbeckError(
-                "CTCLoss needs the frames of each sample, and the task gives "
-                f"{', '.join(by_sample) or 'none'}: use a task such as SpeechCTC"
-            )
+        logits, lengths = frames_of(context.student, "CTCLoss")
         tokens, token_lengths = context.sample_target("tokens"), context.sample_target("token_length")
-        return ctc_loss(by_sample["frame_logits"], by_sample["frame_length"], tokens, token_lengths, blank=self.blank)
-
-
-def min_frames(tokens: Tensor, token_lengths: Tensor) -> Tensor:
-    """The frames ``[batch]`` that a path needs: one for each token, and one for the blank between equal neighbors.
-
-    >>> import torch
-    >>> min_frames(torch.tensor([[1, 1, 2]]), torch.tensor([3]))
-    tensor([4])
-    """
-    is_token = (tokens.new_ones(tokens.shape).cumsum(dim=1) <= token_lengths[:, None])[:, 1:]
-    return token_lengths + ((tokens[:, 1:] == tokens[:, :-1]) & is_token).sum(dim=1)
-
-
-def _require_enough_frames(lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> None:
-    needed = min_frames(tokens, token_lengths)
-    too_short = (needed > lengths).nonzero().flatten().tolist()
-    if too_short:
-        i = too_short[0]
-        raise LimbeckError(
-            f"a target must not need more frames than the sample has: sample {i} of the batch has {int(lengths[i])} "
-            f"frames and a target of {int(token_lengths[i])} tokens that needs {int(needed[i])}; use a network with a "
-            "smaller stride, or remove the sample"
-        )
+        return ctc_loss(logits, lengths, tokens, token_lengths, blank=self.blank)

@@ -6,7 +6,7 @@ import torch
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data import Split
-from limbeck.losses.ctc import min_frames
+from limbeck.losses._ctc import min_frames
 
 __all__ = ["find_longest", "require_enough_frames"]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from limbeck.core.metric_spec import MetricSpec
+from limbeck.losses._ctc import best_path
 
 PER: Final = MetricSpec(
     name="per", label="Phoneme error rate", phrase="phoneme error rate", higher_is_better=False,
@@ -54,11 +55,8 @@ def decode_greedy(logits: Tensor, lengths: Tensor, *, blank: int) -> list[list[i
     >>> decode_greedy(logits, torch.tensor([5]), blank=0)
     [[1, 1, 2]]
     """
-    decoded = []
-    for path, length in zip(logits.argmax(dim=2).cpu(), lengths.tolist(), strict=True):
-        merged = torch.unique_consecutive(path[:length])
-        decoded.append(merged[merged != blank].tolist())
-    return decoded
+    tokens, counts = best_path(logits, lengths, blank=blank)
+    return [row[:count] for row, count in zip(tokens.tolist(), counts.tolist(), strict=True)]
 
 
 @final
