@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -25,6 +27,7 @@ from limbeck.data.box_store import BoxStore
 from limbeck.data.image_store import InMemory
 from limbeck.data.module import make_splits
 from limbeck.data.pair_batches import pair_batches
+from limbeck.testing import check_data_source
 
 SIZE = (24, 32)
 BOXES = [torch.tensor([[8, 6, 20, 15]]), torch.tensor([[2, 3, 9, 21]]), torch.tensor([[14, 2, 30, 9]])]
@@ -176,6 +179,28 @@ def test_a_detection_data_set_is_carried():
     assert len(data.fingerprint()) == 64
 
 
+@dataclass(frozen=True)
+class CellSource:
+    """A source of boxes, or of items by collate_fn."""
+
+    is_collated: bool = False
+
+    def load(self, *, seed=0):
+        boxes = [torch.tensor([[i % 9, 1, 20, 15]]) for i in range(30)]
+        images = torch.rand(30, 1, *SIZE, generator=torch.Generator().manual_seed(0))
+        if self.is_collated:
+            items = [{"input": image, "boxes": box} for image, box in zip(images, boxes, strict=True)]
+            return from_datasets(items, seed=seed, collate_fn=torch.utils.data.default_collate)
+        labels = [torch.zeros(1)] * 30
+        split = Split.from_boxes(InMemory(images), BoxStore(boxes, labels), groups=torch.arange(30) // 3)
+        return make_splits("cells", ("cell",), split, seed=seed, validation=0.2, test=0.2, normalize="none")
+
+
+@pytest.mark.parametrize("is_collated", [False, True])
+def test_sources_of_boxes_and_items_pass_the_checks(is_collated):
+    assert len(check_data_source(CellSource(is_collated)).test) == 6
+
+
 def test_items_of_any_kind_are_batched_by_collate_fn():
     data = from_datasets(Cells(0.3), Cells(), Cells(), collate_fn=collate)
     stream = data.batches(batch_size=4)
@@ -209,6 +234,11 @@ def test_random_items_of_paired_batches_are_the_same_for_a_step():
         def __getitem__(self, index):
             return super().__getitem__(index)[0], index % 2
 
+    def jitter(images, rng):
+        return images + torch.rand(1) * np.random.rand()
+
+    stream = from_datasets(Noisy(), augment=Augmentation((jitter,))).batches(batch_size=4)
+    assert torch.equal(stream.batch(1)["input"], stream.batch(1)["input"])
     for pairing in ("same_class", "repeat_previous"):
         data = from_datasets(Noisy(0.3), Noisy(), Noisy())
         stream = pair_batches(data.batches(batch_size=4), pairing)

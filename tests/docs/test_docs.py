@@ -14,7 +14,7 @@ from limbeck.cli import main
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NAMES = (
-    "bring-your-own", "cache", "objectives", "record", "robustness", "segmentation", "self-distillation",
+    "bring-your-own", "cache", "data", "objectives", "record", "robustness", "segmentation", "self-distillation",
     "several-teachers", "speech", "stages", "study", "text-classification", "views",
 )  # fmt: skip
 RUN = [ROOT / "docs" / f"{name}.md" for name in NAMES]

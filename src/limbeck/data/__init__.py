@@ -1,9 +1,13 @@
 """Data: sources, splits with a held-out test split, augmentation, and batch samplers."""
 
 from limbeck.data.augmentation import Augmentation, default_augmentation
+from limbeck.data.box_store import BoxStore
 from limbeck.data.held_out import HeldOutTest
-from limbeck.data.module import DataModule, from_datasets, from_loaders, from_tensors, iterate_batches
+from limbeck.data.image_store import InMemory
+from limbeck.data.mask_store import MasksInMemory
+from limbeck.data.module import DataModule, from_datasets, from_loaders, from_tensors, iterate_batches, make_splits
 from limbeck.data.normalization import Normalization
+from limbeck.data.sequence_store import SequenceStore
 from limbeck.data.sources import CIFAR10, CIFAR100, Digits, FashionMNIST, ImageFolder, SegmentationFolder
 from limbeck.data.split import Split
 from limbeck.data.transforms import (
@@ -23,13 +27,17 @@ __all__ = [
     "CIFAR10",
     "CIFAR100",
     "Augmentation",
+    "BoxStore",
     "DataModule",
     "Digits",
     "FashionMNIST",
     "HeldOutTest",
     "ImageFolder",
+    "InMemory",
+    "MasksInMemory",
     "Normalization",
     "SegmentationFolder",
+    "SequenceStore",
     "Split",
     "affine",
     "color_jitter",
@@ -40,6 +48,7 @@ __all__ = [
     "from_tensors",
     "horizontal_flip",
     "iterate_batches",
+    "make_splits",
     "mixup",
     "rand_augment",
     "random_crop",

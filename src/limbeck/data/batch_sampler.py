@@ -80,6 +80,9 @@ class BatchSampler:
         self._seed, self.order_seed = seed, seed if order_seed is None else order_seed
         self._classes, self.rank = classes, rank
         self._epoch_order: tuple[int, Tensor] = (-1, torch.empty(0))
+        self._has_user_code = not isinstance(split.images, InMemory | ImageFiles | SequenceStore) or any(
+            not type(transform).__module__.startswith("limbeck.") for transform in augmentation.transforms
+        )
         self._token_batches = None if batch_tokens is None else self._make_token_batches(batch_tokens, world_size)
 
     @property
@@ -119,9 +122,10 @@ class BatchSampler:
     def load_at(self, step: int, sample_indices: Tensor, views: Tensor) -> Batch:
         """:meth:`load` for the batch of ``step``.
 
-        A user's data set may draw from the global generators: the same for a step in any run, worker and resume.
+        A user's data set or transform may draw from the global generators: the same for a step in any run, worker and
+        resume.
         """
-        if isinstance(self.split.images, InMemory | ImageFiles | SequenceStore):
+        if not self._has_user_code:
             return self.load(sample_indices, views)
         with preserve_rng_state(derive_seed(self.order_seed, _ITEM_STREAM, step, self.rank)):
             return self.load(sample_indices, views)

@@ -10,6 +10,7 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor
 
+from limbeck.data.groups import require_disjoint_groups
 from limbeck.data.module import DataModule, iterate_batches
 from limbeck.data.split import UNLABELED, Split
 from limbeck.testing.task_case import same_leaves
@@ -100,6 +101,7 @@ def _check_disjoint(case: _Case) -> None:
     for first, second in (("training", "validation"), ("training", "test"), ("validation", "test")):
         shared = set(splits[first].sample_ids.tolist()) & set(splits[second].sample_ids.tolist())
         assert not shared, f"a sample must be in one split, and sample {min(shared)} is in {first} and {second}"
+    require_disjoint_groups(splits)
     training = {_hash(sample) for sample in _samples(splits["training"], _MAX_COMPARED)}
     for name in ("validation", "test"):
         samples = [_hash(sample) for sample in _samples(splits[name], _NUM_SAMPLES)]
@@ -138,8 +140,10 @@ def _check_labels(case: _Case) -> None:
                 f"the {name} split must have a sample of each class, and {case.data.class_names[missing[0]]!r} has none"
             )
         else:
-            target = split.subset(is_labeled).read_fields(torch.arange(min(_NUM_SAMPLES, int(is_labeled.sum()))))
-            _check_other_target(target["target"], name, classes)
+            fields = split.subset(is_labeled).read_fields(torch.arange(min(_NUM_SAMPLES, int(is_labeled.sum()))))
+            target = fields.get("target", fields.get("labels"))
+            if isinstance(target, Tensor):  # a batch of a user's collate_fn may have any targets
+                _check_other_target(target, name, classes)
 
 
 def _check_other_target(target: Tensor, name: str, classes: int) -> None:

@@ -207,8 +207,13 @@ def test_damaged_rows_are_computed_again(tmp_path):
     assert "is damaged: 1 outputs are computed again" in messages[0]
 
 
-def test_features_of_inputs_of_several_sizes_are_refused(tmp_path):
+def test_features_of_clips_of_several_lengths_are_stored(tmp_path):
     collate, task, build = CASES["speech"]
-    cached = CachedTeacher(FrozenTeacher(make_network(build), {"mid": "stem"}), Samples(collate), root=tmp_path)
-    with pytest.raises(limbeck.LimbeckError, match=r"features\.mid of a cached teacher must have the shape"):
-        cached.check(task)
+    teacher, data = FrozenTeacher(make_network(build), {"mid": "stem"}), Samples(collate)
+    cached = CachedTeacher(teacher, data, root=tmp_path, config=FULL)
+    for indices in ((0, 3), (1, 2), (0, 2)):
+        batch = data.batch(*indices)
+        live, mask = teacher.predict(batch, task).feature("mid"), task.input_mask(batch)
+        expected = live.where(mask[:, :: -(-mask.shape[1] // live.shape[1]), None], 0.0)
+        torch.testing.assert_close(cached.predict(batch, task).feature("mid"), expected, atol=1e-3, rtol=1e-3)
+    assert (cached.hits, cached.misses) == (2, 4)

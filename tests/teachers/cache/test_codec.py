@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -139,6 +140,31 @@ def test_the_codec_of_speech_gives_the_same_rows():
     decoded = through_codec(outputs, task, batch, dtype="float32")
     assert torch.allclose(decoded.require_logits(), outputs.require_logits(), atol=1e-6)
     assert torch.equal(decoded.row_to_sample, outputs.row_to_sample)
+
+
+@pytest.mark.parametrize("task", [SpeechCTC(classes=5, frame_stride=2), limbeck.tasks.TextClassification(classes=5)])
+def test_features_of_padded_sequences_are_stored_without_the_padding(task):
+    lengths, is_speech = torch.tensor([11, 4, 7, 1]), isinstance(task, SpeechCTC)
+    mask = torch.arange(11) < lengths[:, None]
+    batch = {"input": torch.randn(4, 11, 3), "input_length": lengths, "input_ids": mask.long(), "attention_mask": mask}
+    outputs = task.outputs(Frames(), batch) if is_speech else Outputs(logits=torch.randn(4, 5))
+    features = torch.randn(4, 6, 2)  # of every second position, as the logits of speech
+    decoded = through_codec(
+        replace(outputs, features={"mid": features}), task, batch, dtype="float32", feature_dtype="float32"
+    )
+    assert torch.equal(decoded.feature("mid"), features.where(mask[:, ::2, None], 0.0))
+    assert torch.allclose(decoded.require_logits(), outputs.require_logits(), atol=1e-6)
+    layout = RecordLayout.from_tensors(encode_outputs(decoded, batch, task, batch_size=4), CacheConfig())
+    shorter = replace(task.outputs(Frames(), cut(batch)) if is_speech else outputs, features={"mid": features[:, :4]})
+    layout.pack(encode_outputs(shorter, cut(batch), task, batch_size=4))
+    other = "positions of the logits" if is_speech else "positions of the input, or every k-th"
+    wrong = replace(outputs, features={"mid": torch.randn(4, 11 if is_speech else 12, 2)})
+    with pytest.raises(limbeck.LimbeckError, match=other):
+        encode_outputs(wrong, batch, task, batch_size=4)
+
+
+def cut(batch):
+    return {name: value[:, :7] if value.ndim > 1 else value.clamp(max=7) for name, value in batch.items()}
 
 
 class Frames(torch.nn.Module):

@@ -6,20 +6,36 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
+import torch
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.core.task import ModelInputs, Task
+from limbeck.utils.frames import mask_frames
 
-__all__ = ["FEATURES", "LENGTH", "VALID", "TaskWithCodec", "decode_outputs", "encode_outputs", "require_codec"]
+__all__ = [
+    "FEATURES",
+    "FEATURE_LENGTH",
+    "LENGTH",
+    "ROW_FEATURES",
+    "VALID",
+    "TaskWithCodec",
+    "decode_outputs",
+    "encode_outputs",
+    "require_codec",
+]
 
 FEATURES: Final = "features."
 """Prefix of the names of hidden features."""
+ROW_FEATURES: Final = "row_features."
+"""Prefix of the names of hidden features of padded sequences, of which the padding is not stored."""
 VALID: Final = "valid"
 LENGTH: Final = "length"
 """Number of rows of each sample, where samples differ: other tensors of two or more dimensions are padded along axis 1.
 """
+FEATURE_LENGTH: Final = "feature_length"
+"""Number of positions of the features of each sample, where the task stores no ``length``."""
 
 
 class TaskWithCodec(Task, Protocol):
@@ -48,10 +64,23 @@ def encode_outputs(outputs: Outputs, batch: Any, task: TaskWithCodec, *, batch_s
     """The tensors of ``outputs`` that are stored, ``[batch, ...]`` by name.
 
     Raises:
-        LimbeckError: there is none, or the task gives one without an entry for each sample.
+        LimbeckError: there is none, or the task gives one without an entry for each sample; or features of padded
+            sequences have another number of positions than the logits.
     """
     tensors = dict(task.encode_outputs(outputs, batch))
-    tensors |= {f"{FEATURES}{name}": tensor for name, tensor in outputs.features.items()}
+    input_mask = getattr(task, "input_mask", lambda _: None)(batch)
+    for name, tensor in outputs.features.items():
+        if input_mask is not None and tensor.ndim == 3:
+            length_name = LENGTH if LENGTH in tensors else FEATURE_LENGTH
+            lengths = _feature_lengths(name, tensor, input_mask)
+            if not torch.equal(tensors.setdefault(length_name, lengths).cpu(), lengths.cpu()):
+                raise LimbeckError(
+                    f"features of padded sequences in a cache must have the positions of the logits, or of the other "
+                    f"features, and {name!r} has others: use other layers, or remove the cache"
+                )
+            tensors[f"{ROW_FEATURES}{name}"] = tensor
+        else:
+            tensors[f"{FEATURES}{name}"] = tensor
     if outputs.valid is not None:
         tensors[VALID] = outputs.valid.reshape(-1, 1)
     if not tensors:
@@ -67,9 +96,26 @@ def encode_outputs(outputs: Outputs, batch: Any, task: TaskWithCodec, *, batch_s
 
 def decode_outputs(tensors: Mapping[str, Tensor], batch: Any, task: TaskWithCodec) -> Outputs:
     """The outputs of :func:`encode_outputs` again, for the rows of ``batch``."""
-    features = {name.removeprefix(FEATURES): t for name, t in tensors.items() if name.startswith(FEATURES)}
-    stored = {name: t for name, t in tensors.items() if not name.startswith(FEATURES) and name != VALID}
+    features, stored = dict[str, Tensor](), dict[str, Tensor]()
+    for name, tensor in tensors.items():
+        if name.startswith((FEATURES, ROW_FEATURES)):
+            features[name.removeprefix(ROW_FEATURES).removeprefix(FEATURES)] = tensor
+        elif name not in (VALID, FEATURE_LENGTH):
+            stored[name] = tensor
     outputs = task.decode_outputs(stored, batch)
     if features:
         outputs = replace(outputs, features={**outputs.features, **features})
     return replace(outputs, valid=tensors[VALID].bool().squeeze(1)) if VALID in tensors else outputs
+
+
+def _feature_lengths(name: str, features: Tensor, input_mask: Tensor) -> Tensor:
+    """The valid positions ``[batch]`` of features ``[batch, positions, width]``."""
+    mask = mask_frames(input_mask.to(features.device), features.shape[1])
+    lengths = None if mask is None else mask.sum(dim=1)
+    positions = torch.arange(features.shape[1], device=features.device)
+    if mask is None or lengths is None or not torch.equal(mask, positions < lengths[:, None]):
+        raise LimbeckError(
+            f"features of padded sequences in a cache must have the positions of the input, or every k-th of them, and "
+            f"padding at the end, and {name!r} has not: use another layer, or remove the cache"
+        )
+    return lengths

@@ -6,7 +6,7 @@ own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Self, final
 
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.teachers.cache.cache_config import CacheConfig
-from limbeck.teachers.cache.codec import FEATURES, LENGTH, VALID
+from limbeck.teachers.cache.codec import FEATURE_LENGTH, FEATURES, LENGTH, ROW_FEATURES, VALID
 from limbeck.teachers.cache.indexing import CHECKSUM_BYTES
 from limbeck.teachers.cache.store import ByteArray
 from limbeck.teachers.cache.tensor_encoding import TensorEncoding
@@ -124,7 +124,7 @@ class RecordLayout:
             )
         fields = []
         for name, tensor in tensors.items():
-            by_row = LENGTH in tensors and tensor.ndim > 1 and _may_have_rows(name)
+            by_row = _has_rows(name, tensor, tensors)
             pooled = tensor if by_row else _pool(tensor, config)
             is_resized = pooled is not tensor and not name.startswith(FEATURES)
             shape = tuple(pooled.shape[2 if by_row else 1 :])
@@ -166,7 +166,7 @@ class RecordLayout:
         tensors = {f.name: self._decode(f, fixed[f.name]) for f in self.fields if not f.by_row}
         if records.rows is None:
             return tensors
-        rows, lengths = self._joined_rows(records), tensors[LENGTH]
+        rows, lengths = self._joined_rows(records), tensors[_length_name(tensors)]
         is_row = torch.arange(int(lengths.max()) if len(lengths) else 0) < lengths[:, None]
         for field in (field for field in self.fields if field.by_row):
             values = self._decode(field, rows[field.name])
@@ -177,7 +177,8 @@ class RecordLayout:
 
     def lengths(self, fixed: ByteArray) -> NDArray[np.int64]:
         """The number of rows of each sample in ``fixed`` records."""
-        lengths: NDArray[np.int64] = np.ascontiguousarray(fixed).view(self.dtype).reshape(-1)[LENGTH]
+        values = np.ascontiguousarray(fixed).view(self.dtype).reshape(-1)
+        lengths: NDArray[np.int64] = values[_length_name(self.dtype.names or ())]
         return lengths
 
     def difference(self, records: Records, tensors: Mapping[str, Tensor]) -> tuple[float, str]:
@@ -248,15 +249,15 @@ def _encoding_name(name: str, tensor: Tensor, config: CacheConfig) -> str:
         return "bool"
     if not tensor.is_floating_point():
         return "int64"
-    if name.startswith(FEATURES):
+    if name.startswith((FEATURES, ROW_FEATURES)):
         return config.feature_dtype
     return "top_k" if name == "logits" and config.top_k is not None else config.dtype
 
 
 def _row_mask(tensors: Mapping[str, Tensor]) -> Tensor:
     """``[batch, rows]``: which of the padded rows belong to a sample."""
-    lengths = tensors[LENGTH].detach().cpu()
-    sizes = {tensor.shape[1] for name, tensor in tensors.items() if tensor.ndim > 1 and _may_have_rows(name)}
+    lengths = tensors[_length_name(tensors)].detach().cpu()
+    sizes = {tensor.shape[1] for name, tensor in tensors.items() if _has_rows(name, tensor, tensors)}
     if len(sizes) != 1 or (len(lengths) and int(lengths.max()) > min(sizes)):
         raise LimbeckError(
             f"with `length`, tensors of two or more dimensions must be padded along axis 1 to one number of rows of at "
@@ -265,8 +266,15 @@ def _row_mask(tensors: Mapping[str, Tensor]) -> Tensor:
     return torch.arange(sizes.pop()) < lengths[:, None]
 
 
-def _may_have_rows(name: str) -> bool:
-    return not name.startswith(FEATURES) and name != VALID
+def _has_rows(name: str, tensor: Tensor, tensors: Container[str]) -> bool:
+    """Whether a tensor has rows, of which samples have different numbers."""
+    if name.startswith((FEATURES, ROW_FEATURES)) or name == VALID:
+        return name.startswith(ROW_FEATURES)
+    return LENGTH in tensors and tensor.ndim > 1
+
+
+def _length_name(names: Container[str]) -> str:
+    return LENGTH if LENGTH in names else FEATURE_LENGTH
 
 
 def _split_rows(rows: NDArray[np.void], lengths: list[int]) -> NDArray[np.object_]:
