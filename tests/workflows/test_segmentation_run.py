@@ -59,7 +59,7 @@ def test_its_networks_are_evaluated_by_the_metric_of_the_task(run, capsys):
     assert "Mean IoU" in shown
     assert "the same" in shown
     assert main(["evaluate", str(run), "--noise"]) == 0
-    assert "Mean IoU of" in capsys.readouterr().out
+    assert "mean IoU of" in capsys.readouterr().out
     evaluation = json.loads((run / "evaluation.json").read_text())
     record = json.loads((run / "record.json").read_text())
     assert evaluation["metric"]["name"] == "miou"
