@@ -206,6 +206,7 @@ def test_external_teacher_has_its_logits_as_the_only_layer():
 
 def test_three_samples_have_no_cka():
     assert layerwise_cka({"a": torch.ones(3, 2)}, {"b": torch.ones(3, 2)}) is None
+    assert layerwise_cka({"a": torch.ones(9, 2)}, {}) is None
     assert measure_fidelity(small_cnn(width=2), small_cnn(width=2), [make_batch(3)], TEN)["cka"] is None
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from limbeck.cli import main
 from limbeck.workflows import distill
+from limbeck.workflows.export_run import export_run
 
 
 def write_folders(root):
@@ -58,6 +59,8 @@ def test_its_networks_are_evaluated_by_the_metric_of_the_task(run, capsys):
     shown = capsys.readouterr().out
     assert "Mean IoU" in shown
     assert "the same" in shown
+    assert "student.onnx: Mean IoU" in shown
+    assert "same predictions as torch for 100.0% of 4 samples" in shown
     assert main(["evaluate", str(run), "--noise"]) == 0
     assert "mean IoU of" in capsys.readouterr().out
     evaluation = json.loads((run / "evaluation.json").read_text())
@@ -77,3 +80,10 @@ def test_checks_of_classifiers_are_refused_in_one_sentence(run, capsys):
         "limbeck: attacks needs images of one class each and calibration needs one class for each sample, and the task "
         "of this run is Segmentation: remove them; checks for this task: corruptions, noise, efficiency"
     ]
+
+
+def test_the_student_is_exported_in_8_bits(run, tmp_path, capsys):
+    info = export_run(run, output_path=tmp_path / "student.onnx", int8=True)
+    assert (tmp_path / "student.int8.onnx").stat().st_size == info["int8"]["bytes"]
+    assert 0.5 < info["int8"]["agreement"] <= 1
+    assert "student.int8.onnx: Mean IoU" in capsys.readouterr().out

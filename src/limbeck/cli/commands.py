@@ -185,6 +185,7 @@ def _add_run_files(commands: _SubParsers) -> None:
     add = _command(commands, "export", "limbeck.workflows.export_run:export_run", help=text)
     _add_run_arguments(add)
     add("--to", type=Path, dest="output_path", metavar="FILE", help="default: RUN/student.onnx")
+    add("--int8", action="store_true", help="write a file of 8 bits too (.int8.onnx), calibrated on training samples")
     add = _command(commands, "report", _report, help="write a run's report.html again from its record")
     _add_run_arguments(add, data_root=False)
     text = "write a run's model card (README.md) again from its record"

@@ -73,11 +73,13 @@ def cka_matrix(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> lis
 
 
 def layerwise_cka(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> dict[str, Any] | None:
-    """CKA of every pair of layers, from features by layer; ``None`` for less than 4 samples.
+    """CKA of every pair of layers, from features by layer; ``None`` without layers, or for less than 4 samples.
 
     Returns:
         ``student_layers`` and ``teacher_layers``; ``matrix``, see :func:`cka_matrix`; ``num_samples``.
     """
+    if not student or not teacher:
+        return None
     num_samples = min(len(features) for features in (*student.values(), *teacher.values()))
     if num_samples < MIN_CKA_SAMPLES:
         return None

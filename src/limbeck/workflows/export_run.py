@@ -6,29 +6,87 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from limbeck.core.task import require_deployable
-from limbeck.data import iterate_batches
-from limbeck.export import export_task, to_onnx
+from limbeck.core.task import DeployableTask, require_deployable
+from limbeck.data import DataModule, Split, iterate_batches
+from limbeck.evaluation import score_batch
+from limbeck.export import OnnxModule, equal_predictions, export_task, named_inputs, quantize_int8, to_onnx
 from limbeck.models import load_weights
 from limbeck.utils.eval_mode import eval_mode
 from limbeck.workflows._job.job import Job
 
-__all__ = ["export_onnx", "export_run"]
+__all__ = ["calibration_batches", "compare_deployed", "evaluate_deployed", "export_onnx", "export_run"]
+
+_NUM_CALIBRATION_SAMPLES = 256
 
 
-def export_run(folder: Path, *, output_path: Path | None = None, data_root: str | None = None) -> dict[str, Any]:
-    """Export the student of the run in ``folder`` to ONNX, compare it with PyTorch, and print the differences."""
+def export_run(
+    folder: Path, *, output_path: Path | None = None, data_root: str | None = None, int8: bool = False
+) -> dict[str, Any]:
+    """Export the student of the run in ``folder`` to ONNX, compare it with PyTorch, and print the differences.
+
+    Args:
+        folder: the run.
+        output_path: the file; ``None``: ``student.onnx`` in the run.
+        data_root: root folder of the data, if it has moved.
+        int8: write a file of 8 bits in addition, ``student.int8.onnx``, calibrated on training samples.
+    """
     job = Job.from_run(folder, data_root)
     path = output_path or folder / "student.onnx"
-    info = export_onnx(job, load_weights(job.build_deployed_student(), folder).eval(), path)
+    student = load_weights(job.build_deployed_student(), folder).eval()
+    info = export_onnx(job, student, path)
     print(  # noqa: T201
         f"{path}: {info['bytes']:,} bytes, largest difference of an output {info['max_abs_difference']:.2g}, "
         f"same prediction for {info['label_agreement']:.1%} of {info['num_samples']} samples, "
         f"{info['latency_ms']['median']:.3f} ms per sample (median, 1 thread)"
     )
+    if int8:
+        info["int8"] = _export_int8(job, student, path)
     return info
+
+
+def calibration_batches(task: DeployableTask, data: DataModule) -> list[dict[str, Tensor]]:
+    """Up to 256 training samples, chosen by seed, as batches of the named inputs of an exported file."""
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(data.seed))
+    samples = data.train.subset(order[:_NUM_CALIBRATION_SAMPLES])
+    batches = iterate_batches(samples, None, batch_size=64)
+    return [named_inputs(task, task.model_inputs(batch)) for batch in batches]
+
+
+def evaluate_deployed(model: nn.Module, task: DeployableTask, split: Split) -> tuple[float, list[Any]]:
+    """The primary metric and the predictions of a model that takes inputs before normalization."""
+    statistics, predictions = list[Tensor](), list[Any]()
+    for batch in iterate_batches(split, None, batch_size=64):
+        scores = score_batch(model, batch, task)
+        statistics.append(scores.statistics.double())
+        predictions += scores.predictions
+    rows = torch.cat(statistics)
+    return float(task.metric_value(rows[~rows.isnan().any(dim=1)])), predictions
+
+
+def compare_deployed(
+    file: Path, network: nn.Module, task: DeployableTask, data: DataModule, split: Split
+) -> dict[str, Any]:
+    """The primary metric of an exported ``network``, and its agreement with torch; prints both.
+
+    Returns:
+        ``file``, ``value`` of the metric, and ``agreement``, the fraction of samples with the prediction of torch.
+    """
+    exported, model = OnnxModule(str(file), task, name=file.name), task.deployment_model(network, data).eval()
+    (value, actual), (_, expected) = (evaluate_deployed(module, task, split) for module in (exported, model))
+    agreement = equal_predictions(expected, actual)
+    metric = f"{task.primary_metric.label} {task.primary_metric.format(value)}"
+    print(f"{file.name}: {metric}, same predictions as torch for {agreement:.1%} of {len(split)} samples")  # noqa: T201
+    return {"file": file.name, "value": value, "agreement": agreement}
+
+
+def _export_int8(job: Job, student: nn.Module, path: Path) -> dict[str, Any]:
+    task = require_deployable(job.task, "export to 8 bits")
+    small = path.with_suffix(".int8.onnx")
+    quantize_int8(path, small, calibration_inputs=calibration_batches(task, job.data))
+    info = compare_deployed(small, student, task, job.data, job.data.validation)
+    return {**info, "bytes": small.stat().st_size}
 
 
 def export_onnx(job: Job, network: nn.Module, path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from limbeck import evaluation
 from limbeck.core.errors import LimbeckError
@@ -24,10 +24,10 @@ from limbeck.export import OnnxModule, equal_predictions, export_task, named_inp
 from limbeck.teachers.backends.runtime_session import missing_package_message
 from limbeck.utils.eval_mode import eval_mode
 from limbeck.utils.timing import torch_threads
+from limbeck.workflows.export_run import calibration_batches, evaluate_deployed
 
 __all__ = ["measure_efficiency"]
 
-_NUM_CALIBRATION_SAMPLES = 256
 _NUM_METRIC_SAMPLES = 1000
 _NUM_PARITY_SAMPLES = 65
 _MAX_INPUT_BYTES = 2**26
@@ -74,7 +74,7 @@ def measure_efficiency(
             settings |= _measure_cost(task.deployment_model(network, data), task, subset)
             predictions = None
             for runtime in _build_runtimes(name, network, data, task, subset, notes):
-                value, runtime_predictions = _evaluate(runtime.model, task, subset)
+                value, runtime_predictions = evaluate_deployed(runtime.model, task, subset)
                 predictions = predictions or runtime_predictions
                 is_torch = runtime.name == "torch"
                 rows.append({
@@ -121,12 +121,7 @@ def _build_runtimes(
             sizes = [1, min(len(split), _NUM_PARITY_SAMPLES)]
             export_task(task, model, [_first_batch(split, size) for size in sizes], fp32_file)
             yield _open("onnxruntime", "fp32", fp32_file, task)
-            order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(data.seed))
-            samples = data.train.subset(order[:_NUM_CALIBRATION_SAMPLES])
-            batches = [
-                named_inputs(task, task.model_inputs(batch)) for batch in iterate_batches(samples, None, batch_size=64)
-            ]
-            quantize_int8(fp32_file, int8_file, calibration_inputs=batches)
+            quantize_int8(fp32_file, int8_file, calibration_inputs=calibration_batches(task, data))
             yield _open("onnxruntime", "int8", int8_file, task)
         except LimbeckError as error:
             notes.append(f"{name}: {error}")
@@ -139,17 +134,6 @@ def _build_runtimes(
 def _open(runtime: Any, precision: str, file: Path, task: DeployableTask) -> _Runtime:
     model = OnnxModule(file.read_bytes(), task, name=file.name, runtime=runtime)
     return _Runtime(runtime, precision, file.stat().st_size, model)
-
-
-def _evaluate(model: nn.Module, task: DeployableTask, split: Split) -> tuple[float, list[Any]]:
-    """The primary metric and the predictions."""
-    statistics, predictions = list[Tensor](), list[Any]()
-    for batch in iterate_batches(split, None, batch_size=64):
-        scores = evaluation.score_batch(model, batch, task)
-        statistics.append(scores.statistics.double())
-        predictions += scores.predictions
-    rows = torch.cat(statistics)
-    return float(task.metric_value(rows[~rows.isnan().any(dim=1)])), predictions
 
 
 def _latency_inputs(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from limbeck._version import __version__
 from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.core.roles import Role
+from limbeck.core.task import DeployableTask
 from limbeck.data import DataModule, Split
 from limbeck.data.sources import IMG_EXTENSIONS
 from limbeck.data.split import UNLABELED, ImageFiles
@@ -34,6 +35,7 @@ from limbeck.workflows.evaluate.check_support import CHECKS, NEEDS, require_supp
 from limbeck.workflows.evaluate.efficiency import measure_efficiency
 from limbeck.workflows.evaluate.evaluation_table import render_evaluation_table
 from limbeck.workflows.evaluate.robustness import RobustnessConfig, evaluate_side_by_side
+from limbeck.workflows.export_run import compare_deployed
 
 __all__ = ["evaluate_networks", "evaluate_student"]
 
@@ -44,11 +46,15 @@ _STUDENTS_OF_SAME_COST = (Role.BASELINE.value, Role.NO_ASSISTANTS.value)
 def evaluate_student(folder: Path, *, split: str = "validation", data_root: str | None = None) -> dict[str, Any]:
     """Print the metrics of the student of the run in ``folder``, compare them with its record, and return them.
 
+    Where the run has a ``student.onnx``, ``exported`` of the result has its primary metric, ``value``, and the fraction
+    of samples with the prediction of torch, ``agreement``.
+
     ``split="test"`` is an error where the test set was read already, as it is at the end of every finished run.
     """
     job = Job.from_run(folder, data_root)
     student = load_weights(job.build_deployed_student(), folder).eval()
-    scores = evaluate_split(student, job.data, job.task, _open_split(job, split, {"distilled": student}))
+    eval_data = _open_split(job, split, {"distilled": student})
+    scores = evaluate_split(student, job.data, job.task, eval_data)
     metrics = to_split_metrics(scores, job.task)
     _print(f"{folder}, {split} split, n = {metrics['num_samples']}:")
     for spec in job.task.metric_specs:
@@ -63,6 +69,8 @@ def evaluate_student(folder: Path, *, split: str = "validation", data_root: str 
         is_same = None not in values and abs(values[0] - values[1]) < 1e-9
         text = "the same" if is_same else "NOT the same; did the data change?"
         _print(f"the record has {job.task.primary_metric.format(values[0])}: {text}")
+    if (file := folder / "student.onnx").exists() and isinstance(job.task, DeployableTask):
+        metrics["exported"] = compare_deployed(file, student, job.task, job.data, eval_data)
     if split == "test":
         job.data.test.close()
     return metrics
