@@ -17,7 +17,7 @@ from sklearn.metrics import average_precision_score
 from limbeck.cli import main
 from limbeck.models import load_weights
 from limbeck.recipe import load_recipe
-from limbeck.workflows import select_teachers
+from limbeck.workflows import select_teachers, study
 from limbeck.workflows._job.job import Job
 from limbeck.workflows._job.measure import evaluate_split
 from limbeck.workflows.select_teachers.criteria import MetricCriterion
@@ -81,7 +81,7 @@ def test_two_tasks_of_the_page_are_distilled_cached_reported_and_exported(follow
             assert all(float(row[f"val/{metrics[0]}"]) >= 0 for row in csv.DictReader(file))
 
 
-def test_teachers_of_these_tasks_are_selected_by_their_metric(follow_page, tmp_path, capsys):
+def test_teachers_are_selected_by_the_metric_of_the_task_and_a_study_runs(follow_page, tmp_path, capsys):
     follow_page("add-a-task.md")
     other = 'teachers.other={use: "my_tasks.regression:tabular_mlp", width: 32}'
     selection = select_teachers("regression.yaml", [other], margin=0.0, output_dir=tmp_path / "out", callbacks=[])
@@ -97,6 +97,10 @@ def test_teachers_of_these_tasks_are_selected_by_their_metric(follow_page, tmp_p
     (pair,) = selection["pairs"]
     assert pair["disagreement"] is None
     assert "RMSE" in capsys.readouterr().out
+
+    # The baseline with label smoothing is left out, since the losses have none.
+    summary = study("regression.yaml", seeds=1, output_dir=tmp_path / "study", callbacks=[])
+    assert list(summary["results"]["variants"]) == ["teacher", "student_only", "equal_time", "distilled"]
 
     job = Job.from_recipe(load_recipe("regression.yaml", [other]), tmp_path / "job")
     networks = {

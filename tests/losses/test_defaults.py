@@ -16,11 +16,14 @@ from limbeck.data.module import make_splits
 from limbeck.data.sequence_store import SequenceStore
 from limbeck.data.split import Split
 from limbeck.distiller import MutualTask, PeerStudents
+from limbeck.losses import CrossEntropyLoss, LogitMSELoss
+from limbeck.losses._bases import LogitLoss
 from limbeck.models import conv_ctc, small_cnn
 from limbeck.recipe.registry import list_names, resolve_target
 from limbeck.recipe.resolve_node import resolve_node
 from limbeck.tasks import Classification, SpeechCTC
 from limbeck.teachers import PreviousEpochTeacher
+from limbeck.testing import make_context
 from limbeck.training import TrainingConfig, TrainingInterrupted
 
 LAYERS = {"first_layer": "early", "last_layer": "late", "layer": "late", "layers": ["early"], "deepest_layer": "late"}
@@ -92,3 +95,14 @@ def test_a_loss_at_its_defaults_trains_stops_and_resumes(name, images, sequences
     assert all(torch.equal(resumed[key], expected[key]) for key in expected)
     weights = [key for key in expected if key.startswith("student.") and key.endswith("weight")]
     assert any(not torch.equal(start[key], expected[key]) for key in weights)
+
+
+def test_a_softmax_of_one_number_is_refused_since_it_is_always_one():
+    context = make_context(classes=1)
+    losses = [build(name)[0] for name in list_names("loss")]
+    softmax_losses = [loss for loss in losses if isinstance(loss, LogitLoss | CrossEntropyLoss)]
+    assert len(softmax_losses) == 9
+    for loss in softmax_losses:
+        with pytest.raises(limbeck.LimbeckError, match=r"at least 2 classes for a softmax, got \[6, 1\]: use"):
+            loss(context)
+    assert LogitMSELoss()(context) > 0

@@ -60,7 +60,7 @@ def test_the_table_has_a_line_of_figures_and_a_reason_for_each(selection):
     assert re.search(r"big – wide +12.0 % +– +4.0 % +0.61", text)
     assert "0.61 of logits" in text
     assert " - the teacher 'near' is too close" in text
-    assert lines[-1] == "Selected: big: 93.0 %, NLL 0.268, 0.11 ms of a budget of 2 ms, 30 times the student"
+    assert lines[-1] == "Selected: big: accuracy 93.0 %, NLL 0.268, 0.11 ms of a budget of 2 ms, 30 times the student"
     assert not any(line.endswith(" ") or "\x1b" in line for line in lines)
 
 

@@ -69,13 +69,23 @@ def scale_logits(logits: Tensor, temperature: TemperatureValue) -> Tensor:
 def clamped_log_softmax(logits: Tensor, temperature: TemperatureValue = 1.0) -> Tensor:
     """The logarithm of softmax(logits / τ), where a class of logit −inf has the lowest finite number.
 
-    So p · log p and its gradient are 0, not 0 · inf.
+    So p · log p and its gradient are 0, not 0 · inf. One class is refused: it has probability 1 whatever its logit.
 
     >>> clamped_log_softmax(torch.tensor([[0.0, 0.0, -torch.inf]])).exp()
     tensor([[0.5000, 0.5000, 0.0000]])
     """
+    require_classes(logits)
     log_q = F.log_softmax(scale_logits(logits, temperature), dim=1)
     return log_q.clamp(min=torch.finfo(log_q.dtype).min)
+
+
+def require_classes(logits: Tensor) -> None:
+    """Raise an error for logits of one class, whose softmax is 1 and whose losses are constant."""
+    if logits.shape[1] < 2:
+        raise LimbeckError(
+            f"logits must have at least 2 classes for a softmax, got {list(logits.shape)}: use LogitMSELoss or a loss "
+            "on features for predicted numbers"
+        )
 
 
 def kl_by_row(log_q: Tensor, log_p: Tensor) -> Tensor:
@@ -143,14 +153,13 @@ def valid_targets(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
             [0]]), tensor([ True, False]))
     """
     require_target_rows(logits, target)
-    if logits.shape[1] < 2:
-        raise LimbeckError(f"logits must have at least 2 classes, got {list(logits.shape)}")
     labels = hard_labels(target).long()
     return labels.clamp(min=0).unsqueeze(1), labels >= 0
 
 
 def require_target_rows(logits: Tensor, target: Tensor) -> None:
     """Raise an error where ``target`` is not class indices or probabilities of the rows of ``logits``."""
+    require_classes(logits)
     if target.ndim not in (1, 2) or len(logits) != len(target) or (target.ndim == 2 and target.shape != logits.shape):
         raise LimbeckError(
             f"the target of logits {list(logits.shape)} must be [rows] class indices or [rows, classes] probabilities, "

@@ -23,6 +23,7 @@ from limbeck.losses._logits import (
     TemperatureValue,
     broadcast_temperature,
     prepare_logits,
+    require_classes,
     scale_logits,
     temperature_scaled_mean,
 )
@@ -45,6 +46,7 @@ def dist_loss(
     tensor(3.)
     """
     student, teacher = prepare_logits(student, teacher)
+    require_classes(student)
     temperature = broadcast_temperature(temperature, student)
     q, p = (scale_logits(logits, temperature).softmax(dim=1) for logits in (student, teacher))
     squared_temperature = row_mean(temperature.reshape(-1) ** 2) if isinstance(temperature, Tensor) else temperature**2

@@ -41,7 +41,8 @@ class Study(Settings):
         variants: by name, the settings that each changes, as ``dotted.path: value``; ``teachers: [NAME, ...]``
             selects among the recipe's teachers.
         label_smoothing: the value of that baseline.
-        baselines: baselines to train; always with ``student_only``, which gains are measured against.
+        baselines: baselines to train; always with ``student_only``, which gains are measured against. ``None``: all,
+            ``label_smoothing`` where a supervised loss has that setting.
     """
 
     display_name = "study"
@@ -50,14 +51,14 @@ class Study(Settings):
     )
     variants: dict[Name, dict[StrictStr, Any]] = {}
     label_smoothing: Annotated[Number, Field(gt=0, lt=1)] = 0.1
-    baselines: tuple[StrictStr, ...] = BASELINES
+    baselines: tuple[StrictStr, ...] | None = None
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
-        for name in self.baselines:
+        for name in self.baselines or ():
             if name not in BASELINES:
                 raise_validation_error(f"baselines: {format_value(name)} is none of {', '.join(BASELINES)}")
-        if BASELINES[0] not in self.baselines:
+        if self.baselines is not None and BASELINES[0] not in self.baselines:
             raise_validation_error(
                 f"baselines: {BASELINES[0]} is always one of them, since every gain is over it: add it"
             )

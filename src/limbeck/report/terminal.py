@@ -194,7 +194,7 @@ def _format_selection(selection: Mapping[str, Any], metric: MetricSpec) -> str:
     cost_name = selection["selection"]["cost"]
     cost = f", {cost_name} {format_fixed(last_step['cost'])}" if cost_name else ""
     return (
-        f"Selected: {names}: {metric.format(last_step['value'])}{cost}, "
+        f"Selected: {names}: {metric.text} {metric.format(last_step['value'])}{cost}, "
         f"{last_step['latency_ms']:.3g} ms of a budget of {rules['latency_budget']:.3g} ms{budget_note}"
     )
 

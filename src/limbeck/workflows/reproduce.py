@@ -235,7 +235,8 @@ def _collect_metrics(record: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
         metrics |= {(name, key): model.get(key) for key in _COST_KEYS}
     agreement = record.get("agreement") or {}
     verdict = record.get("verdict") or {}
-    metrics["distilled", f"gain in {verdict.get('unit') or 'points'}"] = verdict.get("gain")
+    unit = verdict.get("unit", "points")
+    metrics["distilled", f"gain in {unit}" if unit else "gain"] = verdict.get("gain")
     metrics["distilled", "prediction_agreement"] = agreement.get("prediction_agreement")
     metrics["distilled", "agreement_kl"] = agreement.get("kl")
     return {key: value for key, value in metrics.items() if value is not None}

@@ -81,15 +81,16 @@ def make_variants(recipe: Recipe) -> dict[str, Variant]:
         LimbeckError: a variant has the name of a teacher or assistant.
     """
     config = recipe.study or Study()
+    baselines = BASELINES if config.baselines is None else config.baselines
     variants = {
         name: Variant(name, *_BUILTIN[name], {})
         for name in BUILTIN_VARIANTS
-        if (recipe.teachers if name == "teacher" else name in config.baselines or name not in BASELINES)
+        if (recipe.teachers if name == "teacher" else name in baselines or name not in BASELINES)
     }
     smoothing = Role.BASELINE_LABEL_SMOOTHING.value.removeprefix("baseline_")
     if smoothing in variants and not _takes_label_smoothing(recipe):
         # The default baselines leave out what does not exist; one that the recipe names is an error.
-        if "baselines" in config.model_fields_set:
+        if config.baselines is not None:
             raise LimbeckError(
                 "study.baselines: label_smoothing needs a supervised loss with that setting, and the losses of this "
                 "recipe have none: remove it"
