@@ -110,9 +110,9 @@ def test_different_metrics_give_status_1_and_likely_reasons(record_only, tmp_pat
 
 
 def test_an_edited_record_gives_a_warning_before_it_is_reproduced(record_only, tmp_path, monkeypatch, capsys):
-    text = (record_only / "record.json").read_text()
-    (tmp_path / "record.json").write_text(text.replace('"seconds": 0.', '"seconds": 1.', 1))
-    monkeypatch.setattr(program, "distill", lambda *args, **options: json.loads(text))
+    record = json.loads((record_only / "record.json").read_text())
+    (tmp_path / "record.json").write_text(json.dumps(record | {"seconds": record["seconds"] + 1}))
+    monkeypatch.setattr(program, "distill", lambda *args, **options: record)
     assert main(["reproduce", str(tmp_path), "--out", str(tmp_path / "new")]) == 0
     assert "record.json was changed after it was written" in capsys.readouterr().out
 
