@@ -241,6 +241,8 @@ def test_the_same_run_twice_is_refused(studies, tmp_path):
     runs = [studies.write_run(tmp_path / name, 0) for name in ("r", "again")]
     with pytest.raises(LimbeckError, match="no second seed"):
         build_comparison(runs)
+    with pytest.raises(LimbeckError, match="no second seed"):
+        build_comparison([runs[0], runs[0]])
 
 
 def test_metrics_on_different_data_are_refused(studies, tmp_path):

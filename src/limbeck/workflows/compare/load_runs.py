@@ -87,12 +87,13 @@ def load_runs(folders: Sequence[Path]) -> list[TrialResult]:
     trials = [trial for folder in folders for trial in _load_folder(folder)]
     first_folders: dict[Any, Path] = {}
     for trial in trials:
-        folder = first_folders.setdefault((trial.group, trial.variant, trial.seed), trial.folder)
-        if folder != trial.folder:
+        key = trial.group, trial.variant, trial.seed
+        if key in first_folders:
             raise LimbeckError(
-                f"{folder} and {trial.folder} have the same recipe and the same seed {trial.seed}: give one of them, "
-                "since the same run twice is no second seed"
+                f"{first_folders[key]} and {trial.folder} have the same recipe and the same seed {trial.seed}: give "
+                "one of them, since the same run twice is no second seed"
             )
+        first_folders[key] = trial.folder
     groups = {trial.group: trial.folder for trial in reversed(trials)}
     if len(groups) == 1:
         return trials
