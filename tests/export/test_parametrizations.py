@@ -9,8 +9,13 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
+import limbeck
+from limbeck.data import from_tensors
 from limbeck.export import predict_onnx, to_onnx
+from limbeck.losses import CrossEntropyLoss
+from limbeck.tasks import Classification
 from limbeck.teachers.backends.fold_batchnorm import fold_batchnorm
+from limbeck.training import TrainingConfig
 from limbeck.utils.parametrizations import copy_module, fold_parametrizations, has_parametrizations
 
 NORMS = [weight_norm, parametrizations.weight_norm, spectral_norm, parametrizations.spectral_norm]
@@ -69,3 +74,14 @@ def test_a_copy_computes_its_own_weights(norm):
     assert not torch.allclose(copied(inputs), before)
     torch.testing.assert_close(network(inputs), before)
     assert {id(p) for p in copied.parameters()}.isdisjoint(id(p) for p in network.parameters())
+
+
+def test_moving_averages_of_a_network_with_weight_norm_are_trained():
+    student = make_network(weight_norm)
+    data = from_tensors(torch.rand(30, 1, 4, 4), torch.arange(30) % 3)
+    distiller = limbeck.Distiller(student, objective={"target": CrossEntropyLoss()}, task=Classification(3))
+    trained = limbeck.fit(
+        distiller, data, steps=2, training=TrainingConfig(batch_size=8, ema_decay=0.5), callbacks=[]
+    ).student
+    assert torch.isfinite(trained(torch.rand(2, 1, 4, 4))).all()
+    assert any("weight_g" in name for name, _ in trained.named_parameters())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import pickle
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
@@ -18,6 +17,7 @@ from limbeck.data.module import DataModule
 from limbeck.distiller import Distiller
 from limbeck.testing import deployable_checks
 from limbeck.testing.task_case import TaskCase, close
+from limbeck.utils.parametrizations import copy_module
 
 __all__ = ["TASK_CHECKS", "check_task"]
 
@@ -53,8 +53,8 @@ def check_task(
         try:
             if case is None:
                 evaluable = require_evaluable(task, "check_task")
-                network = copy.deepcopy(network).eval()
-                teacher = None if teacher is None else copy.deepcopy(teacher).eval()
+                network = copy_module(network).eval()
+                teacher = None if teacher is None else copy_module(teacher).eval()
                 case = TaskCase(task=evaluable, data=data, network=network, teacher=teacher, oracle=oracle)
             if check_name not in deployable_checks.CHECKS or isinstance(task, DeployableTask):
                 check(case)
@@ -250,7 +250,7 @@ def _check_missing_targets(case: TaskCase) -> None:
 
 
 def _check_supervised_loss(case: TaskCase) -> None:
-    network = copy.deepcopy(case.network).requires_grad_(True)
+    network = copy_module(case.network).requires_grad_(True)
     _distiller(case, network)(case.batch()).total.backward()
     gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
     assert any(bool((gradient != 0).any()) for gradient in gradients), "no parameter of the network has a gradient"

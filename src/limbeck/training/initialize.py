@@ -23,6 +23,7 @@ from limbeck.training.fsdp import is_fsdp, shard_module
 from limbeck.training.optimizers import make_optimizer, make_scheduler
 from limbeck.training.train_state import TrainState
 from limbeck.training.training_length import TrainingLength
+from limbeck.utils.parametrizations import copy_module
 from limbeck.utils.random_states import seed_everything
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _make_ema_model(student: nn.Module, decay: float | None) -> Any:
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
     ema_update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    return AveragedModel(student, multi_avg_fn=ema_update, use_buffers=True)
+    return AveragedModel(copy_module(student), multi_avg_fn=ema_update, use_buffers=True)
 
 
 def _warn_of_long_averages(distiller: Distiller, training: TrainingConfig, steps: int) -> None:
