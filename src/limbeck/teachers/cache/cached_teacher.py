@@ -16,7 +16,6 @@ from typing import Any, Final, Protocol, final, runtime_checkable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
@@ -32,6 +31,7 @@ from limbeck.teachers.cache.checks import (
     require_independent_samples,
     require_same_outputs,
     select_sample,
+    select_samples,
 )
 from limbeck.teachers.cache.codec import TaskWithCodec, decode_outputs, encode_outputs, require_codec
 from limbeck.teachers.cache.indexing import InputChecksums, RecordIndex
@@ -221,7 +221,7 @@ class CachedTeacher(Teacher):
                 f"{int(mismatched.sum())} outputs in {store.folder} are for other inputs (sample {sample_id}) and are "
                 "computed again"
             )
-        computed = self._predict_records(_select_samples(batch, ~usable), checksums.select(~usable), task)
+        computed = self._predict_records(select_samples(batch, ~usable), checksums.select(~usable), task)
         store.write(indices[~usable], computed)
         records.fixed[~usable] = computed.fixed
         if records.rows is not None and computed.rows is not None:
@@ -376,27 +376,6 @@ class CachedTeacher(Teacher):
 
     def __repr__(self) -> str:
         return f"CachedTeacher({self._teacher!r}, num_views={self._record_index.num_views}, config={self._config})"
-
-
-def _select_samples(batch: Any, mask: NDArray[np.bool_]) -> Any:
-    """The samples of a batch, of any nesting of tensors and lists, where ``mask`` is true."""
-    if mask.all():
-        return batch
-    index, batch_size = torch.from_numpy(mask), len(mask)
-
-    def select(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value[index.to(value.device)] if value.ndim and len(value) == batch_size else value
-        if isinstance(value, Mapping):
-            return {name: select(item) for name, item in value.items()}
-        if isinstance(value, tuple):
-            return tuple(map(select, value))
-        if isinstance(value, list):
-            is_by_sample = len(value) == batch_size
-            return [v for v, m in zip(value, mask, strict=True) if m] if is_by_sample else [select(v) for v in value]
-        return value
-
-    return select(batch)
 
 
 def _print_to_stderr(text: str) -> None:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 from limbeck.teachers.cache.cache_config import CacheConfig
 from limbeck.teachers.cache.layout import RecordLayout, Records
 
-__all__ = ["NUM_CHECKED_RECORDS", "TOLERANCE", "require_independent_samples", "require_same_outputs", "select_sample"]
+__all__ = [
+    "NUM_CHECKED_RECORDS", "TOLERANCE", "require_independent_samples", "require_same_outputs", "select_sample",
+    "select_samples",
+]  # fmt: skip
 
 NUM_CHECKED_RECORDS: Final = 4
 TOLERANCE: Final = 1e-2
@@ -62,3 +69,24 @@ def require_same_outputs(
 def select_sample(tensors: dict[str, Tensor], index: int) -> dict[str, Tensor]:
     """The tensors of one sample, ``[1, ...]``."""
     return {name: tensor[index : index + 1] for name, tensor in tensors.items()}
+
+
+def select_samples(batch: Any, mask: NDArray[np.bool_]) -> Any:
+    """The samples of a batch, of any nesting of tensors and lists, where ``mask`` is true."""
+    if mask.all():
+        return batch
+    index, batch_size = torch.from_numpy(mask), len(mask)
+
+    def select(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value[index.to(value.device)] if value.ndim and len(value) == batch_size else value
+        if isinstance(value, Mapping):
+            return {name: select(item) for name, item in value.items()}
+        if isinstance(value, tuple):
+            return tuple(map(select, value))
+        if isinstance(value, list):
+            is_by_sample = len(value) == batch_size
+            return [v for v, m in zip(value, mask, strict=True) if m] if is_by_sample else [select(v) for v in value]
+        return value
+
+    return select(batch)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
@@ -12,7 +14,7 @@ from limbeck.evaluation import check_scores
 from limbeck.recipe import Recipe
 from limbeck.workflows._job.facts import data_facts
 
-__all__ = ["check_data", "check_task"]
+__all__ = ["check_data", "check_task", "require_finite_losses"]
 
 
 def check_task(task: EvaluableTask, network: nn.Module, data: DataModule, recipe: Recipe) -> None:
@@ -50,3 +52,15 @@ def check_data(task: Task, network: nn.Module, data: DataModule) -> None:
     """Let the task refuse data that ``network`` cannot be trained on (``check_data``)."""
     if (check := getattr(task, "check_data", None)) is not None:
         check(network, data)
+
+
+def require_finite_losses(losses: Mapping[str, torch.Tensor], stage: str, recipe: Recipe) -> None:
+    """Refuse losses that outputs of a cache without the smallest logits make infinite."""
+    cache = recipe.cache
+    infinite = [name for name, loss in losses.items() if not loss.isfinite()]
+    if cache is not None and cache.tail == "renormalized" and infinite:
+        raise LimbeckError(
+            f"cache.tail: renormalized gives classes beyond the top {cache.top_k} a logit of minus infinity, for "
+            f"which the loss {infinite[0]!r} of stage {stage!r} is not finite: set tail: spread, or top_k: null to "
+            "store all logits"
+        )

@@ -40,7 +40,7 @@ from limbeck.training.convert_precision import require_precision
 from limbeck.training.optimizers import make_optimizer, make_scheduler
 from limbeck.utils.all_gather import single_process
 from limbeck.utils.parametrizations import copy_module
-from limbeck.workflows._job.check_task import check_data, check_task
+from limbeck.workflows._job.check_task import check_data, check_task, require_finite_losses
 from limbeck.workflows._job.facts import data_facts
 from limbeck.workflows._job.stages import BASELINE_PHASES, check_world_size, make_distiller, make_training_config
 from limbeck.workflows._job.teachers import adapt_teacher_network, make_dry_run_teacher, make_uncached_teacher
@@ -259,7 +259,7 @@ class Job:
             output = copy_module(distiller, keep=unchanged).train()(batch)
             deployment_model(distiller)
         if distiller.teachers:
-            self._require_finite_losses(output.by_loss, stage.stage.name)
+            require_finite_losses(output.by_loss, stage.stage.name, self.recipe)
         if phase in self.recipe.assistants and (simkd_names := classifier_source(distiller)):
             raise LimbeckError(
                 f"stages: {simkd_names[0]} (SimKD) ends a student in its teacher's classifier, and an assistant must "
@@ -271,17 +271,6 @@ class Job:
         require_precision(
             stage.training.precision, distiller, training, optimizer, has_cache=self.recipe.cache is not None
         )
-
-    def _require_finite_losses(self, losses: Mapping[str, torch.Tensor], stage: str) -> None:
-        """Refuse losses that outputs of a cache without the smallest logits make infinite."""
-        cache = self.recipe.cache
-        infinite = [name for name, loss in losses.items() if not loss.isfinite()]
-        if cache is not None and cache.tail == "renormalized" and infinite:
-            raise LimbeckError(
-                f"cache.tail: renormalized gives classes beyond the top {cache.top_k} a logit of minus infinity, for "
-                f"which the loss {infinite[0]!r} of stage {stage!r} is not finite: set tail: spread, or top_k: null to "
-                "store all logits"
-            )
 
     def temperature_warnings(self) -> list[str]:
         """Warnings of the temperatures of the stages, each once."""
