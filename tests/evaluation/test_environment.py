@@ -111,6 +111,7 @@ def test_package_versions_are_those_installed(monkeypatch):
         raise metadata.PackageNotFoundError(package)
 
     monkeypatch.setattr(metadata, "version", raise_not_found)
+    monkeypatch.setattr(environment, "_read_package_versions", environment._read_package_versions.__wrapped__)
     assert get_package_versions() == {"python": platform.python_version()}
 
 

@@ -28,6 +28,7 @@ from limbeck.training import TrainingConfig, TrainingInterrupted
 
 LAYERS = {"first_layer": "early", "last_layer": "late", "layer": "late", "layers": ["early"], "deepest_layer": "late"}
 PATHS = {"early": "block1", "late": "block2"}
+OF_SEQUENCES = ("CTCBestPathLoss", "CTCLoss")
 FACTS = {"classes": 3, "seed": 0, "temperature": 4.0}
 
 
@@ -54,10 +55,11 @@ def build(name):
 
 def make_distiller(name):
     torch.manual_seed(0)
-    if name == "CTCLoss":
-        return limbeck.Distiller(conv_ctc(width=4, depth=1, classes=3, mels=4), objective={"loss": build(name)[0]},
-                                 task=SpeechCTC(3))  # fmt: skip
     loss, reads_layers = build(name)
+    if name in OF_SEQUENCES:
+        teachers = [conv_ctc(width=8, depth=1, classes=3, mels=4)] if loss_attribute(loss, "needs_teacher") else []
+        student = conv_ctc(width=4, depth=1, classes=3, mels=4)
+        return limbeck.Distiller(student, *teachers, objective={"loss": loss}, task=SpeechCTC(3))
     student, task = small_cnn(width=2, depth=2, classes=3), Classification(3)
     teachers = {"teacher": small_cnn(width=4, depth=2, classes=3)} if loss_attribute(loss, "needs_teacher") else {}
     if name == "PSKDLoss":
@@ -86,7 +88,7 @@ def train(name, data, run_dir, *, stop=False, resume=False):
 
 @pytest.mark.parametrize("name", list_names("loss"))
 def test_a_loss_at_its_defaults_trains_stops_and_resumes(name, images, sequences, tmp_path):
-    data = sequences if name == "CTCLoss" else images
+    data = sequences if name in OF_SEQUENCES else images
     start = make_distiller(name).prepare(data.batches(batch_size=8).batch(0)).state_dict()
     expected = train(name, data, tmp_path / "whole")
     train(name, data, tmp_path / "parts", stop=True)
@@ -101,7 +103,7 @@ def test_a_softmax_of_one_number_is_refused_since_it_is_always_one():
     context = make_context(classes=1)
     losses = [build(name)[0] for name in list_names("loss")]
     softmax_losses = [loss for loss in losses if isinstance(loss, LogitLoss | CrossEntropyLoss)]
-    assert len(softmax_losses) == 9
+    assert len(softmax_losses) == 10
     for loss in softmax_losses:
         with pytest.raises(limbeck.LimbeckError, match=r"at least 2 classes for a softmax, got \[6, 1\]: use"):
             loss(context)
