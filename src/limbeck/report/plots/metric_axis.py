@@ -40,7 +40,7 @@ def curve_limits(metric: MetricSpec, curves: Sequence[Sequence[float]]) -> tuple
 
     >>> error_rate = MetricSpec(name="per", label="PER", higher_is_better=False)
     >>> curve_limits(error_rate, [[130.0, *[30.0 - i for i in range(10)]]])
-    (20.1..., 35.0)
+    (20.3, 35.0)
     """
     sign = metric.sign
     worst = min(min(sign * value for value in values[len(values) // 10 :]) for values in curves)
