@@ -19,7 +19,7 @@ from limbeck.workflows.compare.load_runs import load_study_trials
 DATA = {
     "camvid": "CamVid, official splits, 367 training images of 96×72 pixels",
     "camvid_full": "CamVid, official splits, 367 training images",
-    "spoken_digits": "Free Spoken Digit Dataset, 300 labeled clips of 2,295, 300 test clips of 6 speakers",
+    "spoken_digits": "Free Spoken Digit Dataset, 600 labeled clips of 2,295, 300 test clips of 6 speakers",
     "banking77": "banking77, 1,540 labeled texts of 8,503, 3,080 test texts",
 }
 GAINS = {

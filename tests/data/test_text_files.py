@@ -76,3 +76,16 @@ def test_texts_run_from_recipe_to_report(tmp_path):
     assert record["models"]["distilled"]["test"]["num_samples"] == 9
     assert (tmp_path / "run" / "student.onnx").exists()
     assert record["cache"]["teacher"]["misses"] > 0
+
+
+def test_a_named_data_set_is_found_in_the_usual_folders(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    write_texts(tmp_path / "mine")
+    monkeypatch.setenv("LIMBECK_DATA", str(tmp_path))
+    data = TextFiles(name="mine").load(seed=0)
+    assert data.name == "mine"
+    assert TextFiles(root=str(tmp_path), name="mine").load(seed=0).fingerprint() == data.fingerprint()
+    with pytest.raises(LimbeckError, match=r"train.csv or train.tsv or train.jsonl must be in .*: set data.root"):
+        TextFiles(name="absent", root=str(tmp_path)).load(seed=0)
+    with pytest.raises(LimbeckError, match=r"data.root must be a folder of texts, or data.name"):
+        TextFiles().load(seed=0)

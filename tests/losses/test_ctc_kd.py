@@ -10,7 +10,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
 from limbeck.losses import CTCBestPathLoss, CTCKDLoss, ctc_best_path_loss, ctc_kd_loss, kd_loss
-from limbeck.losses._ctc import best_path
+from limbeck.losses._ctc import decode_best_path
 from limbeck.testing import check_loss
 
 
@@ -112,7 +112,7 @@ def test_a_best_path_that_the_student_cannot_emit_is_left_out():
 def test_best_paths_are_those_of_a_loop():
     logits = torch.randn(30, 9, 3, generator=torch.Generator().manual_seed(0))
     lengths = torch.arange(30) % 10
-    tokens, counts = best_path(logits, lengths, blank=1)
+    tokens, counts = decode_best_path(logits, lengths, blank=1)
     for sample, length in enumerate(lengths.tolist()):
         path = logits[sample].argmax(dim=1).tolist()[:length]
         merged = [token for token, _ in itertools.groupby(path) if token != 1]
@@ -125,3 +125,11 @@ def test_without_frames_of_samples_the_loss_names_the_task():
                           teacher=Outputs(logits=logits(1)))  # fmt: skip
     with pytest.raises(LimbeckError, match="CTCBestPathLoss needs the frames of each sample"):
         CTCBestPathLoss()(context)
+
+
+def test_unlike_classes_and_a_blank_that_is_none_are_refused():
+    lengths = torch.tensor([4])
+    with pytest.raises(LimbeckError, match="must have the same classes, the blank among them, got 4 and 5"):
+        ctc_best_path_loss(torch.zeros(1, 4, 4), lengths, torch.zeros(1, 4, 5), lengths)
+    with pytest.raises(LimbeckError, match="with the blank 4"):
+        ctc_best_path_loss(torch.zeros(1, 4, 4), lengths, torch.zeros(1, 4, 4), lengths, blank=4)

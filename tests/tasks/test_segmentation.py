@@ -12,10 +12,10 @@ import limbeck
 from limbeck import LimbeckError
 from limbeck.core.task import DeployableTask
 from limbeck.data import Normalization
+from limbeck.evaluation.classification_metrics import NLL
 from limbeck.losses import CrossEntropyLoss, CWDLoss, KDLoss
 from limbeck.models import unet
 from limbeck.tasks import Segmentation
-from limbeck.tasks.segmentation.metrics import NLL
 from limbeck.tasks.segmentation.report import color_mask
 
 CLASSES, VOID = 4, 255

@@ -60,7 +60,7 @@ def test_its_networks_are_evaluated_by_the_metric_of_the_task(run, capsys):
     assert "Mean IoU" in shown
     assert "the same" in shown
     assert "student.onnx: Mean IoU" in shown
-    assert "same predictions as torch for 100.0% of 4 samples" in shown
+    assert "agreement with torch 100.0 % (n = 4)" in shown
     assert main(["evaluate", str(run), "--noise"]) == 0
     assert "mean IoU of" in capsys.readouterr().out
     evaluation = json.loads((run / "evaluation.json").read_text())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 from dataclasses import dataclass
-from typing import Final, final
+from typing import Final, TypeVar, final
 
 from torch import Tensor
 
@@ -21,6 +21,7 @@ from limbeck.data.transforms.transform import BoxTransform, MaskTransform, MixTr
 
 __all__ = ["Augmentation", "default_augmentation"]
 
+_Transform = TypeVar("_Transform", bound=Transform)
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
@@ -96,13 +97,7 @@ class Augmentation:
 
     def require_masks(self) -> tuple[MaskTransform, ...]:
         """The transforms, which all transform masks too; an error where one does not."""
-        for transform in self.transforms:
-            if not isinstance(transform, MaskTransform) or not getattr(transform, "moves_targets", True):
-                raise LimbeckError(
-                    f"{transform!r} cannot transform masks together with images: remove it, or give it a method "
-                    "transform_masks"
-                )
-        return tuple(transform for transform in self.transforms if isinstance(transform, MaskTransform))
+        return self._require(MaskTransform, "masks")
 
     def apply_to_boxes(
         self, fields: dict[str, Tensor], size: tuple[int, int], sample_ids: Tensor, views: Tensor, *, seed: int
@@ -119,13 +114,16 @@ class Augmentation:
 
     def require_boxes(self) -> tuple[BoxTransform, ...]:
         """The transforms, which all transform boxes too; an error where one does not."""
+        return self._require(BoxTransform, "boxes")
+
+    def _require(self, kind: type[_Transform], targets: str) -> tuple[_Transform, ...]:
         for transform in self.transforms:
-            if not isinstance(transform, BoxTransform) or not getattr(transform, "moves_targets", True):
+            if not isinstance(transform, kind) or not getattr(transform, "moves_targets", True):
                 raise LimbeckError(
-                    f"{transform!r} cannot transform boxes together with images: remove it, or give it a method "
-                    "transform_boxes"
+                    f"{transform!r} cannot transform {targets} together with images: remove it, or give it a method "
+                    f"transform_{targets}"
                 )
-        return tuple(transform for transform in self.transforms if isinstance(transform, BoxTransform))
+        return tuple(transform for transform in self.transforms if isinstance(transform, kind))
 
     def apply_to_sequences(
         self, inputs: Tensor, lengths: Tensor, sample_ids: Tensor, views: Tensor, *, seed: int

@@ -26,7 +26,7 @@ _MIN_SIZE: Final = 1.0
 class BoxStore:
     """Boxes of each image and their classes.
 
-    A batch has ``boxes`` ``[batch, most, 4]`` in pixels, ``labels`` ``[batch, most]`` with −100 in the padding, and
+    A batch has ``boxes`` ``[batch, k, 4]`` in pixels, ``labels`` ``[batch, k]`` with −100 in the padding, and
     ``num_boxes`` ``[batch]``.
 
     Args:
@@ -97,10 +97,10 @@ def drop_small_boxes(fields: dict[str, Tensor]) -> dict[str, Tensor]:
     keep = is_box & (boxes[..., 2:] - boxes[..., :2] >= _MIN_SIZE).all(dim=2)
     order = (~keep).long().argsort(dim=1, stable=True)
     keep = keep.gather(1, order)
-    most = int(keep.sum(dim=1).max()) if keep.numel() else 0
+    max_count = int(keep.sum(dim=1).max()) if keep.numel() else 0
     return {
-        "boxes": boxes.gather(1, order[..., None].expand_as(boxes)).where(keep[..., None], 0.0)[:, :most],
-        "labels": labels.gather(1, order).where(keep, UNLABELED)[:, :most],
+        "boxes": boxes.gather(1, order[..., None].expand_as(boxes)).where(keep[..., None], 0.0)[:, :max_count],
+        "labels": labels.gather(1, order).where(keep, UNLABELED)[:, :max_count],
         "num_boxes": keep.sum(dim=1).where(counts >= 0, counts),
     }
 

@@ -44,9 +44,9 @@ class TokenBatches:
         longest = int(lengths.max())
         if batch_tokens < longest:
             raise LimbeckError(f"batch_tokens must be at least {longest}, the longest sample, got {batch_tokens}")
-        self._buckets = _round_up(lengths)
+        self._buckets = _round_up_lengths(lengths)
         self._world_size = world_size
-        self._spans = _cut(torch.sort(self._buckets).values.tolist(), batch_tokens, world_size)
+        self._spans = _cut_batches(torch.sort(self._buckets).values.tolist(), batch_tokens, world_size)
         self._epoch: tuple[tuple[int, int], Tensor, list[int]] = ((-1, -1), torch.empty(0), [])
 
     @property
@@ -68,7 +68,7 @@ class TokenBatches:
         return by_length[torch.arange(start, end) % len(by_length)][rank :: self._world_size]
 
 
-def _round_up(lengths: Tensor) -> Tensor:
+def _round_up_lengths(lengths: Tensor) -> Tensor:
     """Lengths as the next of 1, 2, …, 20, 22, 24, …, each about a tenth above the one before; the longest is exact."""
     longest, steps = max(1, int(lengths.max())), [1]
     while steps[-1] < longest:
@@ -77,18 +77,18 @@ def _round_up(lengths: Tensor) -> Tensor:
     return levels[torch.searchsorted(levels, lengths)]
 
 
-def _cut(buckets: list[int], batch_tokens: int, world_size: int) -> list[tuple[int, int]]:
+def _cut_batches(buckets: list[int], batch_tokens: int, world_size: int) -> list[tuple[int, int]]:
     """Start and end of each batch in the ascending ``buckets``; each size is a multiple of ``world_size``."""
     spans, start, count = list[tuple[int, int]](), 0, len(buckets)
     while start < count:
-        each = 1
-        while start + each * world_size < count:
-            last = min(start + (each + 1) * world_size, count) - 1
-            if (each + 1) * buckets[last] > batch_tokens:
+        count_per_process = 1
+        while start + count_per_process * world_size < count:
+            last = min(start + (count_per_process + 1) * world_size, count) - 1
+            if (count_per_process + 1) * buckets[last] > batch_tokens:
                 break
-            each += 1
-        spans.append((start, start + each * world_size))
-        start += each * world_size
+            count_per_process += 1
+        spans.append((start, start + count_per_process * world_size))
+        start += count_per_process * world_size
     # The last batch is filled from the samples before it.
     overhang = start - count
     spans[-1] = spans[-1][0] - overhang, spans[-1][1] - overhang

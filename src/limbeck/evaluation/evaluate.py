@@ -123,7 +123,7 @@ def check_scores(network: nn.Module, batch: Any, task: EvaluableTask) -> None:
 
 
 def sample_values(task: EvaluableTask, statistics: Tensor, *, chunk_size: int = 256) -> Tensor:
-    """The primary metric of each sample alone, ``[n]`` in its own scale; NaN without a target."""
+    """The primary metric of each sample by itself, ``[n]`` in its own scale; NaN without a target."""
     values = torch.full((len(statistics),), torch.nan, dtype=torch.float64)
     indices = (~statistics.isnan().any(dim=1)).nonzero()[:, 0]
     for chunk in torch.split(indices, chunk_size):
@@ -134,7 +134,7 @@ def sample_values(task: EvaluableTask, statistics: Tensor, *, chunk_size: int = 
 def sample_gains(task: EvaluableTask, statistics: Tensor, reference: Tensor) -> Tensor:
     """How much better a network is than a reference on each sample, ``[n]``; 0 without a target.
 
-    The difference of the metric of each sample alone. Where that is the same for every sample, as for mean average
+    The difference of the metric of each sample by itself. Where that is the same for every sample, as for mean average
     precision, which ranks samples: the difference of how much each sample adds to the metric of all, of at most 2,000
     evenly spaced samples.
 
@@ -153,7 +153,7 @@ def sample_gains(task: EvaluableTask, statistics: Tensor, reference: Tensor) -> 
 def sample_correlation(task: EvaluableTask, statistics_a: Tensor, statistics_b: Tensor) -> float | None:
     """Pearson's correlation of the metric by sample of two networks; ``None`` where it is the same for every sample.
 
-    As in :func:`sample_gains`, of each sample alone, or of what each adds to the metric of all.
+    As in :func:`sample_gains`, of each sample by itself, or of what each adds to the metric of all.
     """
     for by_sample in (sample_values, _sample_contributions):
         values = torch.stack([by_sample(task, statistics) for statistics in (statistics_a, statistics_b)])

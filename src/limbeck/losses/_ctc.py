@@ -53,7 +53,7 @@ def ctc_loss(
     return (losses / token_lengths.clamp(min=1)).sum() / has_target.sum().clamp(min=1)
 
 
-def best_path(logits: Tensor, lengths: Tensor, *, blank: int = 0) -> tuple[Tensor, Tensor]:
+def decode_best_path(logits: Tensor, lengths: Tensor, *, blank: int = 0) -> tuple[Tensor, Tensor]:
     """The tokens of the best path of each sample: repeats merged, then blanks removed.
 
     Args:
@@ -65,7 +65,7 @@ def best_path(logits: Tensor, lengths: Tensor, *, blank: int = 0) -> tuple[Tenso
         ``[batch, frames]`` tokens, padded by the blank, and their number ``[batch]``.
 
     >>> import torch
-    >>> best_path(torch.eye(3)[None, [1, 1, 0, 1, 2]], torch.tensor([5]))
+    >>> decode_best_path(torch.eye(3)[None, [1, 1, 0, 1, 2]], torch.tensor([5]))
     (tensor([[1, 1, 2, 0, 0]]), tensor([3]))
     """
     path = logits.argmax(dim=2)
@@ -79,7 +79,7 @@ def best_path(logits: Tensor, lengths: Tensor, *, blank: int = 0) -> tuple[Tenso
     return tokens.masked_fill(is_padding, blank), counts
 
 
-def frames_of(outputs: Outputs, loss_name: str) -> tuple[Tensor, Tensor]:
+def require_frames(outputs: Outputs, loss_name: str) -> tuple[Tensor, Tensor]:
     """The logits ``[batch, frames, classes]`` of a network's own frames, and their number ``[batch]``."""
     by_sample = outputs.by_sample
     if "frame_logits" not in by_sample or "frame_length" not in by_sample:
@@ -90,11 +90,11 @@ def frames_of(outputs: Outputs, loss_name: str) -> tuple[Tensor, Tensor]:
     return by_sample["frame_logits"], by_sample["frame_length"]
 
 
-def min_frames(tokens: Tensor, token_lengths: Tensor) -> Tensor:
+def count_min_frames(tokens: Tensor, token_lengths: Tensor) -> Tensor:
     """The frames ``[batch]`` that a path needs: one for each token, and one for the blank between equal neighbors.
 
     >>> import torch
-    >>> min_frames(torch.tensor([[1, 1, 2]]), torch.tensor([3]))
+    >>> count_min_frames(torch.tensor([[1, 1, 2]]), torch.tensor([3]))
     tensor([4])
     """
     is_token = (tokens.new_ones(tokens.shape).cumsum(dim=1) <= token_lengths[:, None])[:, 1:]
@@ -102,7 +102,7 @@ def min_frames(tokens: Tensor, token_lengths: Tensor) -> Tensor:
 
 
 def _require_enough_frames(lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> None:
-    needed = min_frames(tokens, token_lengths)
+    needed = count_min_frames(tokens, token_lengths)
     too_short = (needed > lengths).nonzero().flatten().tolist()
     if too_short:
         i = too_short[0]

@@ -10,7 +10,7 @@ from torch import Tensor
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
-from limbeck.losses._ctc import ctc_loss, frames_of
+from limbeck.losses._ctc import ctc_loss, require_frames
 
 __all__ = ["CTCLoss", "ctc_loss"]
 
@@ -41,6 +41,6 @@ class CTCLoss(Loss):
             raise LimbeckError(f"blank must be a class index of at least 0, got {self.blank}")
 
     def __call__(self, context: LossContext) -> Tensor:
-        logits, lengths = frames_of(context.student, "CTCLoss")
+        logits, lengths = require_frames(context.student, "CTCLoss")
         tokens, token_lengths = context.sample_target("tokens"), context.sample_target("token_length")
         return ctc_loss(logits, lengths, tokens, token_lengths, blank=self.blank)

@@ -15,7 +15,7 @@ from torch import Tensor
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
-from limbeck.losses._ctc import best_path, ctc_loss, frames_of, min_frames
+from limbeck.losses._ctc import count_min_frames, ctc_loss, decode_best_path, require_frames
 
 
 def ctc_best_path_loss(
@@ -24,16 +24,25 @@ def ctc_best_path_loss(
     """:func:`ctc_loss` of the student with the teacher's best path as target, in nats per token.
 
     Shapes: ``student`` and ``teacher`` ``[batch, frames, classes]`` logits, with frames of their own; lengths
-    ``[batch]``. A sample whose tokens need more frames than the student has is left out.
+    ``[batch]``. A sample whose tokens need more frames than the student has is left out; one whose best path is empty
+    counts as of one token.
+
+    Raises:
+        LimbeckError: the classes differ, or ``blank`` is none of them.
 
     >>> import torch
     >>> teacher = torch.eye(3)[None, [1, 1, 0, 0]]
     >>> ctc_best_path_loss(torch.zeros(1, 2, 3), torch.tensor([2]), teacher, torch.tensor([4]))  # -log(3 / 9)
     tensor(1.0986)
     """
-    tokens, counts = best_path(teacher.detach(), teacher_lengths, blank=blank)
+    if student.shape[2] != teacher.shape[2] or not 0 <= blank < student.shape[2]:
+        raise LimbeckError(
+            f"student and teacher must have the same classes, the blank among them, got {student.shape[2]} and "
+            f"{teacher.shape[2]} with the blank {blank}"
+        )
+    tokens, counts = decode_best_path(teacher.detach(), teacher_lengths, blank=blank)
     tokens, counts = tokens.to(student.device), counts.to(student.device)
-    has_room = min_frames(tokens, counts) <= student_lengths.to(student.device)
+    has_room = count_min_frames(tokens, counts) <= student_lengths.to(student.device)
     return ctc_loss(student, student_lengths, tokens, torch.where(has_room, counts, -1), blank=blank)
 
 
@@ -63,5 +72,5 @@ class CTCBestPathLoss(Loss):
     def __call__(self, context: LossContext) -> Tensor:
         student, teacher = context.pair(self.teacher)
         return ctc_best_path_loss(
-            *frames_of(student, "CTCBestPathLoss"), *frames_of(teacher, "CTCBestPathLoss"), blank=self.blank
+            *require_frames(student, "CTCBestPathLoss"), *require_frames(teacher, "CTCBestPathLoss"), blank=self.blank
         )

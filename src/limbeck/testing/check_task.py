@@ -16,7 +16,7 @@ from limbeck.core.task import DeployableTask, EvaluableTask, Task, require_deplo
 from limbeck.data.module import DataModule
 from limbeck.distiller import Distiller
 from limbeck.testing import deployable_checks
-from limbeck.testing.task_case import TaskCase, close
+from limbeck.testing.task_case import TaskCase, is_close
 from limbeck.utils.parametrizations import copy_module
 
 __all__ = ["TASK_CHECKS", "check_task"]
@@ -155,9 +155,9 @@ def _check_batches(case: TaskCase) -> None:
     for _, name, statistics in case.metrics():
         whole = statistics(case.batch())
         reverse = statistics(case.batch(range(n - 1, -1, -1))).flip(0)
-        assert close(whole, reverse), f"statistics of {name} must not depend on the order of a batch, and they do"
+        assert is_close(whole, reverse), f"statistics of {name} must not depend on the order of a batch, and they do"
         parts = torch.cat([statistics(case.batch([0])), statistics(case.batch(range(1, n)))])
-        assert close(whole, parts), (
+        assert is_close(whole, parts), (
             f"statistics of {name} must not depend on the other samples of a batch, and they do: compute nothing over "
             "the batch, and let the network ignore padding"
         )
@@ -173,7 +173,7 @@ def _check_weights(case: TaskCase) -> None:
         assert resampled.shape == (3,), (
             f"metric_value of {name} must be [3] for weights [3, {n}], got {list(resampled.shape)}"
         )
-        assert close(value, resampled[0]), (
+        assert is_close(value, resampled[0]), (
             f"metric_value of {name} must be the same with weights of 1 as without, got {float(resampled[0]):g} and "
             f"{float(value):g}"
         )
@@ -182,7 +182,7 @@ def _check_weights(case: TaskCase) -> None:
             (2, "for a weight of 0 as without the sample"),
         ):
             repeated = _value(case, rows.repeat_interleave(weights[i].long(), dim=0), None, spec)
-            assert close(repeated, resampled[i]), (
+            assert is_close(repeated, resampled[i]), (
                 f"metric_value of {name} must be the same {text}, got {float(resampled[i]):g} and {float(repeated):g}: "
                 "use weights wherever samples are counted"
             )
@@ -199,19 +199,19 @@ def _check_metrics(case: TaskCase) -> None:
     parts = _compute_metrics(case, case.batch(range(n // 3)), case.batch(range(n // 3, n)))
     for spec in case.task.metric_specs:
         if spec.name in whole:
-            assert close(whole[spec.name], parts[spec.name]), (
+            assert is_close(whole[spec.name], parts[spec.name]), (
                 f"metrics() must compute {spec.name} of the samples, however they are batched, got "
                 f"{float(whole[spec.name]):g} in one batch and {float(parts[spec.name]):g} in two"
             )
     statistics = case.score(case.batch()).statistics
     value = case.task.metric_value(statistics)
-    assert primary.name not in whole or close(whole[primary.name], value), (
+    assert primary.name not in whole or is_close(whole[primary.name], value), (
         f"metrics() and metric_value must agree on {primary.name}, got {float(whole[primary.name]):g} and "
         f"{float(value):g}"
     )
     if primary in case.task.monitored_metrics:
         monitored = case.task.metric_value(case.monitor(case.batch()), metric=primary)
-        assert close(monitored, value), (
+        assert is_close(monitored, value), (
             f"{primary.name} must be the same from monitor as from score, got {float(monitored):g} and {float(value):g}"
         )
 
@@ -232,17 +232,17 @@ def _check_missing_targets(case: TaskCase) -> None:
     for _, name, statistics in case.metrics():
         rows, expected = statistics(batch), statistics(case.batch())[is_labeled]
         assert rows[~is_labeled].isnan().all(), f"statistics of {name} must be NaN for a sample without a target"
-        assert close(rows[is_labeled], expected), (
+        assert is_close(rows[is_labeled], expected), (
             f"statistics of {name} of a sample must not depend on which other samples have a target, and they do"
         )
     labeled = case.batch(range(1, n, 2))
     for name, value in _compute_metrics(case, batch).items():
         expected = _compute_metrics(case, labeled)[name]
-        assert close(value, expected), (
+        assert is_close(value, expected), (
             f"{name} of metrics() must leave out samples without a target, got {float(value):g} for {float(expected):g}"
         )
     loss, expected = _loss_value(case, batch), _loss_value(case, labeled)
-    assert close(loss, expected), (
+    assert is_close(loss, expected), (
         f"supervised_loss must be the mean over the samples with a target, got {float(loss):g} for {float(expected):g}"
     )
     unlabeled = _loss_value(case, case.batch([0], split=case.half_unlabeled))

@@ -16,7 +16,7 @@ from limbeck.data.split import UNLABELED
 from limbeck.teachers.cache.cache_config import CacheConfig
 from limbeck.teachers.cache.codec import decode_outputs, encode_outputs
 from limbeck.teachers.cache.layout import RecordLayout
-from limbeck.testing.task_case import TaskCase, close, same_leaves
+from limbeck.testing.task_case import TaskCase, is_close, same_leaves
 from limbeck.utils.eval_mode import eval_mode
 
 __all__ = ["CHECKS"]
@@ -71,7 +71,7 @@ def _compare_outputs(decoded: Outputs, expected: Outputs, *, num_samples: int) -
     text = f"decode_outputs must give the outputs of a batch of {num_samples} again, and its"
     for name in ("logits", "spatial_logits", "embedding", "row_to_sample"):
         first, second = getattr(decoded, name), getattr(expected, name)
-        is_equal = first is None if second is None else first is not None and close(first, second)
+        is_equal = first is None if second is None else first is not None and is_close(first, second)
         assert is_equal, f"{text} {name} differ{'' if name.endswith('logits') else 's'}"
     for group in ("by_row", "by_sample"):
         missing = getattr(expected, group).keys() - getattr(decoded, group).keys()
@@ -115,7 +115,7 @@ def _check_deployment_model(case: TaskCase) -> None:
         f"deployment_model must return {', '.join(task.output_axes)} as output_axes says, got {len(outputs)} outputs"
     )
     expected, actual = case.score(case.batch()).statistics, case.score(raw, model).statistics
-    assert close(actual, expected), (
+    assert is_close(actual, expected), (
         "deployment_model must give, for inputs before normalization, the predictions of the network for normalized "
         "ones, and it gives others: include the normalization of the data"
     )

@@ -16,7 +16,7 @@ from limbeck.data.module import DataModule, iterate_batches
 from limbeck.data.split import UNLABELED, Split
 from limbeck.utils.eval_mode import eval_mode
 
-__all__ = ["TaskCase", "close", "same_leaves"]
+__all__ = ["TaskCase", "is_close", "same_leaves"]
 
 _NUM_SAMPLES = 8
 
@@ -84,7 +84,7 @@ class TaskCase:
         return [(None, self.task.primary_metric.name, lambda *args: self.score(*args).statistics), *monitored]
 
 
-def close(first: Tensor, second: Tensor) -> bool:
+def is_close(first: Tensor, second: Tensor) -> bool:
     """Whether two tensors have one shape and are equal to rounding, NaN to NaN."""
     return first.shape == second.shape and torch.allclose(
         first.double().cpu(), second.double().cpu(), rtol=1e-4, atol=1e-5, equal_nan=True
@@ -95,6 +95,6 @@ def same_leaves(first: Any, second: Any) -> bool:
     """Whether two trees have equal leaves, tensors to rounding."""
     leaves = tree_leaves(first), tree_leaves(second)
     return len(leaves[0]) == len(leaves[1]) and all(
-        close(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a is b or bool(a == b)
+        is_close(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a is b or bool(a == b)
         for a, b in zip(*leaves, strict=True)
     )

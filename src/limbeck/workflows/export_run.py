@@ -38,7 +38,7 @@ def export_run(
     info = export_onnx(job, student, path)
     print(  # noqa: T201
         f"{path}: {info['bytes']:,} bytes, largest difference of an output {info['max_abs_difference']:.2g}, "
-        f"same prediction for {info['label_agreement']:.1%} of {info['num_samples']} samples, "
+        f"agreement of predictions {100 * info['label_agreement']:.1f} % (n = {info['num_samples']}), "
         f"{info['latency_ms']['median']:.3f} ms per sample (median, 1 thread)"
     )
     if int8:
@@ -76,8 +76,8 @@ def compare_deployed(
     exported, model = OnnxModule(str(file), task, name=file.name), task.deployment_model(network, data).eval()
     (value, actual), (_, expected) = (evaluate_deployed(module, task, split) for module in (exported, model))
     agreement = equal_predictions(expected, actual)
-    metric = f"{task.primary_metric.label} {task.primary_metric.format(value)}"
-    print(f"{file.name}: {metric}, same predictions as torch for {agreement:.1%} of {len(split)} samples")  # noqa: T201
+    metric = f"{task.primary_metric.heading} {task.primary_metric.format(value)}"
+    print(f"{file.name}: {metric}, agreement with torch {100 * agreement:.1f} % (n = {len(split)})")  # noqa: T201
     return {"file": file.name, "value": value, "agreement": agreement}
 
 

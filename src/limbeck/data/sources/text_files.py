@@ -18,6 +18,7 @@ from limbeck.core.errors import LimbeckError, format_root_cause
 from limbeck.data.labels import to_class_indices
 from limbeck.data.module import DataModule, make_splits
 from limbeck.data.sequence_store import SequenceStore
+from limbeck.data.sources.lookup import candidate_folders
 from limbeck.data.split import Split
 from limbeck.utils.model_folder import find_model_folder
 
@@ -36,7 +37,8 @@ class TextFiles:
     file without that header has the text and the label.
 
     Args:
-        root: the folder.
+        root: the folder, or one that contains it as ``name``; ``None``: ``name`` in the usual folders.
+        name: name of the data set, such as ``banking77``; ``None``: that of the folder.
         train_file: name of the training file, without its suffix.
         val_file: name of the validation file; ``None``: ``val_split`` of the training texts.
         test_file: name of the test file.
@@ -53,7 +55,8 @@ class TextFiles:
 
     provides: ClassVar[tuple[str, ...]] = ("classes", "class_names", "vocab_size")
 
-    root: str
+    root: str | None = None
+    name: str | None = None
     train_file: str = "train"
     val_file: str | None = None
     test_file: str = "test"
@@ -69,12 +72,9 @@ class TextFiles:
         """The data, with the classes in alphabetical order."""
         if self.max_tokens < 1 or self.min_count < 1:
             raise LimbeckError(f"max_tokens and min_count must be at least 1, got {self.max_tokens}, {self.min_count}")
+        root = self._find_root()
         names = {"training": self.train_file, "validation": self.val_file, "test": self.test_file}
-        rows = {
-            kind: _read_rows(Path(self.root), name, self.group_column)
-            for kind, name in names.items()
-            if name is not None
-        }
+        rows = {kind: _read_rows(root, name, self.group_column) for kind, name in names.items() if name is not None}
         training_labels, class_names = to_class_indices([label for _, label, _ in rows["training"]])
         assert class_names is not None
         encode, vocabulary = self._make_tokenizer([text for text, _, _ in rows["training"]])
@@ -89,11 +89,24 @@ class TextFiles:
             splits[kind] = Split.from_sequences(store, labels, first_id=first_id, groups=groups)
             first_id += len(ids)
         return make_splits(
-            Path(self.root).resolve().name, class_names, splits["training"], seed=seed,
+            self.name or root.resolve().name, class_names, splits["training"], seed=seed,
             validation=splits.get("validation", self.val_split), test=splits["test"], num_labeled=self.num_labeled,
             num_samples=self.num_samples,
             facts={"vocab_size": len(vocabulary), "vocabulary": vocabulary},
         )  # fmt: skip
+
+    def _find_root(self) -> Path:
+        """The folder with the training file."""
+        if self.root is None and self.name is None:
+            raise LimbeckError(
+                "data.root must be a folder of texts, or data.name that of one in $LIMBECK_DATA; set one"
+            )
+        folders = candidate_folders(self.root, *([self.name] if self.name else []))
+        for folder in folders:
+            if _find_file(folder, self.train_file) is not None:
+                return folder
+        where = ", ".join(str(folder.resolve()) for folder in folders) or "$LIMBECK_DATA"
+        raise LimbeckError(f"{_describe_file(self.train_file)} must be in {where}, got none: set data.root")
 
     def _make_tokenizer(self, texts: Sequence[str]) -> tuple[Callable[[str], Tensor], list[str]]:
         """A function from a text to its token ids ``[tokens]``, at least one, and the tokens by id."""
@@ -121,11 +134,19 @@ def _split_words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
+def _find_file(root: Path, name: str) -> Path | None:
+    return next((path for suffix in _SUFFIXES if (path := root / f"{name}{suffix}").is_file()), None)
+
+
+def _describe_file(name: str) -> str:
+    return " or ".join(f"{name}{suffix}" for suffix in _SUFFIXES)
+
+
 def _read_rows(root: Path, name: str, group_column: str | None) -> list[tuple[str, str, str]]:
     """Text, label and group of each row of the file ``name``."""
-    path = next((path for suffix in _SUFFIXES if (path := root / f"{name}{suffix}").is_file()), None)
+    path = _find_file(root, name)
     if path is None:
-        raise LimbeckError(f"{root.resolve()} must have {' or '.join(f'{name}{s}' for s in _SUFFIXES)}, got none")
+        raise LimbeckError(f"{root.resolve()} must have {_describe_file(name)}, got none")
     try:
         with path.open(encoding="utf-8", newline="") as file:
             if path.suffix == ".jsonl":

@@ -23,11 +23,11 @@ __all__ = ["SpecAugment", "spec_augment"]
 class SpecAugment:
     """See :func:`spec_augment`."""
 
-    time_masks: int
-    max_frames: int
-    max_fraction: float
-    frequency_masks: int
-    max_mels: int
+    n_time_masks: int
+    time_mask_param: int
+    n_freq_masks: int
+    freq_mask_param: int
+    p: float
 
     def transform_sequences(self, inputs: Tensor, lengths: Tensor, rng: CounterRNG) -> Tensor:
         """``inputs`` ``[batch, frames, mels]`` with masked spans; padding is not changed."""
@@ -37,20 +37,20 @@ class SpecAugment:
                 "remove it"
             )
         mels = torch.full_like(lengths, inputs.shape[2])
-        uniform = rng.uniform(2 * (self.time_masks + self.frequency_masks)).double()
-        longest = (self.max_fraction * lengths).long().clamp(max=self.max_frames)
-        in_time = _spans(uniform[:, : 2 * self.time_masks], longest, lengths, inputs.shape[1])
-        widest = mels.clamp(max=self.max_mels)
-        in_frequency = _spans(uniform[:, 2 * self.time_masks :], widest, mels, inputs.shape[2])
+        uniform = rng.uniform(2 * (self.n_time_masks + self.n_freq_masks)).double()
+        longest = (self.p * lengths).long().clamp(max=self.time_mask_param)
+        in_time = _sample_spans(uniform[:, : 2 * self.n_time_masks], longest, lengths, inputs.shape[1])
+        widest = mels.clamp(max=self.freq_mask_param)
+        in_frequency = _sample_spans(uniform[:, 2 * self.n_time_masks :], widest, mels, inputs.shape[2])
         is_valid = (torch.arange(inputs.shape[1]) < lengths[:, None])[:, :, None]
-        sums = (inputs * is_valid).sum(dim=(1, 2), keepdim=True)
+        sums = inputs.masked_fill(~is_valid, 0.0).sum(dim=(1, 2), keepdim=True)
         means = sums / (lengths * inputs.shape[2]).clamp(min=1)[:, None, None]
         masked = (in_time[:, :, None] | in_frequency[:, None, :]) & is_valid
         return torch.where(masked, means.to(inputs.dtype), inputs)
 
 
-def _spans(uniform: Tensor, longest: Tensor, sizes: Tensor, num_positions: int) -> Tensor:
-    """``[batch, positions]``, true in the spans.
+def _sample_spans(uniform: Tensor, longest: Tensor, sizes: Tensor, num_positions: int) -> Tensor:
+    """``[batch, positions]`` booleans, true in the spans.
 
     Of each pair of ``uniform`` ``[batch, 2 × spans]`` the first draws a length of 0 to ``longest`` and the second a
     start such that the span ends within ``sizes``.
@@ -63,30 +63,29 @@ def _spans(uniform: Tensor, longest: Tensor, sizes: Tensor, num_positions: int) 
 
 
 def spec_augment(
-    time_masks: int = 2, max_frames: int = 10, max_fraction: float = 0.2, frequency_masks: int = 2, max_mels: int = 8
+    n_time_masks: int = 2, time_mask_param: int = 10, n_freq_masks: int = 2, freq_mask_param: int = 8, p: float = 0.2
 ) -> SpecAugment:
-    """Mask spans of frames and of mel bands by the mean of the sample, as SpecAugment.
+    """Mask spans of frames and of mel bands by the mean of the sample, with the arguments of torchaudio's SpecAugment.
 
-    Park et al., Interspeech 2019, https://arxiv.org/abs/1904.08779, section 2: with T = ``max_frames``, p =
-    ``max_fraction``, F = ``max_mels``; time warping is left out.
+    Park et al., Interspeech 2019, https://arxiv.org/abs/1904.08779, section 2, without time warping.
 
     Args:
-        time_masks: number of time masks.
-        max_frames: most frames of a time mask; its length is drawn from 0 to this number.
-        max_fraction: most of the valid frames of a sample that one time mask may cover.
-        frequency_masks: number of frequency masks.
-        max_mels: most mel bands of a frequency mask.
+        n_time_masks: number of time masks.
+        time_mask_param: T of the paper, the largest number of frames of a time mask; its length is drawn from 0 to T.
+        n_freq_masks: number of frequency masks.
+        freq_mask_param: F of the paper, the largest number of mel bands of a frequency mask.
+        p: the largest fraction of the valid frames of a sample that one time mask covers.
 
     Raises:
-        LimbeckError: a number is negative, or ``max_fraction`` above 1.
+        LimbeckError: a number is negative, or ``p`` above 1.
 
-    >>> spec_augment(time_masks=1, frequency_masks=0)
-    SpecAugment(time_masks=1, max_frames=10, max_fraction=0.2, frequency_masks=0, max_mels=8)
+    >>> spec_augment(n_time_masks=1, n_freq_masks=0)
+    SpecAugment(n_time_masks=1, time_mask_param=10, n_freq_masks=0, freq_mask_param=8, p=0.2)
     """
-    if min(time_masks, max_frames, frequency_masks, max_mels) < 0 or not 0 <= max_fraction <= 1:
+    if min(n_time_masks, time_mask_param, n_freq_masks, freq_mask_param) < 0 or not 0 <= p <= 1:
         raise LimbeckError(
-            f"numbers of spec_augment must be at least 0 and max_fraction at most 1, got time_masks {time_masks}, "
-            f"max_frames {max_frames}, max_fraction {max_fraction}, frequency_masks {frequency_masks}, "
-            f"max_mels {max_mels}"
+            f"numbers of spec_augment must be at least 0 and p at most 1, got n_time_masks {n_time_masks}, "
+            f"time_mask_param {time_mask_param}, n_freq_masks {n_freq_masks}, "
+            f"freq_mask_param {freq_mask_param}, p {p}"
         )
-    return SpecAugment(time_masks, max_frames, max_fraction, frequency_masks, max_mels)
+    return SpecAugment(n_time_masks, time_mask_param, n_freq_masks, freq_mask_param, p)

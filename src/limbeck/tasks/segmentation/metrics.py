@@ -14,7 +14,6 @@ MIOU: Final = MetricSpec(
     name="miou", label="Mean IoU", phrase="mean IoU",
     description="The mean over classes of intersection over union, of the pixels of all images together.",
 )  # fmt: skip
-NLL: Final = MetricSpec(name="nll", label="NLL", unit="nats", higher_is_better=False, digits=3)
 METRICS: Final = (
     MIOU,
     MetricSpec(

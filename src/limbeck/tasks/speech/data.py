@@ -6,7 +6,7 @@ import torch
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data import Split
-from limbeck.losses._ctc import min_frames
+from limbeck.losses._ctc import count_min_frames
 
 __all__ = ["find_longest", "require_enough_frames"]
 
@@ -36,7 +36,7 @@ def require_enough_frames(split: Split, stride: int, *, split_name: str, network
         tokens = [sequences.fields["target"][i] for i in indices.tolist()]
         lengths = torch.tensor([len(target) for target in tokens])
         padded = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=-1)
-        needed = min_frames(padded, lengths)
+        needed = count_min_frames(padded, lengths)
         frames = (sequences.input_lengths(indices) + stride - 1) // stride
         too_long = (needed > frames).nonzero().flatten().tolist()
         if too_long:

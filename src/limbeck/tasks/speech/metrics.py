@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from limbeck.core.metric_spec import MetricSpec
-from limbeck.losses._ctc import best_path
+from limbeck.losses._ctc import decode_best_path
 
 PER: Final = MetricSpec(
     name="per", label="Phoneme error rate", phrase="phoneme error rate", higher_is_better=False,
@@ -55,7 +55,7 @@ def decode_greedy(logits: Tensor, lengths: Tensor, *, blank: int) -> list[list[i
     >>> decode_greedy(logits, torch.tensor([5]), blank=0)
     [[1, 1, 2]]
     """
-    tokens, counts = best_path(logits, lengths, blank=blank)
+    tokens, counts = decode_best_path(logits, lengths, blank=blank)
     return [row[:count] for row, count in zip(tokens.tolist(), counts.tolist(), strict=True)]
 
 

@@ -22,6 +22,7 @@ from limbeck.tasks.speech.data import find_longest, require_enough_frames
 from limbeck.tasks.speech.metrics import CTC, METRICS, PER, SequenceMetrics, decode_greedy, edit_distances
 from limbeck.tasks.speech.report import speech_examples
 from limbeck.utils.eval_mode import eval_mode
+from limbeck.utils.frames import frame_stride
 from limbeck.utils.logits import find_logits
 
 __all__ = ["SpeechCTC"]
@@ -80,8 +81,8 @@ class SpeechCTC:
             raise LimbeckError(
                 f"logits of {type(network).__name__} must be [{len(frames)}, frames, {self.classes}], got {shape}"
             )
-        stride = _frame_stride(frames, logits)
-        if -(-frames.shape[1] // stride) != logits.shape[1]:
+        stride = frame_stride(frames.shape[1], logits.shape[1])
+        if stride is None:
             raise LimbeckError(
                 f"{type(network).__name__} must return one frame for every n input frames, the last one rounded up, "
                 f"got {logits.shape[1]} frames for {frames.shape[1]}"
@@ -125,7 +126,8 @@ class SpeechCTC:
             batch = move_to_device(next(iterate_batches(longest, data.normalization)), model_device(network))
             with eval_mode(network):
                 logits = self.outputs(network, batch).by_sample["frame_logits"]
-            stride = _frame_stride(batch["input"], logits)
+            stride = frame_stride(batch["input"].shape[1], logits.shape[1])
+            assert stride is not None  # as `outputs` checks
             require_enough_frames(labeled, stride, split_name=name, network=type(network).__name__)
 
     def monitor(self, network: nn.Module, batch: Any) -> Tensor:
@@ -164,7 +166,8 @@ class SpeechCTC:
     def encode_outputs(self, outputs: Outputs, batch: Any) -> Mapping[str, Tensor]:
         """The logits of the network's own frames, padded, with their number and stride."""
         logits, lengths = outputs.by_sample["frame_logits"], outputs.by_sample["frame_length"]
-        stride = _frame_stride(batch["input"], logits)
+        stride = frame_stride(batch["input"].shape[1], logits.shape[1])
+        assert stride is not None  # as `outputs` checks
         return {"logits": logits, "length": lengths, "stride": torch.full_like(lengths, stride)}
 
     def decode_outputs(self, stored: Mapping[str, Tensor], batch: Any) -> Outputs:
@@ -242,11 +245,6 @@ class NormalizedFrames(nn.Module):
         return self.network((frames - self.mean) / self.std, lengths)
 
 
-def _frame_stride(frames: Tensor, logits: Tensor) -> int:
-    """Input frames for each frame of ``logits``."""
-    return max(1, round(frames.shape[1] / logits.shape[1]))
-
-
 def _resample(logits: Tensor, lengths: Tensor, stride: int, grid_stride: int, num_rows: int, blank: int) -> Tensor:
     """Logits ``[batch, rows, classes]`` on a grid of ``grid_stride`` input frames, of ``lengths`` valid frames.
 
@@ -262,7 +260,8 @@ def _resample(logits: Tensor, lengths: Tensor, stride: int, grid_stride: int, nu
     in_row = row_of_frame == torch.arange(num_rows, device=device)[:, None]
     is_valid = torch.arange(num_frames, device=device) < lengths[:, None]
     blank_log_p = logits.detach().float().log_softmax(dim=2)[:, :, blank]
-    candidates = blank_log_p[:, None].masked_fill(~(in_row & is_valid[:, None]), torch.inf)
+    is_candidate = in_row & is_valid[:, None]
+    frames = blank_log_p[:, None].masked_fill(~is_candidate, torch.inf).argmin(dim=2)
     # The last row may be the end of a frame that began before it.
-    frames = torch.where(candidates.amin(dim=2).isfinite(), candidates.argmin(dim=2), first)
+    frames = torch.where(is_candidate.any(dim=2), frames, first)
     return logits.gather(1, frames[:, :, None].expand(-1, -1, logits.shape[2]))
