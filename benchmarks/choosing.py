@@ -67,7 +67,7 @@ def make_rows(selection: dict) -> list[dict]:
     for name, step in (("first", steps[0]), ("chosen", steps[-1])):
         accuracy = 100 * step["value"]
         rows += [
-            make_row(f"choosing_{name}_nll", [step["cost"]], unit="nats", aim="report", data=DATA, digits=3),
+            make_row(f"choosing_{name}_nll", [step["criterion_value"]], unit="nats", aim="report", data=DATA, digits=3),
             make_row(f"choosing_{name}_accuracy", [accuracy], unit="%", aim="report", data=DATA, digits=1),
         ]
     return rows

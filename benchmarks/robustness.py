@@ -61,9 +61,9 @@ def measure(folder: Path, seed: int, num_samples: int, eps: float) -> dict[str, 
         model = models[name]
         metrics[name] = {
             "accuracy": 100 * test["accuracy"], "ece": test["ece"], "nll": test["nll"],
-            "clean": 100 * model["clean_accuracy"], "fgsm": 100 * model["attacks"]["fgsm"],
+            "clean": 100 * model["clean"], "fgsm": 100 * model["attacks"]["fgsm"],
             "pgd": 100 * model["attacks"]["pgd"], "corruptions": 100 * model["corruptions"]["mean"],
-            "noise": 100 * fmean(model["noise"]["accuracy"]),
+            "noise": 100 * fmean(model["noise"]["values"]),
         }  # fmt: skip
     return metrics
 

@@ -75,12 +75,16 @@ def test_folders_read_the_group_from_the_file_name(tmp_path):
     names = [f"p{person:02}_{take}.png" for person in range(10) for take in range(3)]
     for label in ("cat", "dog"):
         write_images(tmp_path / "pets" / label, names)
-    assert_disjoint(ImageFolder(root=str(tmp_path / "pets"), group=r"/(p\d+)_").load(), fractions=(0.6, 0.2, 0.2))
-    with pytest.raises(LimbeckError, match=r"group: 'x\(\.\)' must match the path of each file, and does not match"):
-        ImageFolder(root=str(tmp_path / "pets"), group="x(.)").load()
+    assert_disjoint(
+        ImageFolder(root=str(tmp_path / "pets"), group_pattern=r"/(p\d+)_").load(), fractions=(0.6, 0.2, 0.2)
+    )
+    with pytest.raises(
+        LimbeckError, match=r"group_pattern: 'x\(\.\)' must match the path of each file, and does not match"
+    ):
+        ImageFolder(root=str(tmp_path / "pets"), group_pattern="x(.)").load()
     for part in ("train", "trainannot"):
         write_images(tmp_path / "streets" / part, names)
-    masks = SegmentationFolder(root=str(tmp_path / "streets"), classes=("a", "b"), group="[^_]+").load()
+    masks = SegmentationFolder(root=str(tmp_path / "streets"), classes=("a", "b"), group_pattern="[^_]+").load()
     assert_disjoint(masks, fractions=(0.6, 0.2, 0.2))
 
 

@@ -13,8 +13,8 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.task import ModelInputs
 from limbeck.data.normalization import Normalization
 from limbeck.evaluation import count_flops, measure_cost, measure_peak_memory
-from limbeck.export import OnnxModule, export_task, named_inputs, quantize_int8
-from limbeck.export.task_export import equal_predictions
+from limbeck.export import OnnxModule, export_task, get_named_inputs, quantize_int8
+from limbeck.export.task_export import measure_prediction_agreement
 from limbeck.models import text_encoder, unet
 from limbeck.tasks.segmentation import Segmentation
 from limbeck.tasks.text import TextClassification
@@ -42,7 +42,7 @@ def test_a_network_of_two_inputs_takes_batches_of_any_size_and_length(tmp_path):
     with torch.no_grad():
         expected = network(**task.model_inputs(other).kwargs)
     np.testing.assert_allclose(task.outputs(exported, other).require_logits(), expected, atol=1e-5)
-    calibration = [named_inputs(task, task.model_inputs(batch)) for batch in (*batches, _text_batch(6, 9))]
+    calibration = [get_named_inputs(task, task.model_inputs(batch)) for batch in (*batches, _text_batch(6, 9))]
     small = quantize_int8(tmp_path / "student.onnx", tmp_path / "int8.onnx", calibration_inputs=calibration)
     logits = task.outputs(OnnxModule(str(small), task, name="int8.onnx"), other).require_logits()
     assert 0 < float((logits - expected).abs().max()) < 0.3 * float(expected.max() - expected.min())
@@ -54,7 +54,7 @@ def test_predictions_that_are_numbers_are_equal_to_rounding():
     boxes = torch.tensor([[0.1, 2.0]])
     expected = [151.23, 151.23, {"box": boxes, "label": 3}, {"box": boxes, "label": 3}, 1]
     actual = [151.2300001, 151.3, {"box": boxes + 1e-6, "label": 3}, {"box": boxes + 0.01, "label": 3}, 2]
-    assert equal_predictions(expected, actual) == 2 / 5
+    assert measure_prediction_agreement(expected, actual) == 2 / 5
 
 
 def test_maps_are_exported(tmp_path):

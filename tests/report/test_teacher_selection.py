@@ -43,8 +43,8 @@ def selection():
             for a, b, cka_input in (("big", "wide", "features"), ("big", "near", "logits"), ("wide", "near", "logits"))
         ],
         "selection": {
-            "selected": ["big"], "cost": "NLL",
-            "steps": [{"name": "big", "cost": 0.268, "value": 0.93, "latency_ms": 0.11}],
+            "selected": ["big"], "criterion_name": "NLL",
+            "steps": [{"name": "big", "criterion_value": 0.268, "value": 0.93, "latency_ms": 0.11}],
         },
         "warnings": ["the teacher 'near' is too close"],
     }  # fmt: skip

@@ -61,7 +61,7 @@ def test_the_gain_and_its_error_are_those_of_paired_samples():
     assert step.gain == pytest.approx(float((first - both).mean()))
     error = 1.96 * float((first - both).std()) / 200**0.5
     assert step.gain_interval == pytest.approx((step.gain - error, step.gain + error))
-    assert step.cost == pytest.approx(float(both.mean()))
+    assert step.criterion_value == pytest.approx(float(both.mean()))
     assert step.gain_interval[0] > 0
 
 
@@ -153,7 +153,7 @@ def test_samples_without_a_label_are_ignored():
 
 def test_the_nll_of_a_target_with_probability_zero_is_bounded():
     selection = select({"certain": candidate(range(1), sure=1.0)})
-    assert selection.steps[0].cost == pytest.approx(-math.log(1e-12) / 200)
+    assert selection.steps[0].criterion_value == pytest.approx(-math.log(1e-12) / 200)
 
 
 @pytest.mark.parametrize(

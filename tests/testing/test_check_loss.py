@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from limbeck.losses import CrossEntropyLoss, FitNetLoss, KDLoss
-from limbeck.testing import CHECKS, check_loss, make_context
+from limbeck.testing import LOSS_CHECKS, check_loss, make_context
 
 
 def divergence(context, reduction="batchmean"):
@@ -139,7 +139,7 @@ def test_a_loss_fails_only_its_own_check(loss_fn, check):
 
 
 def test_every_requirement_of_a_loss_is_checked():
-    assert list(CHECKS) == [
+    assert list(LOSS_CHECKS) == [
         "scalar", "float32 from half", "finite", "gradient to the student", "no gradient to the teacher",
         "zero at agreement", "unchanged by repetition", "unchanged by an impossible class",
     ]  # fmt: skip

@@ -90,7 +90,7 @@ def _add_trainings(commands: _SubParsers) -> None:
     )
     _add_recipe_arguments(add, data_root=False)
     add("--latency-budget", type=float, metavar="MS", help="all teachers, per sample (default: 30 times the student's)")
-    add("--margin", type=float, metavar="POINTS", help="minimum gain over the baseline (default: 5 points)")
+    add("--margin", type=float, metavar="GAIN", help="minimum gain over the baseline (default: 10 × min_gap, 5 points)")
     add("--out", dest="output_dir", **_FOLDER, help="default: runs/NAME-teachers; models trained there are reused")
     add("--baseline-run", type=Path, metavar="RUN", help="a finished run to take the baseline from")
     add = _command(
@@ -137,7 +137,7 @@ def _add_evaluate(commands: _SubParsers) -> None:
         "--all",
         action="store_true",
         dest="all_checks",
-        help="every check that needs no folder and can judge the task of the run",
+        help="every check that needs no folder and supports the task of the run",
     )
     add("--attacks", nargs="?", const="", metavar="NAMES", help="under attack: fgsm,pgd,apgd (default: all installed)")
     add("--eps", metavar="E", help="the largest change of a pixel in 0..1 under attack (default: 8/255)")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data import transforms
-from limbeck.data.box_store import clamp_boxes, drop_small_boxes
+from limbeck.data.box_store import clip_boxes_to_image, remove_small_boxes
 from limbeck.data.counter_rng import CounterRNG
 from limbeck.data.transforms.mix_images import MixParams
 from limbeck.data.transforms.transform import BoxTransform, MaskTransform, MixTransform, SequenceTransform, Transform
@@ -109,8 +109,8 @@ class Augmentation:
         boxes = fields["boxes"]
         for i, transform in enumerate(self.require_boxes()):
             rng = CounterRNG.for_samples(sample_ids, views, seed=seed, transform_index=i)
-            boxes = clamp_boxes(transform.transform_boxes(boxes, size, rng), size)
-        return drop_small_boxes({**fields, "boxes": boxes}) if self.transforms else fields
+            boxes = clip_boxes_to_image(transform.transform_boxes(boxes, size, rng), size)
+        return remove_small_boxes({**fields, "boxes": boxes}) if self.transforms else fields
 
     def require_boxes(self) -> tuple[BoxTransform, ...]:
         """The transforms, which all transform boxes too; an error where one does not."""
@@ -118,7 +118,7 @@ class Augmentation:
 
     def _require(self, kind: type[_Transform], targets: str) -> tuple[_Transform, ...]:
         for transform in self.transforms:
-            if not isinstance(transform, kind) or not getattr(transform, "moves_targets", True):
+            if not isinstance(transform, kind) or not getattr(transform, "transforms_targets", True):
                 raise LimbeckError(
                     f"{transform!r} cannot transform {targets} together with images: remove it, or give it a method "
                     f"transform_{targets}"

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from limbeck.core.errors import LimbeckError
 from limbeck.data.mask_store import UNLABELED
 
-__all__ = ["BoxStore", "clamp_boxes", "drop_small_boxes"]
+__all__ = ["BoxStore", "clip_boxes_to_image", "remove_small_boxes"]
 
 _MIN_SIZE: Final = 1.0
 """As ``min_size`` of ``torchvision.transforms.v2.SanitizeBoundingBoxes``."""
@@ -84,13 +84,13 @@ class BoxStore:
         return digest.hexdigest()
 
 
-def clamp_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+def clip_boxes_to_image(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """``boxes`` ``[..., 4]`` within an image of ``size`` (height, width)."""
     height, width = size
     return boxes.clamp(min=0).minimum(torch.tensor([width, height, width, height], dtype=boxes.dtype))
 
 
-def drop_small_boxes(fields: dict[str, Tensor]) -> dict[str, Tensor]:
+def remove_small_boxes(fields: dict[str, Tensor]) -> dict[str, Tensor]:
     """``fields`` of :meth:`BoxStore.read` without boxes below 1 pixel of width or height; the rest comes first."""
     boxes, labels, counts = fields["boxes"], fields["labels"], fields["num_boxes"]
     is_box = torch.arange(boxes.shape[1]) < counts[:, None]

@@ -56,12 +56,14 @@ def groups_of_paths(paths: Sequence[Path], pattern: str | None, root: Path) -> T
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise LimbeckError(f"group must be a regular expression, got {pattern!r} ({error})") from error
+        raise LimbeckError(f"group_pattern must be a regular expression, got {pattern!r} ({error})") from error
     names = []
     for path in paths:
         match = expression.search(path.relative_to(root).as_posix())
         if match is None:
-            raise LimbeckError(f"group: {pattern!r} must match the path of each file, and does not match {path}")
+            raise LimbeckError(
+                f"group_pattern: {pattern!r} must match the path of each file, and does not match {path}"
+            )
         names.append(match[1] if expression.groups else match[0])
     return to_groups(names, len(paths))
 

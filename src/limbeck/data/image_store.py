@@ -21,7 +21,7 @@ __all__ = [
     "ImageFiles",
     "ImageStore",
     "InMemory",
-    "checked_indices",
+    "evenly_spaced_indices",
     "hash_files",
     "preserve_rng_state",
     "tensor_bytes",
@@ -131,7 +131,7 @@ class DatasetAdapter:
         if self.is_deterministic():
             paths = _sample_paths(self.dataset)
             digest.update(b"" if paths is None else hash_files(paths))
-            for i in range(len(self)) if paths is None else checked_indices(len(self)):
+            for i in range(len(self)) if paths is None else evenly_spaced_indices(len(self)):
                 item = self._read_item(i)
                 digest.update(f"\n{item.dtype} {list(item.shape)} ".encode() + tensor_bytes(item))
         return digest.hexdigest()
@@ -139,7 +139,7 @@ class DatasetAdapter:
     def is_deterministic(self) -> bool:
         """Whether 32 evenly spaced items are equal when read twice; random states are restored."""
         with preserve_rng_state():
-            for i in checked_indices(len(self)):
+            for i in evenly_spaced_indices(len(self)):
                 first, second = self._read_item(i), self._read_item(i)
                 if first.shape != second.shape or tensor_bytes(first) != tensor_bytes(second):
                     return False
@@ -186,7 +186,7 @@ def _sample_paths(dataset: Any) -> list[Path] | None:
     return [Path(path) for path in paths] if are_files else None
 
 
-def checked_indices(length: int) -> list[int]:
+def evenly_spaced_indices(length: int) -> list[int]:
     """32 evenly spaced indices of a data set of ``length`` items."""
     count = min(length, _NUM_CHECKED)
     return [i * length // count for i in range(count)]

@@ -18,7 +18,7 @@ from limbeck.data.box_store import BoxStore
 from limbeck.data.collated_dataset import CollatedDataset
 from limbeck.data.groups import require_disjoint_groups
 from limbeck.data.held_out import HeldOutTest
-from limbeck.data.image_store import checked_indices
+from limbeck.data.image_store import evenly_spaced_indices
 from limbeck.data.labels import to_class_indices
 from limbeck.data.loader_adapter import LoaderAdapter
 from limbeck.data.mask_store import MasksInMemory, is_mask
@@ -221,8 +221,7 @@ def from_datasets(
             ``sample_id`` and ``view``.
 
     Raises:
-        LimbeckError: items that are evaluated are random, or their masks or boxes are read beforehand, so that they
-            would not fit.
+        LimbeckError: validation or test items are random, or training items with masks or boxes are.
     """
     train_split, names = _read_dataset(train, "train", class_names, collate_fn, groups=groups)
     if (validation is None or test is None) and not train_split.images.is_deterministic():
@@ -231,7 +230,7 @@ def from_datasets(
             "and `test` with a fixed transform, or move the random transforms into an Augmentation"
         )
     if augment.transforms and isinstance(train_split.images, DatasetAdapter):
-        _require_unit_range(train_split.images.read(torch.tensor(checked_indices(len(train_split)))))
+        _require_unit_range(train_split.images.read(torch.tensor(evenly_spaced_indices(len(train_split)))))
     splits, first_id = dict[str, Split](), len(train_split)
     # Ids continue across splits, since an id identifies one sample.
     for split_name, dataset in (("validation", validation), ("test", test)):

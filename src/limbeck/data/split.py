@@ -137,9 +137,9 @@ class Split:
         return self.images.read(self.indices[indices])
 
     def read_fields(self, indices: Tensor, *, with_input: bool = True) -> dict[str, Any]:
-        """The fields of a batch: ``input`` and ``target`` (or the boxes), or those of the sequences, or of a user.
+        """The fields of a batch: ``input`` and ``target`` (or the boxes), those of the sequences, or those of ``collate_fn``.
 
-        A sequence without a label has the target length −1, an image without boxes known the number −1.
+        A sequence without a label has the target length −1, an image without annotations has ``num_boxes`` −1.
         ``with_input=False`` leaves the images out.
         """
         if isinstance(self.images, CollatedDataset):

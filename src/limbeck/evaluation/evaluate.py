@@ -134,9 +134,8 @@ def sample_values(task: EvaluableTask, statistics: Tensor, *, chunk_size: int = 
 def sample_gains(task: EvaluableTask, statistics: Tensor, reference: Tensor) -> Tensor:
     """How much better a network is than a reference on each sample, ``[n]``; 0 without a target.
 
-    The difference of the metric of each sample by itself. Where that is the same for every sample, as for mean average
-    precision, which ranks samples: the difference of how much each sample adds to the metric of all, of at most 2,000
-    evenly spaced samples.
+    The difference of the metric computed on each sample. If all differences are zero, as of metrics that rank samples
+    (mean average precision), the difference of leave-one-out contributions, of at most 2,000 evenly spaced samples.
 
     Args:
         task: its primary metric.

@@ -21,7 +21,7 @@ from limbeck.utils.logits import find_logits
 from limbeck.utils.parametrizations import copy_module
 from limbeck.utils.timing import measure_latency, torch_threads
 
-__all__ = ["OnnxModule", "equal_predictions", "export_task", "named_inputs"]
+__all__ = ["OnnxModule", "export_task", "get_named_inputs", "measure_prediction_agreement"]
 
 _ROUNDING: Final = 1e-4
 """Relative and absolute tolerance of a prediction that is a number, such as a price or a box."""
@@ -56,7 +56,7 @@ def export_task(
         raise LimbeckError("export needs at least one validation batch to compare on, got none")
     module = copy_module(unwrap_model(model)).cpu().eval()
     inputs = [task.model_inputs(batch) for batch in batches]
-    tensors = [named_inputs(task, example) for example in inputs]
+    tensors = [get_named_inputs(task, example) for example in inputs]
     network = _PositionalModule(module, inputs[-1], tuple(task.input_axes), tuple(task.output_axes)).eval()
     content = export_onnx_bytes(
         network, tuple(tensors[-1].values()), name=type(module).__name__,
@@ -137,7 +137,7 @@ class _PositionalModule(nn.Module):
         return tuple(outputs)
 
 
-def named_inputs(task: DeployableTask, inputs: ModelInputs) -> dict[str, Tensor]:
+def get_named_inputs(task: DeployableTask, inputs: ModelInputs) -> dict[str, Tensor]:
     """The tensors of ``inputs`` by their names in ``task.input_axes``, on the CPU."""
     names = tuple(task.input_axes)
     tensors = {**dict(zip(names, inputs.args, strict=False)), **inputs.kwargs}
@@ -180,22 +180,24 @@ def _compare_outputs(
 def _compare_predictions(
     task: DeployableTask, module: nn.Module, exported: OnnxModule, batches: Sequence[Any]
 ) -> tuple[float, int]:
-    """:func:`equal_predictions`, and the number of samples."""
+    """:func:`measure_prediction_agreement`, and the number of samples."""
     with torch.no_grad():
         expected, actual = (
             [prediction for batch in batches for prediction in task.score(network, batch).predictions]
             for network in (module, exported)
         )
-    return equal_predictions(expected, actual), len(expected)
+    return measure_prediction_agreement(expected, actual), len(expected)
 
 
-def equal_predictions(expected: Sequence[Any], actual: Sequence[Any]) -> float:
+def measure_prediction_agreement(expected: Sequence[Any], actual: Sequence[Any]) -> float:
     """The fraction of samples with equal predictions; of tensors, such as masks, the mean fraction of equal values.
 
     Floating-point values, such as boxes, are equal to rounding.
 
-    >>> equal_predictions([3, 1], [3, 2]), equal_predictions([torch.tensor([1, 2])], [torch.tensor([1, 3])])
-    (0.5, 0.5)
+    >>> measure_prediction_agreement([3, 1], [3, 2])
+    0.5
+    >>> measure_prediction_agreement([torch.tensor([1, 2])], [torch.tensor([1, 3])])
+    0.5
     """
     return sum(map(_equal_fraction, expected, actual)) / max(len(expected), 1)
 

@@ -27,7 +27,7 @@ def ctc_loss(
         logits: ``[batch, frames, classes]``.
         lengths: ``[batch]``, valid frames of each sample.
         tokens: ``[batch, longest target]`` class indices, padded by any value.
-        token_lengths: ``[batch]``; below 0 is no target. An empty target counts as of one token.
+        token_lengths: ``[batch]``; below 0 is no target. The loss of an empty target is divided by 1.
         blank: index of the blank.
         reduction: ``"none"`` returns the loss of each sample in nats, ``[batch]``, zero without a target.
 

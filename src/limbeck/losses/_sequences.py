@@ -1,4 +1,4 @@
-"""Features of padded sequences ``[batch, positions, width]``: the padding counts in no loss."""
+"""Features of padded sequences ``[batch, positions, width]``: losses leave the padding out."""
 
 from __future__ import annotations
 

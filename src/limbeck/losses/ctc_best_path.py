@@ -1,7 +1,7 @@
 """Distillation of CTC networks by sequence: the CTC loss with the tokens of the teacher's best path as target.
 
 Sequence-level distillation: Kim & Rush, EMNLP 2016, https://arxiv.org/abs/1606.07947; for CTC on unlabeled speech:
-https://arxiv.org/abs/2008.03923. The student is free in when it emits a token, so its frames may have another rate.
+https://arxiv.org/abs/2008.03923. The student may emit a token in any frame, so its frames may have another rate.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def ctc_best_path_loss(
     """:func:`ctc_loss` of the student with the teacher's best path as target, in nats per token.
 
     Shapes: ``student`` and ``teacher`` ``[batch, frames, classes]`` logits, with frames of their own; lengths
-    ``[batch]``. A sample whose tokens need more frames than the student has is left out; one whose best path is empty
-    counts as of one token.
+    ``[batch]``. A sample whose tokens need more frames than the student has is left out; the
+    loss of an empty best path is divided by 1.
 
     Raises:
         LimbeckError: the classes differ, or ``blank`` is none of them.

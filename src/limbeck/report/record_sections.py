@@ -248,7 +248,7 @@ class ReproducedRun(RecordSection):
 
 
 class PanelRecord(RecordSection):
-    """A text, an image as base64 PNG, or both; ``correct`` of a prediction is null where that is no yes or no."""
+    """A text, an image as base64 PNG, or both; ``correct`` of a prediction is null where that is not binary."""
 
     text: str = ""
     png: str | None = None

@@ -191,10 +191,10 @@ def _format_selection(selection: Mapping[str, Any], metric: MetricSpec) -> str:
     last_step = steps[-1]
     budget_note = "" if rules["has_latency_budget"] else f", {rules['max_latency_ratio']:g} times the student"
     names = ", ".join(selection["selection"]["selected"]) + (" together" if len(steps) > 1 else "")
-    cost_name = selection["selection"]["cost"]
-    cost = f", {cost_name} {format_fixed(last_step['cost'])}" if cost_name else ""
+    criterion_name = selection["selection"]["criterion_name"]
+    criterion = f", {criterion_name} {format_fixed(last_step['criterion_value'])}" if criterion_name else ""
     return (
-        f"Selected: {names}: {metric.text} {metric.format(last_step['value'])}{cost}, "
+        f"Selected: {names}: {metric.text} {metric.format(last_step['value'])}{criterion}, "
         f"{last_step['latency_ms']:.3g} ms of a budget of {rules['latency_budget']:.3g} ms{budget_note}"
     )
 

@@ -27,18 +27,18 @@ def check_loss(
         context_factory: makes contexts like :func:`make_context`, with the features that the loss needs
             (``partial(make_context, student_feature_shapes={"mid": (8, 4, 4)})``); takes ``dtype``, ``scale`` and
             ``seed``.
-        skip: names in :data:`CHECKS` that do not apply.
+        skip: names in :data:`LOSS_CHECKS` that do not apply.
 
     >>> from limbeck.losses import KDLoss
     >>> check_loss(KDLoss(temperature=4.0))
     """
-    if unknown := set(skip) - set(CHECKS):
-        raise ValueError(f"no check is named {sorted(unknown)}; available: {sorted(CHECKS)}")
+    if unknown := set(skip) - set(LOSS_CHECKS):
+        raise ValueError(f"no check is named {sorted(unknown)}; available: {sorted(LOSS_CHECKS)}")
     if isinstance(loss, Preparable):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             loss.prepare(context_factory(seed=0))
-    for name, check in CHECKS.items():
+    for name, check in LOSS_CHECKS.items():
         if name in skip:
             continue
         try:
@@ -117,7 +117,7 @@ def _check_impossible_class_invariance(loss: Loss, context_factory: ContextFacto
     _assert_close(loss(context), loss(_map_outputs(context, add_class)))
 
 
-CHECKS: Final[dict[str, Callable[[Loss, ContextFactory], None]]] = {
+LOSS_CHECKS: Final[dict[str, Callable[[Loss, ContextFactory], None]]] = {
     "scalar": _check_scalar,
     "float32 from half": _check_half_precision,
     "finite": _check_finite,

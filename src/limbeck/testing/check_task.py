@@ -56,7 +56,7 @@ def check_task(
                 network = copy_module(network).eval()
                 teacher = None if teacher is None else copy_module(teacher).eval()
                 case = TaskCase(task=evaluable, data=data, network=network, teacher=teacher, oracle=oracle)
-            if check_name not in deployable_checks.CHECKS or isinstance(task, DeployableTask):
+            if check_name not in deployable_checks.DEPLOYABLE_CHECKS or isinstance(task, DeployableTask):
                 check(case)
         except Exception as error:
             reason = error if isinstance(error, AssertionError) else f"it raises {type(error).__name__}: {error}"
@@ -321,5 +321,5 @@ TASK_CHECKS: Final[dict[str, Callable[[TaskCase], None]]] = {
     "missing targets": _check_missing_targets,
     "supervised loss": _check_supervised_loss,
     "oracle": _check_oracle,
-    **deployable_checks.CHECKS,
+    **deployable_checks.DEPLOYABLE_CHECKS,
 }

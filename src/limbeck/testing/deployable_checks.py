@@ -19,7 +19,7 @@ from limbeck.teachers.cache.layout import RecordLayout
 from limbeck.testing.task_case import TaskCase, is_close, same_leaves
 from limbeck.utils.eval_mode import eval_mode
 
-__all__ = ["CHECKS"]
+__all__ = ["DEPLOYABLE_CHECKS"]
 
 
 def _task(case: TaskCase) -> DeployableTask:
@@ -134,7 +134,7 @@ class _CallRecorder(nn.Module):
         return self.network(*args, **kwargs)
 
 
-CHECKS: Final[dict[str, Callable[[TaskCase], None]]] = {
+DEPLOYABLE_CHECKS: Final[dict[str, Callable[[TaskCase], None]]] = {
     "model inputs": _check_model_inputs,
     "cache": _check_cache,
     "examples": _check_examples,

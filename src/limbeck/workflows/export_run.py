@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from limbeck.core.task import DeployableTask, require_deployable
 from limbeck.data import DataModule, Split, iterate_batches
 from limbeck.evaluation import score_batch
-from limbeck.export import OnnxModule, equal_predictions, export_task, named_inputs, quantize_int8, to_onnx
+from limbeck.export import (
+    OnnxModule,
+    export_task,
+    get_named_inputs,
+    measure_prediction_agreement,
+    quantize_int8,
+    to_onnx,
+)
 from limbeck.models import load_weights
 from limbeck.utils.eval_mode import eval_mode
 from limbeck.workflows._job.job import Job
@@ -51,7 +58,7 @@ def calibration_batches(task: DeployableTask, data: DataModule) -> list[dict[str
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(data.seed))
     samples = data.train.subset(order[:_NUM_CALIBRATION_SAMPLES])
     batches = iterate_batches(samples, None, batch_size=64)
-    return [named_inputs(task, task.model_inputs(batch)) for batch in batches]
+    return [get_named_inputs(task, task.model_inputs(batch)) for batch in batches]
 
 
 def evaluate_deployed(model: nn.Module, task: DeployableTask, split: Split) -> tuple[float, list[Any]]:
@@ -75,7 +82,7 @@ def compare_deployed(
     """
     exported, model = OnnxModule(str(file), task, name=file.name), task.deployment_model(network, data).eval()
     (value, actual), (_, expected) = (evaluate_deployed(module, task, split) for module in (exported, model))
-    agreement = equal_predictions(expected, actual)
+    agreement = measure_prediction_agreement(expected, actual)
     metric = f"{task.primary_metric.heading} {task.primary_metric.format(value)}"
     print(f"{file.name}: {metric}, agreement with torch {100 * agreement:.1f} % (n = {len(split)})")  # noqa: T201
     return {"file": file.name, "value": value, "agreement": agreement}

@@ -36,8 +36,8 @@ class ImageFolder:
             ``validation`` if it exists, else 0.2.
         test_split: a fraction, or a folder in ``root``, such as ``val`` for ImageNet; ``None``: the folder ``test`` if
             it exists, else 0.2.
-        group: regular expression over the path of a file in ``root``, whose first group (or match) names what is in one
-            split only, such as ``"([0-9]+)_"`` for a person in ``cat/17_3.jpg``; ``None``: no groups.
+        group_pattern: regular expression over the path of a file in ``root``, whose first group (or match) names what is
+            in one split only, such as ``"([0-9]+)_"`` for a person in ``cat/17_3.jpg``; ``None``: no groups.
         cache_mb: size in megabytes up to which the decoded images of a split are held in memory.
 
     Other settings as :class:`~limbeck.data.Digits`.
@@ -51,7 +51,7 @@ class ImageFolder:
     num_samples: int | None = None
     val_split: float | str | None = None
     test_split: float | str | None = None
-    group: str | None = None
+    group_pattern: str | None = None
     cache_mb: int = 1024
     augment: Augmentation = Augmentation()
     normalize: NormalizeMode = "imagenet"
@@ -156,7 +156,7 @@ class ImageFolder:
         images = ImageFiles(tuple(paths), self.size, self.channels)
         fits_memory = images.read_uint8([0]).numel() * len(images) <= self.cache_mb * 2**20
         store = InMemory(images.read_uint8(range(len(images)))) if fits_memory else images
-        groups = groups_of_paths(paths, self.group, Path(self.root))
+        groups = groups_of_paths(paths, self.group_pattern, Path(self.root))
         return Split.from_images(store, torch.tensor(target), first_id=first_id, groups=groups)
 
 

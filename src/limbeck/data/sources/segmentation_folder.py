@@ -39,8 +39,8 @@ class SegmentationFolder:
         size: height and width that images and masks are resized to; ``None``: unchanged.
         val_split: validation fraction of the training split where there is no folder ``val``.
         test_split: test fraction of the training split where there is no folder ``test``.
-        group: regular expression over the name of an image, whose first group (or match) names what is in one split
-            only, such as ``"[^_]+"`` for the video in ``0001TP_006690.png``; ``None``: no groups.
+        group_pattern: regular expression over the name of an image, whose first group (or match) names what is in one
+            split only, such as ``"[^_]+"`` for the video in ``0001TP_006690.png``; ``None``: no groups.
         cache_mb: size in megabytes up to which the decoded images of a split are held in memory.
 
     Other settings as :class:`~limbeck.data.Digits`; transforms must transform masks too.
@@ -55,7 +55,7 @@ class SegmentationFolder:
     num_samples: int | None = None
     val_split: float = 0.2
     test_split: float = 0.2
-    group: str | None = None
+    group_pattern: str | None = None
     cache_mb: int = 1024
     augment: Augmentation = Augmentation()
     normalize: NormalizeMode = "data"
@@ -106,7 +106,7 @@ class SegmentationFolder:
             raise LimbeckError(f"each image in {images} must have a mask of its name in {masks}, got {problem}")
         image_files = ImageFiles(tuple(paths), self.size, 3)
         mask_files = MaskFiles(tuple(by_stem[path.stem] for path in paths), self.size, self.ignore_index)
-        groups = groups_of_paths(paths, self.group, images)
+        groups = groups_of_paths(paths, self.group_pattern, images)
         if image_files.read_uint8([0]).numel() * len(paths) > self.cache_mb * 2**20:
             return Split.from_masks(image_files, mask_files, first_id=first_id, groups=groups)
         every = range(len(paths))

@@ -49,7 +49,7 @@ class TorchvisionTransform:
         return torch.stack(outputs) if outputs else images
 
     @property
-    def moves_targets(self) -> bool:
+    def transforms_targets(self) -> bool:
         """Whether torchvision transforms masks and boxes with the image."""
         return self.name not in _IMAGE_ONLY
 

@@ -89,8 +89,8 @@ def corruption_statistics(
 ) -> dict[str, dict[str, Tensor]]:  # fmt: skip
     """What each labeled sample of ``split`` adds to the primary metric of ``task``, under each corruption.
 
-    Networks take images in 0..1 and normalize them themselves; all get the same corrupted images. A mask stays as it
-    is, also where an elastic transform or a blur moves pixels by a few.
+    Networks take images in 0..1 and include the normalization; all get the same corrupted images. Masks are not
+    transformed, although elastic transforms and blurs shift pixels slightly.
 
     Returns:
         By network and corruption, ``[severities, labeled, k]`` statistics: of a classifier, 1 for a correct prediction.

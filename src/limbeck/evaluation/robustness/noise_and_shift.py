@@ -55,7 +55,7 @@ def noise_statistics(
 ) -> dict[str, Tensor]:  # fmt: skip
     """What each labeled sample of ``split`` adds to the primary metric of ``task``, at each of ``sigmas``.
 
-    Networks take images in 0..1 and normalize them themselves; all get the same noise.
+    Networks take images in 0..1 and include the normalization; all get the same noise.
 
     Returns:
         By network, ``[sigmas, labeled, k]`` statistics: of a classifier, 1 for a correct prediction.

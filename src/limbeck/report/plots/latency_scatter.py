@@ -93,8 +93,8 @@ def plot_variant_latencies(
         draw_point(ax, point, scale=0.8, zorder=3 - point.marker_size / 100)
     names = ", ".join(point.title for point in points if (point.latency, point.value) in front)
     note = (
-        f"{_direction_note(metric)} The dashed line joins the Pareto-optimal variants, than which no other is better "
-        f"in {metric.text} at the same latency: {names}. Latencies within 5 % count as equal."
+        f"{_direction_note(metric)} The dashed line joins the Pareto-optimal variants: no other has a better "
+        f"{metric.text} at the same or a lower latency: {names}. Latencies within 5 % count as equal."
     )
     alt_text = f"{metric.heading} against latency: {'; '.join(entry.label for entry in legend)}."
     return ink.render_plot(ax, "plane", alt_text, note, legend)
@@ -171,7 +171,7 @@ def _make_axes(points: Sequence[ScatterPoint], metric: MetricSpec, bounds: Seque
 
 
 def _pareto_front(points: Sequence[tuple[float, float]], *, sign: float) -> list[tuple[float, float]]:
-    """The points than which no other is better at the same or a lower latency, fastest first.
+    """The points for which no other is better at the same or a lower latency, fastest first.
 
     >>> points = [(1.0, 0.80), (1.02, 0.90), (3.0, 0.95), (4.0, 0.93)]
     >>> _pareto_front(points, sign=1.0), _pareto_front(points, sign=-1.0)

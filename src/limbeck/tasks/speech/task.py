@@ -42,7 +42,7 @@ class SpeechCTC:
 
     Losses on logits compare frames on a grid of ``frame_stride`` input frames, so student and teacher may have
     different frame rates: of the frames of a faster network in a row, the one with the lowest probability of the blank
-    counts; those of a slower one are repeated. Frames beyond the length of a sample are no rows. ``CTCLoss`` and
+    counts; those of a slower one are repeated. Frames beyond the length of a sample are left out. ``CTCLoss`` and
     decoding use the frames of the network itself.
 
     Args:

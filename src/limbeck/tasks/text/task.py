@@ -84,7 +84,7 @@ class TextClassification:
         return target
 
     def input_mask(self, batch: Any) -> Tensor:
-        """Which tokens are no padding, ``[batch, tokens]``."""
+        """Which tokens are not padding, ``[batch, tokens]``."""
         mask: Tensor = self.model_inputs(batch).kwargs["attention_mask"]
         return mask.bool()
 

@@ -1,4 +1,4 @@
-"""A network in ONNX Runtime or OpenVINO: any number of tensors in, any nest of tensors out."""
+"""A network in ONNX Runtime or OpenVINO: any number of tensors in, a pytree of tensors out."""
 
 from __future__ import annotations
 
@@ -103,7 +103,6 @@ class RuntimeModel(nn.Module):
         is_complete = len(args) == len(self._arg_names) and len(tensors) == len(self._signature)
         if is_complete and self._describe(tensors) == self._signature and len(next(iter(tensors.values()))):
             outputs = self.session(**{name: tensor.detach().numpy() for name, tensor in tensors.items()})
-            # Copies, since a runtime may use its memory again.
             arrays = [torch.from_numpy(outputs[name]) for name in sorted(outputs, key=_output_index)]
             return tree_unflatten(arrays, self._output_spec)
         if not self.has_warned:

@@ -195,7 +195,7 @@ def _load_openvino(model: bytes | str) -> _Session:
     request = compiled.create_infer_request()
 
     def run(output_names: Sequence[str], arrays: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        # Shared inputs must be contiguous.
+        # Shared inputs must be contiguous; outputs are copied, since the memory is used again.
         request.infer({name: np.ascontiguousarray(array) for name, array in arrays.items()}, share_inputs=True)
         return [np.array(request.get_tensor(name).data) for name in output_names]
 

@@ -24,15 +24,15 @@ from limbeck.core.outputs import Outputs
 from limbeck.core.protocols import Teacher
 from limbeck.core.task import Task
 from limbeck.data import DataModule
-from limbeck.teachers.cache.cache_config import CacheConfig
-from limbeck.teachers.cache.cache_registry import cache_dir, lock_cache
-from limbeck.teachers.cache.checks import (
+from limbeck.teachers.cache.cache_checks import (
     NUM_CHECKED_RECORDS,
     require_independent_samples,
     require_same_outputs,
     select_sample,
     select_samples,
 )
+from limbeck.teachers.cache.cache_config import CacheConfig
+from limbeck.teachers.cache.cache_registry import cache_dir, lock_cache
 from limbeck.teachers.cache.codec import TaskWithCodec, decode_outputs, encode_outputs, require_codec
 from limbeck.teachers.cache.indexing import InputChecksums, RecordIndex
 from limbeck.teachers.cache.layout import RecordLayout, Records

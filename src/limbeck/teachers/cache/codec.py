@@ -115,7 +115,7 @@ def _feature_lengths(name: str, features: Tensor, input_mask: Tensor) -> Tensor:
     positions = torch.arange(features.shape[1], device=features.device)
     if mask is None or lengths is None or not torch.equal(mask, positions < lengths[:, None]):
         raise LimbeckError(
-            f"features of padded sequences in a cache must have the positions of the input, or every k-th of them, and "
-            f"padding at the end, and {name!r} has not: use another layer, or remove the cache"
+            f"the positions of {name!r} in a cache must be those of the input, or every k-th of them, with padding "
+            "at the end: use another layer, or remove the cache"
         )
     return lengths

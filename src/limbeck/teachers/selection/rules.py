@@ -79,7 +79,9 @@ class SelectionRules:
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_margin < math.inf:
-            raise LimbeckError(f"min_margin must be at least 0, got {self.min_margin:g}; omit it to use 5 points")
+            raise LimbeckError(
+                f"min_margin must be at least 0, got {self.min_margin:g}; omit it to use the default of the metric"
+            )
         if self.latency_budget is not None and not 0 < self.latency_budget < math.inf:
             raise LimbeckError(
                 f"latency_budget must be above 0 ms per sample, got {self.latency_budget:g}; omit it to use "

@@ -69,7 +69,7 @@ class EnsembleCriterion(Protocol):
     Attributes:
         num_samples: number of samples with a target.
         description: how ensembles are made and compared, for the file of the selection.
-        cost_name: what is minimized, such as NLL; empty: the primary metric.
+        criterion_name: what is minimized, such as NLL; empty: the primary metric.
     """
 
     @property
@@ -77,16 +77,16 @@ class EnsembleCriterion(Protocol):
     @property
     def description(self) -> str: ...
     @property
-    def cost_name(self) -> str: ...
+    def criterion_name(self) -> str: ...
 
-    def cost(self, names: Sequence[str]) -> float:
+    def criterion_value(self, names: Sequence[str]) -> float:
         """What the selection minimizes."""
 
     def metric_value(self, names: Sequence[str]) -> float:
         """The primary metric, in its own scale."""
 
     def gain(self, selected: Sequence[str], name: str) -> CriterionGain | None:
-        """The decrease of the cost of ``selected`` with ``name`` added; ``None`` where they cannot be combined."""
+        """The decrease of the criterion of ``selected`` with ``name`` added; ``None`` where they cannot be combined."""
 
     def describe(self, names: Sequence[str]) -> str:
         """Why an ensemble is the best, such as "lowest NLL (0.268)"."""
@@ -102,15 +102,15 @@ class SelectionStep:
 
     Attributes:
         name: its name.
-        cost: what the selection minimizes, of the ensemble with it.
+        criterion_value: what the selection minimizes, of the ensemble with it.
         value: primary metric of the ensemble with it.
         latency_ms: latency of the ensemble with it, in ms per sample.
-        gain: decrease of the cost; ``None`` for the first.
+        gain: decrease of the criterion; ``None`` for the first.
         gain_interval: both ends of the 95 % interval of ``gain`` over samples; ``None`` for the first.
     """
 
     name: str
-    cost: float
+    criterion_value: float
     value: float
     latency_ms: float
     gain: float | None = None
@@ -135,7 +135,7 @@ def greedy_select(
     candidates: Mapping[str, Candidate], criterion: EnsembleCriterion, *, metric: MetricSpec, latency_budget: float,
     similarities: Sequence[TeacherSimilarity] = (), rules: SelectionRules | None = None,
 ) -> TeacherSelection:  # fmt: skip
-    """Select the candidate with the lowest cost, then those that decrease it significantly, within the budget.
+    """Select the candidate with the lowest criterion, then those that decrease it significantly, within the budget.
 
     Args:
         candidates: candidates by name.
@@ -150,7 +150,7 @@ def greedy_select(
     candidate must be above zero. Ties are resolved by latency, then by order.
 
     Raises:
-        LimbeckError: no candidate, or a margin or latency that is no number.
+        LimbeckError: no candidate, or a margin or latency that is not finite.
 
     >>> confident, target = torch.tensor([[0.9, 0.1], [0.1, 0.9]]), torch.tensor([0, 1])
     >>> probabilities = {"big": confident, "small": confident.lerp(torch.tensor(0.5), 0.5)}
@@ -188,11 +188,11 @@ class NLLCriterion:
         metric_of_logits: the primary metric of log-probabilities ``[n, classes]``.
 
     Raises:
-        LimbeckError: no label, different samples or classes, or rows that are no probabilities.
+        LimbeckError: no label, different samples or classes, or rows that are not probabilities.
     """
 
     description = "validation NLL of the mean of probabilities, greedy forward"
-    cost_name = "NLL"
+    criterion_name = "NLL"
 
     def __init__(
         self, probabilities: Mapping[str, Tensor], target: Tensor, *, metric: MetricSpec,
@@ -210,7 +210,7 @@ class NLLCriterion:
         """Number of labeled samples."""
         return len(self._labels)
 
-    def cost(self, names: Sequence[str]) -> float:
+    def criterion_value(self, names: Sequence[str]) -> float:
         """The NLL in nats per sample."""
         return float(self._nll(names).mean())
 
@@ -230,7 +230,7 @@ class NLLCriterion:
 
     def describe(self, names: Sequence[str]) -> str:
         """The NLL."""
-        return f"lowest NLL ({self.cost(names):.3f})"
+        return f"lowest NLL ({self.criterion_value(names):.3f})"
 
     def describe_gain(self, selected: Sequence[str], name: str) -> str:
         """The change of the metric and of the NLL."""
@@ -267,8 +267,8 @@ class _GreedySearch:
     def select_forward(self, names: Sequence[str]) -> list[str]:
         """Greedy forward selection from ``names``."""
         selected: list[str] = []
-        costs = {name: self.criterion.cost([name]) for name in names}
-        ranked = sorted(names, key=lambda name: (costs[name], self.candidates[name].latency_ms))
+        values = {name: self.criterion.criterion_value([name]) for name in names}
+        ranked = sorted(names, key=lambda name: (values[name], self.candidates[name].latency_ms))
         while ranked:
             selected.append(ranked[0])
             gains = {}
@@ -286,7 +286,7 @@ class _GreedySearch:
         names = [*previous, name]
         gain = self.criterion.gain(previous, name) if previous else None
         return SelectionStep(
-            name=name, cost=self.criterion.cost(names), value=self.criterion.metric_value(names),
+            name=name, criterion_value=self.criterion.criterion_value(names), value=self.criterion.metric_value(names),
             latency_ms=self.latency(names), gain=None if gain is None else gain.value,
             gain_interval=None if gain is None else (gain.low, gain.high),
         )  # fmt: skip

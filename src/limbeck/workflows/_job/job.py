@@ -40,10 +40,10 @@ from limbeck.training.convert_precision import require_precision
 from limbeck.training.optimizers import make_optimizer, make_scheduler
 from limbeck.utils.all_gather import single_process
 from limbeck.utils.parametrizations import copy_module
-from limbeck.workflows._job.check_task import check_data, check_task, require_finite_losses
 from limbeck.workflows._job.facts import data_facts
 from limbeck.workflows._job.stages import BASELINE_PHASES, check_world_size, make_distiller, make_training_config
 from limbeck.workflows._job.teachers import adapt_teacher_network, make_dry_run_teacher, make_uncached_teacher
+from limbeck.workflows._job.validate_task import check_data, require_finite_losses, validate_task
 
 _BASELINE_PHASE_NAMES = {"student_only": Role.BASELINE.value}
 
@@ -219,7 +219,7 @@ class Job:
         A layer that does not exist, weights that do not fit, a refused setting: each is an error before training.
         """
         check_world_size(self.recipe, self.processes.world_size)
-        check_task(self.task, self.build_student(), self.data, self.recipe)
+        validate_task(self.task, self.build_student(), self.data, self.recipe)
         teachers = {name: self.build_teacher(name) for name in self.recipe.teachers}
         # First, since a stage freezes its teachers.
         if self.plan.teacher_training is not None:

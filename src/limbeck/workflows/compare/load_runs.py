@@ -91,7 +91,7 @@ def load_runs(folders: Sequence[Path]) -> list[TrialResult]:
         if key in first_folders:
             raise LimbeckError(
                 f"{first_folders[key]} and {trial.folder} have the same recipe and the same seed {trial.seed}: give "
-                "one of them, since the same run twice is no second seed"
+                "one of them, since one run is one seed"
             )
         first_folders[key] = trial.folder
     groups = {trial.group: trial.folder for trial in reversed(trials)}

@@ -1,4 +1,4 @@
-"""Which tasks the checks of ``limbeck evaluate`` can judge."""
+"""Which tasks the checks of ``limbeck evaluate`` support."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.task import DeployableTask, EvaluableTask
 from limbeck.data import DataModule, iterate_batches
 
-__all__ = ["CHECKS", "NEEDS", "require_supported", "unsupported_checks"]
+__all__ = ["EVALUATION_CHECKS", "NEEDS", "require_supported", "unsupported_checks"]
 
 _CLASS_OF_IMAGE = "images of one class each"
 NEEDS: Mapping[str, str] = {
@@ -25,11 +25,11 @@ NEEDS: Mapping[str, str] = {
     "efficiency": "a task with model_inputs and deployment_model",
 }
 """What each check of ``limbeck evaluate`` needs of the task and its data."""
-CHECKS = tuple(name for name in NEEDS if name != "efficiency")
+EVALUATION_CHECKS = tuple(name for name in NEEDS if name != "efficiency")
 
 
 def unsupported_checks(network: nn.Module, data: DataModule, task: EvaluableTask) -> dict[str, str]:
-    """The checks that cannot judge ``task`` on ``data``, each with what it :data:`NEEDS`.
+    """The checks that do not support ``task`` on ``data``, each with what it :data:`NEEDS`.
 
     Args:
         network: a network of the task, trained or not.

@@ -20,7 +20,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.task import DeployableTask, EvaluableTask, ModelInputs, require_deployable
 from limbeck.data import DataModule, Split, iterate_batches
 from limbeck.evaluation.checks import require_labeled
-from limbeck.export import OnnxModule, equal_predictions, export_task, named_inputs, quantize_int8
+from limbeck.export import OnnxModule, export_task, get_named_inputs, measure_prediction_agreement, quantize_int8
 from limbeck.teachers.backends.runtime_session import missing_package_message
 from limbeck.utils.eval_mode import eval_mode
 from limbeck.utils.timing import torch_threads
@@ -80,7 +80,7 @@ def measure_efficiency(
                 rows.append({
                     **settings, "runtime": runtime.name, "precision": runtime.precision, "bytes": runtime.num_bytes,
                     "value": value, "num_samples": len(subset),
-                    "agreement": equal_predictions(predictions, runtime_predictions),
+                    "agreement": measure_prediction_agreement(predictions, runtime_predictions),
                     "peak_memory": settings["peak_memory"] if is_torch else None, "latency_ms": {},
                 })  # fmt: skip
                 runtimes.append(runtime.model)
@@ -142,7 +142,7 @@ def _latency_inputs(
     """Inputs of each batch size."""
     for size in batch_sizes:
         inputs = task.model_inputs(_first_batch(split, size))
-        num_bytes = sum(tensor.nbytes for tensor in named_inputs(task, inputs).values())
+        num_bytes = sum(tensor.nbytes for tensor in get_named_inputs(task, inputs).values())
         if size > 1 and num_bytes > _MAX_INPUT_BYTES:
             notes.append(f"batches of {size} are not timed: their inputs have {num_bytes / 2**20:.0f} MiB")
             continue

@@ -1,7 +1,7 @@
 """Metrics of networks under attack, corruption, noise and shift, out-of-distribution detection, and calibration.
 
 All networks are measured on the same samples, with intervals of the differences between them. Corruptions and noise
-judge any task on images by its primary metric, calibration any task of one class for each sample
+support any task on images by its primary metric, calibration any task of one class for each sample
 (:mod:`limbeck.workflows.evaluate.check_support`).
 """
 
@@ -22,7 +22,7 @@ from limbeck.data import DataModule, Split
 from limbeck.data.split import UNLABELED, InMemory
 from limbeck.evaluation.checks import require_labeled
 from limbeck.evaluation.robustness.ood import OOD_SCORES
-from limbeck.workflows.evaluate.check_support import CHECKS, require_supported, unsupported_checks
+from limbeck.workflows.evaluate.check_support import EVALUATION_CHECKS, require_supported, unsupported_checks
 from limbeck.workflows.evaluate.compared_networks import ComparedNetworks
 
 __all__ = ["RobustnessConfig", "evaluate_robustness", "evaluate_side_by_side"]
@@ -36,7 +36,7 @@ class RobustnessConfig:
     """What is measured, and how.
 
     Attributes:
-        checks: out of :data:`CHECKS`.
+        checks: out of :data:`EVALUATION_CHECKS`.
         attacks: out of ``limbeck.evaluation.ATTACKS``.
         eps: the largest change of a pixel under attack, in 0..1.
         shifted: images of the same classes from another domain.
@@ -57,8 +57,8 @@ class RobustnessConfig:
 
     def __post_init__(self) -> None:
         for name in self.checks:
-            if name not in CHECKS:
-                raise LimbeckError(f"{name!r} is not a check; available: {suggest_names(name, CHECKS)}")
+            if name not in EVALUATION_CHECKS:
+                raise LimbeckError(f"{name!r} is not a check; available: {suggest_names(name, EVALUATION_CHECKS)}")
         if "shift" in self.checks and self.shifted is None:
             raise LimbeckError("the check shift needs images; give shifted")
         if self.num_samples is not None and self.num_samples < 2:
@@ -89,7 +89,7 @@ def evaluate_robustness(
         data: gives the normalization, the classes, and the validation split that a temperature is fitted on.
         task: what a batch means.
         split: what is measured on: the validation split, or the test set at its one opening.
-        checks: out of :data:`CHECKS`, in place of ``config.checks``.
+        checks: out of :data:`EVALUATION_CHECKS`, in place of ``config.checks``.
         config: what to measure, and how.
 
     Returns:
@@ -97,8 +97,8 @@ def evaluate_robustness(
         each of ``config.checks``, as in ``evaluation.json``.
 
     Raises:
-        LimbeckError: no sample of ``split`` has a label; a check cannot judge the task; or the inputs are not in 0..1,
-            and attacks, corruptions, noise, or uniform noise as OOD data are configured.
+        LimbeckError: no sample of ``split`` has a label; a check does not support the task; or the inputs are not in
+            0..1, and attacks, corruptions, noise, or uniform noise as OOD data are configured.
     """
     config = config if checks is None else replace(config, checks=tuple(checks))
     metrics: dict[str, Any] = evaluate_side_by_side({"": network}, data, task, split, config=config)["models"][""]
@@ -136,7 +136,7 @@ def evaluate_side_by_side(
         }
         for name, statistics in clean.items()
     }
-    for check in (name for name in CHECKS if name in config.checks):
+    for check in (name for name in EVALUATION_CHECKS if name in config.checks):
         for name, model_metrics in _CHECK_FUNCTIONS[check](run, samples).items():
             metrics[name][check] = model_metrics
     return {"models": metrics, "differences": run.differences}

@@ -31,7 +31,7 @@ from limbeck.utils.io import write_text
 from limbeck.workflows._job.job import Job
 from limbeck.workflows._job.measure import evaluate_split, to_split_metrics
 from limbeck.workflows._job.provenance import hash_networks
-from limbeck.workflows.evaluate.check_support import CHECKS, NEEDS, require_supported, unsupported_checks
+from limbeck.workflows.evaluate.check_support import EVALUATION_CHECKS, NEEDS, require_supported, unsupported_checks
 from limbeck.workflows.evaluate.efficiency import measure_efficiency
 from limbeck.workflows.evaluate.evaluation_table import render_evaluation_table
 from limbeck.workflows.evaluate.robustness import RobustnessConfig, evaluate_side_by_side
@@ -67,7 +67,7 @@ def evaluate_student(folder: Path, *, split: str = "validation", data_root: str 
     if recorded is not None:
         values = recorded.metrics.get(record.primary_metric), metrics["metrics"].get(record.primary_metric)
         is_same = None not in values and abs(values[0] - values[1]) < 1e-9
-        text = "the same" if is_same else "NOT the same; did the data change?"
+        text = "the same" if is_same else "different; check whether the data changed"
         _print(f"the record has {job.task.primary_metric.format(values[0])}: {text}")
     if (file := folder / "student.onnx").exists() and isinstance(job.task, DeployableTask):
         metrics["exported"] = compare_deployed(file, student, job.task, job.data, eval_data)
@@ -95,12 +95,12 @@ def evaluate_networks(
     Args:
         folder: the run.
         checks: out of ``attacks``, ``corruptions``, ``noise``, ``shift``, ``ood``, ``calibration`` and ``efficiency``;
-            one that cannot judge the task is refused.
+            one that does not support the task is refused.
         split: ``validation``; or ``test``, which opens once in a run.
         data_root: root folder of the data, if it has moved.
         attacks: names with commas between; ``None``: all that are installed.
         eps: the largest change of a pixel, 0..1, as a number or a fraction (``8/255``).
-        all_checks: in addition, every check that needs no folder and can judge the task.
+        all_checks: in addition, every check that needs no folder and supports the task.
         num_samples: how many images are attacked, corrupted and made noisy; ``None``: 1000.
         shifted_dir: a folder of images of the same classes.
         reference_dir: a folder with the same images before they were shifted.
@@ -112,9 +112,9 @@ def evaluate_networks(
     require_supported(checks, unsupported, job.task)
     if all_checks:
         checks = {*checks, *(name for name in NEEDS if name not in unsupported and name != "shift")}
-        notes += [f"{name} is left out, for it needs {need}" for name, need in unsupported.items() if name != "shift"]
+        notes += [f"{name} is skipped: it needs {need}" for name, need in unsupported.items() if name != "shift"]
     config = RobustnessConfig(
-        checks=tuple(name for name in CHECKS if name in checks),
+        checks=tuple(name for name in EVALUATION_CHECKS if name in checks),
         attacks=_parse_attacks(attacks, notes, checks),
         eps=_parse_eps(eps),
         num_samples=1000 if num_samples is None else num_samples,

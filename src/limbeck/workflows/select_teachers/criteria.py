@@ -51,7 +51,7 @@ class MetricCriterion:
     """
 
     description = "validation metric of the mean of outputs, greedy forward"
-    cost_name = ""
+    criterion_name = ""
 
     def __init__(self, job: Job, networks: Mapping[str, nn.Module], scores: Mapping[str, SplitScores]) -> None:
         self._job, self._networks, self._metric = job, networks, job.task.primary_metric
@@ -64,7 +64,7 @@ class MetricCriterion:
         """Number of samples with a target."""
         return int(self._is_labeled.sum())
 
-    def cost(self, names: Sequence[str]) -> float:
+    def criterion_value(self, names: Sequence[str]) -> float:
         """The metric as shown, with the sign that makes lower better."""
         return -self._metric.sign * self._metric.display_scale * self.metric_value(names)
 

@@ -197,7 +197,8 @@ def _measure_and_select(
         },
         "baseline": student, "candidates": models, "pairs": pairs,
         "selection": {
-            "criterion": criterion.description, "cost": criterion.cost_name, "selected": list(selection.selected),
+            "criterion": criterion.description, "criterion_name": criterion.criterion_name,
+            "selected": list(selection.selected),
             "steps": [asdict(step) for step in selection.steps],
         },
         "warnings": teacher_warnings(

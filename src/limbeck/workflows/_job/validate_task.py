@@ -14,10 +14,10 @@ from limbeck.evaluation import check_scores
 from limbeck.recipe import Recipe
 from limbeck.workflows._job.facts import data_facts
 
-__all__ = ["check_data", "check_task", "require_finite_losses"]
+__all__ = ["check_data", "require_finite_losses", "validate_task"]
 
 
-def check_task(task: EvaluableTask, network: nn.Module, data: DataModule, recipe: Recipe) -> None:
+def validate_task(task: EvaluableTask, network: nn.Module, data: DataModule, recipe: Recipe) -> None:
     """Refuse a task that lacks what the recipe needs, and score two validation samples.
 
     Args:

@@ -15,7 +15,7 @@ from limbeck.data import from_tensors
 from limbeck.recipe import Recipe
 from limbeck.recipe.schema import validate
 from limbeck.tasks import Classification
-from limbeck.workflows._job.check_task import check_task
+from limbeck.workflows._job.validate_task import validate_task
 
 RECIPE = {
     "task": "Classification", "data": "Digits", "student": "small_cnn",
@@ -82,22 +82,22 @@ def recipe(**changes):
 
 
 def test_a_task_with_metrics_is_enough_without_cache_and_export():
-    check_task(ClassAsNumber(), network(), DATA, recipe(export={"to": []}))
-    check_task(Classification(4), network(), DATA, recipe(export={"to": ["onnx"]}))
+    validate_task(ClassAsNumber(), network(), DATA, recipe(export={"to": []}))
+    validate_task(Classification(4), network(), DATA, recipe(export={"to": ["onnx"]}))
 
 
 def test_a_cache_and_an_export_need_a_deployable_task():
     with pytest.raises(LimbeckError, match=r"export\.to: onnx needs a deployable task, and ClassAsNumber has no"):
-        check_task(ClassAsNumber(), network(), DATA, recipe(export={"to": ["onnx"]}))
+        validate_task(ClassAsNumber(), network(), DATA, recipe(export={"to": ["onnx"]}))
     with pytest.raises(LimbeckError, match="a cache of teacher outputs needs a deployable task"):
-        check_task(ClassAsNumber(), network(), DATA, recipe(export={"to": []}, cache={"root": "cache"}))
+        validate_task(ClassAsNumber(), network(), DATA, recipe(export={"to": []}, cache={"root": "cache"}))
 
 
 def test_a_task_that_fails_after_training_fails_before_it():
     no_export = recipe(export={"to": []})
     with pytest.raises(LimbeckError, match="use weights wherever samples are counted"):
-        check_task(CountsRows(), network(), DATA, no_export)
+        validate_task(CountsRows(), network(), DATA, no_export)
     with pytest.raises(LimbeckError, match="must compute 'mae'"):
-        check_task(MissingMetric(), network(), DATA, no_export)
+        validate_task(MissingMetric(), network(), DATA, no_export)
     with pytest.raises(LimbeckError, match=r"must be \[batch, 4\]"):
-        check_task(Classification(4), network(7), DATA, no_export)
+        validate_task(Classification(4), network(7), DATA, no_export)
