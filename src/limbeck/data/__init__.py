@@ -6,7 +6,7 @@ from limbeck.data.held_out import HeldOutTest
 from limbeck.data.image_store import InMemory
 from limbeck.data.mask_store import MasksInMemory
 from limbeck.data.module import DataModule, from_datasets, from_loaders, from_tensors, iterate_batches, make_splits
-from limbeck.data.normalization import Normalization
+from limbeck.data.normalization import Normalization, NormalizedModel
 from limbeck.data.sequence_store import SequenceStore
 from limbeck.data.sources import CIFAR10, CIFAR100, Digits, FashionMNIST, ImageFolder, SegmentationFolder
 from limbeck.data.split import Split
@@ -36,6 +36,7 @@ __all__ = [
     "InMemory",
     "MasksInMemory",
     "Normalization",
+    "NormalizedModel",
     "SegmentationFolder",
     "SequenceStore",
     "Split",

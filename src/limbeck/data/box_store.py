@@ -34,6 +34,9 @@ class BoxStore:
             ``torchvision.tv_tensors.BoundingBoxes`` of any format.
         labels: for each image ``[k]`` class indices.
 
+    Raises:
+        LimbeckError: the shapes differ, or a box is empty or not finite.
+
     >>> store = BoxStore([torch.tensor([[0, 0, 2, 3]]), torch.zeros(0, 4)], [torch.tensor([1]), torch.tensor([])])
     >>> store.read(torch.tensor([1, 0]))["num_boxes"]
     tensor([0, 1])
@@ -68,7 +71,7 @@ class BoxStore:
         return len(self.boxes)
 
     def read(self, indices: Tensor) -> dict[str, Tensor]:
-        """``boxes``, ``labels`` and ``num_boxes`` of the images at ``indices``."""
+        """``boxes`` ``[n, k, 4]``, ``labels`` ``[n, k]`` and ``num_boxes`` ``[n]`` of the images at ``indices``."""
         selected = indices.tolist()
         return {
             "boxes": pad_sequence([self.boxes[i] for i in selected], batch_first=True),

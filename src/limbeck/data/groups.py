@@ -30,6 +30,9 @@ def to_groups(values: Any, count: int) -> Tensor:
     tensor([7, 7, 2])
     >>> to_groups(["ann", "bob", "ann"], 3).unique().numel()
     2
+
+    Raises:
+        LimbeckError: not ``[count]``, or neither integers nor names.
     """
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if array.shape != (count,):
@@ -50,6 +53,9 @@ def groups_of_paths(paths: Sequence[Path], pattern: str | None, root: Path) -> T
 
     >>> groups_of_paths([Path("a/cat/ann_1.png"), Path("a/dog/ann_2.png")], r"/([a-z]+)_", Path("a")).unique().numel()
     1
+
+    Raises:
+        LimbeckError: ``pattern`` is not a regular expression, or does not match a path.
     """
     if pattern is None:
         return None
@@ -72,7 +78,18 @@ def select_groups(target: Tensor, groups: Tensor, fraction: float, *, seed: int,
     """``[n]`` booleans, true for whole groups with about ``fraction`` of the samples of each class.
 
     Groups are taken in a random order while they bring the number of samples by class nearer to the fraction (in the
-    L1 distance); the best of several orders is used.
+    L1 distance); the best of several orders is used. scikit-learn's ``StratifiedGroupKFold`` makes folds of equal size,
+    so a fraction such as 0.15 is out of its reach.
+
+    Args:
+        target: ``[n]`` class indices.
+        groups: ``[n]`` integers.
+        fraction: of the samples, in 0..1.
+        seed: seed of the data.
+        purpose: another one for each use of the seed.
+
+    Raises:
+        LimbeckError: there are fewer than 2 groups.
     """
     group_index, class_index = (torch.unique(values, return_inverse=True)[1].numpy() for values in (groups, target))
     num_groups = int(group_index.max()) + 1
@@ -96,7 +113,11 @@ def select_groups(target: Tensor, groups: Tensor, fraction: float, *, seed: int,
 
 
 def require_disjoint_groups(splits: Mapping[str, Split]) -> None:
-    """Refuse splits that share a group."""
+    """Refuse splits that share a group.
+
+    Raises:
+        LimbeckError: a group is in two splits; the message has a sample of each.
+    """
     owners: dict[int, tuple[str, int]] = {}
     for name, split in splits.items():
         if split.groups is None:

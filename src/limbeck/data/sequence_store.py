@@ -29,6 +29,9 @@ class SequenceStore:
         pad_values: padding by field; 0 where it is missing.
         masks: by field, the name of its mask.
 
+    Raises:
+        LimbeckError: the fields differ in the number of samples, or the sequences of a field in type or shape.
+
     >>> store = SequenceStore({"input_ids": [torch.tensor([5, 6]), torch.tensor([7])]}, masks={"input_ids": "mask"})
     >>> store.read_fields(torch.tensor([0, 1]))
     {'input_ids': tensor([[5, 6],
@@ -63,7 +66,7 @@ class SequenceStore:
         return next(iter(self.fields))
 
     def read(self, indices: Tensor) -> Tensor:
-        """The first field at ``indices``, padded."""
+        """The first field at ``indices`` ``[n]``, padded to ``[n, longest, ...]``."""
         return self.read_fields(indices)[self.input_name]
 
     def read_fields(self, indices: Tensor) -> dict[str, Tensor]:
@@ -80,7 +83,7 @@ class SequenceStore:
         return batch
 
     def input_lengths(self, indices: Tensor) -> Tensor:
-        """The lengths of the first field at ``indices``."""
+        """The lengths ``[n]`` of the first field at ``indices``."""
         sequences = self.fields[self.input_name]
         return torch.tensor([len(sequences[i]) for i in indices.tolist()])
 

@@ -65,7 +65,14 @@ class Split:
     def from_images(cls, images: ImageStore, target: Tensor, *, first_id: int = 0, groups: Any = None) -> Split:
         """All of ``images``, with sample ids from ``first_id``.
 
-        ``groups`` (integers or names) says which samples belong together: a split by fraction keeps groups whole.
+        Args:
+            images: ``n`` inputs.
+            target: ``[n]`` class indices, −100 where there is no label.
+            first_id: sample id of the first.
+            groups: ``[n]`` integers or names; which samples belong together. A split by fraction keeps groups whole.
+
+        Raises:
+            LimbeckError: the lengths differ, or ``groups`` are neither integers nor names.
         """
         if target.shape != (len(images),):
             raise LimbeckError(f"labels must be [{len(images)}], one class index per image, got {list(target.shape)}")
@@ -75,7 +82,11 @@ class Split:
 
     @classmethod
     def from_masks(cls, images: ImageStore, masks: MaskStore, *, first_id: int = 0, groups: Any = None) -> Split:
-        """All of ``images`` with their ``masks``, with sample ids from ``first_id``."""
+        """As :meth:`from_images`, with a mask ``[height, width]`` for each image.
+
+        Raises:
+            LimbeckError: the lengths differ.
+        """
         if len(images) != len(masks):
             raise LimbeckError(f"each image must have a mask, got {len(images)} images and {len(masks)} masks")
         split = cls.from_images(images, torch.zeros(len(images), dtype=torch.long), first_id=first_id, groups=groups)
@@ -83,7 +94,11 @@ class Split:
 
     @classmethod
     def from_values(cls, images: ImageStore, values: Tensor, *, first_id: int = 0, groups: Any = None) -> Split:
-        """All of ``images`` with their ``values``; NaN is no label."""
+        """As :meth:`from_images`, with ``values`` ``[n, ...]``; a sample with NaN has no label.
+
+        Raises:
+            LimbeckError: the lengths differ.
+        """
         if len(images) != len(values):
             raise LimbeckError(f"each sample must have a target, got {len(images)} samples and {len(values)} targets")
         is_missing = values.isnan().flatten(1).any(dim=1) if values.ndim > 1 else values.isnan()
@@ -92,7 +107,11 @@ class Split:
 
     @classmethod
     def from_boxes(cls, images: ImageStore, boxes: BoxStore, *, first_id: int = 0, groups: Any = None) -> Split:
-        """All of ``images`` with their ``boxes``, with sample ids from ``first_id``."""
+        """As :meth:`from_images`, with the boxes of each image.
+
+        Raises:
+            LimbeckError: the lengths differ.
+        """
         if len(images) != len(boxes):
             raise LimbeckError(f"each image must have boxes, got {len(images)} images and boxes of {len(boxes)}")
         target = torch.zeros(len(images), dtype=torch.long)
@@ -102,7 +121,11 @@ class Split:
     def from_sequences(
         cls, sequences: SequenceStore, target: Tensor, *, first_id: int = 0, groups: Any = None
     ) -> Split:
-        """All of ``sequences``, with the class of each, or where a field is ``target`` the class to split by."""
+        """As :meth:`from_images`, with the class of each sequence; where a field is ``target``, the class to split by.
+
+        Raises:
+            LimbeckError: the lengths differ.
+        """
         return cls.from_images(sequences, target, first_id=first_id, groups=groups)
 
     def __len__(self) -> int:
@@ -137,7 +160,7 @@ class Split:
         return self.images.read(self.indices[indices])
 
     def read_fields(self, indices: Tensor, *, with_input: bool = True) -> dict[str, Any]:
-        """The fields of a batch: ``input`` and ``target`` (or the boxes), those of the sequences, or those of ``collate_fn``.
+        """The fields of a batch: ``input`` and ``target``, or boxes; those of sequences; or those of ``collate_fn``.
 
         A sequence without a label has the target length −1, an image without annotations has ``num_boxes`` −1.
         ``with_input=False`` leaves the images out.

@@ -33,6 +33,9 @@ class TokenBatches:
         batch_tokens: largest number of samples times the longest of them, for each process.
         world_size: number of processes.
 
+    Raises:
+        LimbeckError: a sample is longer than ``batch_tokens``.
+
     >>> batches = TokenBatches(torch.tensor([2, 5, 2, 3, 2]), 6)
     >>> batches.steps_per_epoch
     3

@@ -44,6 +44,10 @@ def check_data_source(source: Any, *, skip: Collection[str] = ()) -> DataModule:
         source: has ``load(*, seed)``, which returns a :class:`~limbeck.data.DataModule`.
         skip: names in :data:`DATA_CHECKS` that do not apply.
 
+    Raises:
+        AssertionError: a check fails.
+        ValueError: ``skip`` has a name that is not a check.
+
     Returns:
         The data of seed 0, for :func:`~limbeck.testing.check_task`.
 

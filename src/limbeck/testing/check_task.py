@@ -38,6 +38,10 @@ def check_task(
             they are not checked.
         skip: names in :data:`TASK_CHECKS` that do not apply.
 
+    Raises:
+        AssertionError: a check fails.
+        ValueError: ``skip`` has a name that is not a check.
+
     >>> from limbeck.data import from_tensors
     >>> from limbeck.tasks import Classification
     >>> data = from_tensors(torch.rand(60, 1, 4, 4), torch.arange(60) % 3)

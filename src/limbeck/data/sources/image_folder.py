@@ -36,8 +36,8 @@ class ImageFolder:
             ``validation`` if it exists, else 0.2.
         test_split: a fraction, or a folder in ``root``, such as ``val`` for ImageNet; ``None``: the folder ``test`` if
             it exists, else 0.2.
-        group_pattern: regular expression over the path of a file in ``root``, whose first group (or match) names what is
-            in one split only, such as ``"([0-9]+)_"`` for a person in ``cat/17_3.jpg``; ``None``: no groups.
+        group_pattern: regular expression over the path of a file in ``root``, whose first group (or match) names what
+            is in one split only, such as ``"([0-9]+)_"`` for a person in ``cat/17_3.jpg``; ``None``: no groups.
         cache_mb: size in megabytes up to which the decoded images of a split are held in memory.
 
     Other settings as :class:`~limbeck.data.Digits`.

@@ -109,7 +109,7 @@ def _cost_tables(evaluation: Mapping[str, Any]) -> Iterator[RenderableType]:
         f"ms per call, median (95th percentile); {threads} thread{'s' if threads > 1 else ''} of "
         f"{machine['num_cores']} cores, {machine['cpu']}"
     )
-    headings = [*(f"batch of {batch}" for batch in batches), metric, "as torch", "file"]
+    headings = [*(f"batch of {batch}" for batch in batches), metric, "agreement", "file"]
     yield make_table(["network", "runtime"], headings, latency_rows)
     yield "for one sample in torch"
     yield make_table(["network"], ["parameters", "FLOPs", "peak memory"], memory_rows)
