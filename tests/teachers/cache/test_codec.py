@@ -157,7 +157,7 @@ def test_features_of_padded_sequences_are_stored_without_the_padding(task):
     layout = RecordLayout.from_tensors(encode_outputs(decoded, batch, task, batch_size=4), CacheConfig())
     shorter = replace(task.outputs(Frames(), cut(batch)) if is_speech else outputs, features={"mid": features[:, :4]})
     layout.pack(encode_outputs(shorter, cut(batch), task, batch_size=4))
-    other = "positions of the logits" if is_speech else "positions of the input, or every k-th"
+    other = "positions of the logits" if is_speech else "those of the input, or every k-th"
     wrong = replace(outputs, features={"mid": torch.randn(4, 11 if is_speech else 12, 2)})
     with pytest.raises(limbeck.LimbeckError, match=other):
         encode_outputs(wrong, batch, task, batch_size=4)
