@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar, final
+from typing import Final, final
 
 from torch import Tensor
 
@@ -21,7 +22,6 @@ from limbeck.data.transforms.transform import BoxTransform, MaskTransform, MixTr
 
 __all__ = ["Augmentation", "default_augmentation"]
 
-_Transform = TypeVar("_Transform", bound=Transform)
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
@@ -97,7 +97,9 @@ class Augmentation:
 
     def require_masks(self) -> tuple[MaskTransform, ...]:
         """The transforms, which all transform masks too; an error where one does not."""
-        return self._require(MaskTransform, "masks")
+        kept = tuple(transform for transform in self.transforms if isinstance(transform, MaskTransform))
+        self._require_all(kept, "masks")
+        return kept
 
     def apply_to_boxes(
         self, fields: dict[str, Tensor], size: tuple[int, int], sample_ids: Tensor, views: Tensor, *, seed: int
@@ -114,16 +116,17 @@ class Augmentation:
 
     def require_boxes(self) -> tuple[BoxTransform, ...]:
         """The transforms, which all transform boxes too; an error where one does not."""
-        return self._require(BoxTransform, "boxes")
+        kept = tuple(transform for transform in self.transforms if isinstance(transform, BoxTransform))
+        self._require_all(kept, "boxes")
+        return kept
 
-    def _require(self, kind: type[_Transform], targets: str) -> tuple[_Transform, ...]:
+    def _require_all(self, kept: Sequence[Transform], targets: str) -> None:
         for transform in self.transforms:
-            if not isinstance(transform, kind) or not getattr(transform, "transforms_targets", True):
+            if not any(transform is other for other in kept) or not getattr(transform, "transforms_targets", True):
                 raise LimbeckError(
                     f"{transform!r} cannot transform {targets} together with images: remove it, or give it a method "
                     f"transform_{targets}"
                 )
-        return tuple(transform for transform in self.transforms if isinstance(transform, kind))
 
     def apply_to_sequences(
         self, inputs: Tensor, lengths: Tensor, sample_ids: Tensor, views: Tensor, *, seed: int
