@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
 import re
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -184,6 +186,17 @@ def test_no_code_in_a_file_is_run(tmp_path, monkeypatch):
         with pytest.raises(LimbeckError, match="holds more than weights"):
             load_weights(mlp(), tmp_path / name)
     assert ran == []
+
+
+def test_a_training_checkpoint_of_timm_or_torchvision_is_read(tmp_path):
+    network, file = mlp(), tmp_path / "model_best.pth.tar"
+    extras = {
+        "args": argparse.Namespace(lr=0.1, opt="sgd"), "metric": np.float64(3.0), "step": np.int64(4),
+        "optimizer": torch.optim.SGD(network.parameters(), momentum=0.9).state_dict(), "best_acc1": torch.tensor(1.0),
+    }  # fmt: skip
+    state = {f"module.{name}": tensor for name, tensor in network.state_dict().items()}
+    torch.save({"epoch": 1, "arch": "mlp", "state_dict": state, **extras}, file)
+    assert same(load_weights(mlp(), file), network)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])

@@ -13,6 +13,7 @@ import limbeck
 from limbeck.cli import main
 from limbeck.models import load_weights, small_cnn
 from limbeck.workflows import distill
+from limbeck.workflows._job.run_dir import choose_run_dir, lock_folder, newest_run_dir
 
 RECIPE = """
 task: Classification
@@ -145,6 +146,21 @@ def test_a_finished_run_is_not_done_again(run, recipe, capsys):
     assert "nothing is left to do" in capsys.readouterr().out
 
 
+def test_without_a_recipe_the_newest_unfinished_run_is_resumed(run, recipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["distill", "--resume"]) == 2
+    assert "there is no run in" in capsys.readouterr().err
+    for name in ("first", "second", "study"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "recipe.yaml").write_text((run / "recipe.yaml").read_text())
+    (tmp_path / "runs" / "second" / "record.json").write_text((run / "record.json").read_text())
+    (tmp_path / "runs" / "study" / "study.json").write_text("{}")
+    assert newest_run_dir() == Path("runs/first")
+    shutil.copytree(run, tmp_path / "runs" / "first", dirs_exist_ok=True)
+    assert main(["distill", "--resume"]) == 0
+    assert "nothing is left to do" in capsys.readouterr().out
+
+
 def test_a_truncated_record_of_a_finished_run_is_one_sentence(run, recipe, tmp_path, capsys):
     folder = shutil.copytree(run, tmp_path / "run")
     (folder / "record.json").write_text((run / "record.json").read_text()[:300])
@@ -214,7 +230,7 @@ def test_killed_and_resumed_the_whole_job_ends_with_the_same_bits(run, recipe, t
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert process.returncode == -signal.SIGKILL
-    done = run_python("distill", recipe, "--out", out, "--resume")
+    done = run_python("distill", "--out", out, "--resume")  # the recipe is that of the run
     assert done.returncode == 0, done.stderr
     ours, theirs = (load_weights(small_cnn(width=4), folder).state_dict() for folder in (out, run))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -224,8 +240,6 @@ def test_killed_and_resumed_the_whole_job_ends_with_the_same_bits(run, recipe, t
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path):
-    from limbeck.workflows._job.run_dir import lock_folder
-
     with lock_folder(tmp_path), pytest.raises(limbeck.LimbeckError, match="another process"), lock_folder(tmp_path):
         pass
 
@@ -244,8 +258,6 @@ def test_a_full_disk_leaves_nothing_half_written(recipe, tmp_path, run_python):
 
 
 def test_folders_are_numbered_and_resume_finds_the_newest(tmp_path, monkeypatch):
-    from limbeck.workflows._job.run_dir import choose_run_dir
-
     monkeypatch.chdir(tmp_path)
     for expected in ("digits", "digits-2", "digits-3"):
         folder = choose_run_dir("digits", None, resume=False)

@@ -9,8 +9,10 @@ import signal
 import sys
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import helper
 from PIL import Image
 
 import limbeck
@@ -285,15 +287,31 @@ def test_networks_of_a_run_with_other_code_are_not_reused(here, run):
     assert trained_names(here / "other") == ["big"]
 
 
-def test_a_callable_is_a_candidate_without_training(tmp_path, monkeypatch):
+def write_linear_onnx(path):
+    nodes = [helper.make_node("Flatten", ["input"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["logits"])]
+    ports = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("input", ["batch", 1, 8, 8]), ("logits", ["batch", 10]))
+    ]
+    weight = onnx.numpy_helper.from_array(np.eye(64, 10, dtype=np.float32), "w")
+    graph = helper.make_graph(nodes, "linear", ports[:1], ports[1:], [weight])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), str(path))
+
+
+def test_callables_and_onnx_files_are_candidates_without_training(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "callable_nets.py").write_text(
         "import torch\ndef build(classes):\n    w = torch.eye(64)[:, :classes]\n    return lambda x: x.flatten(1) @ w\n"
     )
-    text = RECIPE.replace("flat: {use: mlp, hidden: [64]}", 'fn: {use: "callable_nets:build"}')
+    write_linear_onnx(tmp_path / "teacher.onnx")
+    teachers = 'fn: {use: "callable_nets:build"}\n  file: {use: onnx, path: teacher.onnx}'
+    text = RECIPE.replace("flat: {use: mlp, hidden: [64]}", teachers)
     (tmp_path / "tiny.yaml").write_text(f"plugins: [callable_nets]\n{text.replace('steps: 60', 'steps: 5')}")
     result = select_teachers(tmp_path / "tiny.yaml", output_dir=tmp_path / "chosen", callbacks=[])
     assert trained_names(tmp_path / "chosen") == ["baseline", "big"]
     candidate = result["candidates"]["fn"]
     assert (candidate["weights"], candidate["parameters"], candidate["steps"]) == ("callable_nets:build", 0, None)
+    assert result["candidates"]["file"]["weights"] == "onnx"
+    assert main(["select-teachers", "tiny.yaml", "teachers.file.path=none.onnx", "--out", "other"]) == 2
+    assert capsys.readouterr().err.startswith("limbeck: teachers.file: onnx: no ONNX file none.onnx")

@@ -65,7 +65,7 @@ def _add_trainings(commands: _SubParsers) -> None:
     _add_recipe_arguments(add, nargs="?")
     add("--out", dest="run_dir", **_FOLDER, help="the run folder (default: runs/NAME, numbered if taken)")
     add("--seed", type=int, metavar="N", help="replaces the recipe's seed")
-    add("--resume", action="store_true", help="continue the run in --out (or the newest of its name)")
+    add("--resume", action="store_true", help="continue the run in --out, or the newest; RECIPE can be left out")
     add = _command(
         commands,
         "study",

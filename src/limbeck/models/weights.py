@@ -6,12 +6,14 @@ PyTorch files are read with ``weights_only=True``.
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -134,7 +136,8 @@ def _read_state_dict(file: Path) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of other pickle protocols; the result is checked below
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(_harmless_globals()):
+                content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise nearly anything
         if isinstance(error, pickle.UnpicklingError) and "nsupported" in str(error):
             raise LimbeckError(
@@ -145,6 +148,14 @@ def _read_state_dict(file: Path) -> dict[str, Tensor]:
             f"{file} is damaged or no PyTorch file ({type(error).__name__}); copy or save it again"
         ) from error
     return _extract_state_dict(file, content)
+
+
+def _harmless_globals() -> list[Any]:
+    """Types without code beside weights in training checkpoints: ``args`` of timm, and metrics as NumPy numbers."""
+    numbers = [type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int32, np.int64, np.bool_)]
+    scalar = np.float64(0).__reduce__()[0]  # its path has changed with NumPy 2
+    names = [f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")]
+    return [argparse.Namespace, np.dtype, *numbers, *((scalar, name) for name in names)]
 
 
 def _extract_state_dict(file: Path, content: Any) -> dict[str, Tensor]:

@@ -38,6 +38,20 @@ def choose_run_dir(name: str, run_dir: Path | None, *, resume: bool) -> Path:
     return run_dir
 
 
+def newest_run_dir() -> Path:
+    """The newest unfinished run in ``runs/``, or the newest finished one.
+
+    Raises:
+        LimbeckError: there is no run.
+    """
+    recipe_files = sorted(RUNS_DIR.glob("*/recipe.yaml"), key=lambda path: path.stat().st_mtime_ns)
+    run_dirs = [path.parent for path in recipe_files if not (path.parent / "study.json").exists()]
+    if not run_dirs:
+        raise LimbeckError(f"there is no run in {RUNS_DIR.resolve()} to go on with: give its folder as --out")
+    unfinished = [folder for folder in run_dirs if not (folder / "record.json").exists()]
+    return (unfinished or run_dirs)[-1]
+
+
 @contextmanager
 def lock_folder(folder: Path, *, timeout: float = 0.0) -> Iterator[None]:
     """Keep other processes out of ``folder``; the operating system releases the lock of a process that ends.

@@ -43,7 +43,7 @@ from limbeck.workflows._job.measure import (
     open_test_set,
 )
 from limbeck.workflows._job.provenance import collect_provenance, write_task_file
-from limbeck.workflows._job.run_dir import choose_run_dir, lock_folder
+from limbeck.workflows._job.run_dir import choose_run_dir, lock_folder, newest_run_dir
 from limbeck.workflows._job.teacher_checks import collect_teacher_warnings
 from limbeck.workflows.export_run import export_onnx
 
@@ -72,16 +72,19 @@ def distill(
     the folder, opens the test split and prints, and all get the record.
 
     Args:
-        recipe: a recipe, its file, or the name of one that comes with limbeck; ``None``: digits.
+        recipe: a recipe, its file, or the name of one that comes with limbeck; ``None``: digits, or with ``resume``
+            the recipe of the run.
         overrides: ``key=value`` settings that replace those of a file.
         run_dir: the run folder; ``None``: ``runs/NAME``, numbered where taken.
-        resume: continue the run in that folder.
+        resume: continue the run in that folder; without a folder and a recipe, the newest unfinished run in ``runs/``.
         callbacks: of each training; ``None``: a progress bar.
         reproduces: the run that this one reproduces, for the record; see :func:`limbeck.workflows.reproduce`.
     """
     start_time, processes = time.monotonic(), init_processes()
     on_rank_zero = processes.run_on_rank_zero
     with processes.distributed_errors(), ExitStack() as exit_stack:
+        if resume and recipe is None:
+            recipe, run_dir = on_rank_zero(_find_run_recipe, run_dir)
         loaded_recipe, text = processes.run_on_all_ranks(_load_recipe, recipe, overrides)
         folder, is_finished = on_rank_zero(_resolve_run_dir, loaded_recipe, text, run_dir, resume=resume)
         # A mistake in the recipe or the data is an error before a file is written or a teacher is trained.
@@ -97,6 +100,12 @@ def distill(
         networks, runs = _train_all(job, resume=resume, callbacks=callbacks)
         record["cache"] = _collect_cache_stats(job)
         return on_rank_zero(_finish_run, job, networks, runs, record, start_time)
+
+
+def _find_run_recipe(run_dir: Path | None) -> tuple[Path, Path]:
+    """The recipe file and the folder of the run to resume, where no recipe is given."""
+    folder = newest_run_dir() if run_dir is None else choose_run_dir("", run_dir, resume=True)
+    return folder / "recipe.yaml", folder
 
 
 def _load_recipe(recipe: Recipe | str | Path | None, overrides: Sequence[str]) -> tuple[Recipe, str]:

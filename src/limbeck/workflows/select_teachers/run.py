@@ -148,9 +148,10 @@ def _check_candidate_outputs(job: Job) -> None:
     """Each candidate runs on two samples, before anything is trained."""
     batch = next(job.data.validation_batches(batch_size=2))
     for name in job.recipe.teachers:
+        network = job.build_teacher(name).eval()
         try:
             with torch.no_grad():
-                job.task.outputs(job.build_teacher(name).eval(), batch)
+                job.task.outputs(network, batch)
         except LimbeckError as error:
             raise LimbeckError(f"teachers.{name}: {error}") from error
 
