@@ -19,8 +19,9 @@ from limbeck.data import from_loaders
 from limbeck.losses import CrossEntropyLoss, KDLoss
 from limbeck.teachers.self_teachers import EMATeacher
 from limbeck.training import TrainingConfig
-from limbeck.training.callbacks import Callback, ProgressBar
+from limbeck.training.callbacks import Callback
 from limbeck.training.metric_accumulator import MetricAccumulator
+from limbeck.training.progress_bar import ProgressBar
 
 TARGET = torch.arange(48) % 3
 INPUTS = torch.randn(48, 4, generator=torch.Generator().manual_seed(0)) + nn.functional.one_hot(TARGET, 4)

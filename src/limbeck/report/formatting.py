@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TypeGuard
 
 from limbeck.core.metric_spec import MetricSpec
+from limbeck.utils.durations import format_duration as format_duration  # a filter of the templates
 
 MISSING = "–"
 _UNIT_PATTERN = r"%|k|M|G|T|B|kB|MB|GB|TB|ms|s|min|h|points?|examples|times?|steps"
@@ -168,19 +169,6 @@ def format_date(iso: str) -> str:
     except ValueError:
         return iso
     return f"{time.day} {time:%B %Y, %H:%M} {time.tzname() or ''}".rstrip()
-
-
-def format_duration(seconds: float | None) -> str:
-    """A duration.
-
-    >>> format_duration(0.42), format_duration(71.2), format_duration(4000), format_duration(None)
-    ('0.4 s', '71 s', '67 min', '–')
-    """
-    if not _is_finite(seconds):
-        return MISSING
-    if seconds < 120:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def format_ratio(numerator: float | None, denominator: float | None) -> str:

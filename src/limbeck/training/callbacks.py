@@ -1,9 +1,8 @@
-"""Callbacks of a training (progress bar, ``metrics.csv``, ``temperatures.csv``) and loggers (TensorBoard, MLflow)."""
+"""Callbacks of a training (``metrics.csv``, ``temperatures.csv``) and loggers (TensorBoard, MLflow)."""
 
 from __future__ import annotations
 
 import csv
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from limbeck.distiller.objective import LossOutput
 from limbeck.training.metric_accumulator import update_stats
 from limbeck.utils.io import write_atomically
 
-__all__ = ["Callback", "MetricsCSV", "MetricsRow", "ProgressBar", "TemperatureCSV", "make_logger", "read_metrics"]
+__all__ = ["Callback", "MetricsCSV", "MetricsRow", "TemperatureCSV", "make_logger", "read_metrics"]
 
 MetricsRow = dict[str, Any]
 _LEADING_COLUMNS = (
@@ -102,43 +101,6 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-@final
-class ProgressBar(Callback):
-    """Shows a progress bar with losses, monitored metrics, samples per second and remaining time."""
-
-    def __init__(self) -> None:
-        self._progress: Any = None
-
-    def on_train_start(self, *, title: str, step: int, steps: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._progress = Progress(
-            TextColumn("{task.description:<11}"), BarColumn(bar_width=24), TextColumn("{task.completed}/{task.total}"),
-            TimeRemainingColumn(compact=True), TextColumn("{task.fields[metrics]}"),
-            console=Console(file=sys.stderr, width=None if sys.stderr.isatty() else 160), refresh_per_second=5,
-        )  # fmt: skip
-        self._progress.start()
-        self._task = self._progress.add_task(title, total=steps, completed=step, metrics="")
-
-    def on_step_end(self, step: int, metrics: Mapping[str, float]) -> None:
-        labels = [f"loss {metrics['loss']:.3f}"]
-        losses = {name.removeprefix("loss/"): v for name, v in metrics.items() if name.startswith("loss/")}
-        if len(losses) > 1:
-            labels[0] += " (" + ", ".join(f"{name} {value:.3f}" for name, value in losses.items()) + ")"
-        if "train/accuracy" in metrics:
-            labels.append(f"train accuracy {metrics['train/accuracy']:.1%}")
-        for metric in self.monitored_metrics:
-            if (name := f"val/{metric.name}") in metrics:
-                labels.append(f"val {metric.name} {metric.format(metrics[name])}")
-        labels.append(f"{metrics['samples_per_second']:,.0f} samples/s")
-        self._progress.update(self._task, completed=step, metrics=" · ".join(labels))
-
-    def on_train_end(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
 
 
 @final

@@ -15,7 +15,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.data.batch_sampler import BatchStream
 from limbeck.data.pair_batches import pair_batches
 from limbeck.distiller.distiller import Distiller
-from limbeck.training.callbacks import Callback, MetricsCSV, MetricsRow, ProgressBar, TemperatureCSV
+from limbeck.training.callbacks import Callback, MetricsCSV, MetricsRow, TemperatureCSV
 from limbeck.training.checkpoint import catch_signals
 from limbeck.training.config import TrainingConfig
 from limbeck.training.convert_precision import preserve_dtypes
@@ -24,6 +24,7 @@ from limbeck.training.fabric import make_fabric
 from limbeck.training.fsdp import is_fsdp
 from limbeck.training.gradient_norms import GradientNorms
 from limbeck.training.initialize import initialize_state
+from limbeck.training.progress_bar import ProgressBar, training_title
 from limbeck.training.train_state import TrainState
 from limbeck.training.training_length import compute_training_length, training_seed
 from limbeck.training.training_loop import TrainingLoop
@@ -205,8 +206,10 @@ def _make_callbacks(callbacks: Sequence[Callback] | None, state: TrainState, fol
 
 @contextmanager
 def _run_callbacks(callbacks: list[Callback], state: TrainState) -> Iterator[None]:
+    length = state.length
+    title = training_title(state.phase, state.stage, has_more_stages=length.total_steps not in (0, length.steps))
     for callback in callbacks:
-        callback.on_train_start(title=state.phase, step=state.step, steps=state.length.stop_after_steps)
+        callback.on_train_start(title=title, step=state.step, steps=length.stop_after_steps)
     try:
         yield
     finally:

@@ -280,7 +280,7 @@ class Job:
 
     def stage_steps(self) -> list[int]:
         """The optimizer steps of each stage."""
-        return [self._num_steps(stage) for stage in self.plan.stages]
+        return [self.num_steps(stage) for stage in self.plan.stages]
 
     def dry_run_stage(
         self, stage_index: int, teachers: Mapping[str, nn.Module] | None
@@ -297,7 +297,7 @@ class Job:
         """Train a teacher by the recipe's ``teacher_training``, on the labeled samples."""
         stage, fraction = self.plan.teacher_training, self.recipe.teachers[name].train_fraction
         assert stage is not None
-        steps, distiller = self._num_steps(stage), make_distiller(self, network, {}, stage, phase=name)
+        steps, distiller = self.num_steps(stage), make_distiller(self, network, {}, stage, phase=name)
         last_step = None if fraction is None else max(1, round(fraction * steps))
         return self._fit(distiller, stage, phase=name, stop_after_steps=last_step, total_steps=steps, **options)
 
@@ -351,7 +351,7 @@ class Job:
         fabric = make_fabric(strategy=stage.training.strategy, precision=stage.training.precision, loggers=loggers)
         with freeze_modules(distiller.student, stage.stage.freeze):
             return fit(
-                distiller, self.data, steps=self._num_steps(stage), total_steps=total_steps,
+                distiller, self.data, steps=self.num_steps(stage), total_steps=total_steps,
                 steps_per_epoch=self._steps_per_epoch(stage, "all"), training=training, run_dir=self.run_dir,
                 phase=phase, stage=stage.stage.name, subset="all" if distiller.teachers else "labeled",
                 seed=self.recipe.seed, fabric=fabric, **settings,
@@ -364,7 +364,7 @@ class Job:
         peers = {name: self._build_network(node, name) for name, node in self.plan.peers.items()}
         return PeerStudents({"student": network, **peers})
 
-    def _num_steps(self, stage: ResolvedStage) -> int:
+    def num_steps(self, stage: ResolvedStage) -> int:
         """The optimizer steps of a stage; an epoch is one pass of the distilled student, for all models alike."""
         if stage.stage.steps is not None:
             return stage.stage.steps

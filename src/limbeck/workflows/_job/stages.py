@@ -18,6 +18,7 @@ from limbeck.recipe import Recipe, ResolvedStage
 from limbeck.recipe.resolve_node import resolve_node
 from limbeck.recipe.study_schema import BASELINES
 from limbeck.training import TrainingConfig
+from limbeck.training.progress_bar import training_title
 from limbeck.workflows._job.facts import data_facts
 from limbeck.workflows._job.teachers import TeacherFactory, make_recipe_teacher
 
@@ -139,6 +140,19 @@ def make_training_config(stage: ResolvedStage, phase: str) -> TrainingConfig:
         scheduler_interval="step" if node.scheduler is None else node.scheduler.interval,
         **settings,
     )
+
+
+def training_steps(job: Job) -> dict[str, int]:
+    """The number of steps of each training of a run by its title in progress bars, in order."""
+    teaching, fractions = job.plan.teacher_training, {
+        name: config.train_fraction or 1.0 for name, config in job.recipe.teachers.items() if config.weights is None
+    }  # fmt: skip
+    steps = {} if teaching is None else {name: round(f * job.num_steps(teaching)) for name, f in fractions.items()}
+    for phase in (*job.recipe.assistants, *job.baseline_phases, Role.DISTILLED.value):
+        for stage, num_steps in zip(job.plan.stages, job.stage_steps(), strict=True):
+            title = training_title(phase, stage.stage.name, has_more_stages=len(job.plan.stages) > 1)
+            steps[title] = num_steps
+    return steps
 
 
 def check_world_size(recipe: Recipe, world_size: int) -> None:

@@ -30,6 +30,7 @@ from limbeck.report.terminal import render_summary_table
 from limbeck.teachers import ExternalTeacher
 from limbeck.training import FitResult, Processes, init_processes
 from limbeck.training.callbacks import Callback
+from limbeck.training.progress_bar import ProgressBar
 from limbeck.utils.io import digest, write_text
 from limbeck.workflows._job.job import Job, TrainOptions
 from limbeck.workflows._job.measure import (
@@ -44,6 +45,7 @@ from limbeck.workflows._job.measure import (
 )
 from limbeck.workflows._job.provenance import collect_provenance, write_task_file
 from limbeck.workflows._job.run_dir import choose_run_dir, lock_folder, newest_run_dir
+from limbeck.workflows._job.stages import training_steps
 from limbeck.workflows._job.teacher_checks import collect_teacher_warnings
 from limbeck.workflows.export_run import export_onnx
 
@@ -159,6 +161,8 @@ def _train_all(job: Job, **options: Unpack[TrainOptions]) -> tuple[dict[str, nn.
     networks: dict[str, nn.Module] = {}
     runs: dict[str, FitResult | None] = {}
     data = job.data
+    if options["callbacks"] is None:
+        options["callbacks"] = [ProgressBar(run_steps=training_steps(job))]
     labeled_text = "" if data.num_labeled == len(data.train) else f" ({data.num_labeled} with a label)"
     job.processes.run_on_rank_zero(
         _print,

@@ -70,7 +70,8 @@ def write_study(recipe: Recipe, context: StudyContext) -> dict[str, Any]:
         ],
     }
     results = load_study_trials(context.study_dir, summary)
-    for result, trial in zip(results, trials, strict=True):
+    for entry, result, trial in zip(summary["trials"], results, trials, strict=True):
+        entry["seconds"] = result.record.seconds if result.record else None
         if states[trial][0] == "done" and result.record is None:
             raise LimbeckError(
                 f"{result.folder / 'record.json'} cannot be read ({result.error}): remove the folder {result.folder}, "

@@ -7,11 +7,12 @@ so the trial of a killed worker waits again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, final
+from statistics import fmean
+from typing import Any, Literal, final
 
 from limbeck.core.errors import LimbeckError, format_root_cause
 from limbeck.recipe import Recipe
@@ -21,7 +22,9 @@ from limbeck.utils.io import write_text
 from limbeck.workflows._job.run_dir import is_unlocked, lock_folder
 from limbeck.workflows.study.variants import make_variants
 
-__all__ = ["Trial", "TrialState", "claim_trial", "list_trials", "read_states", "retry_failed"]
+__all__ = [
+    "Trial", "TrialState", "claim_trial", "estimate_seconds_left", "list_trials", "read_states", "retry_failed",
+]  # fmt: skip
 
 TrialState = Literal["waiting", "running", "done", "failed"]
 _ERROR_FILE = "error.txt"
@@ -80,6 +83,33 @@ def retry_failed(study_dir: Path, trials: Sequence[Trial]) -> None:
     """Let every failed trial wait again."""
     for trial in trials:
         (study_dir / trial.path / _ERROR_FILE).unlink(missing_ok=True)
+
+
+def estimate_seconds_left(trials: Sequence[Mapping[str, Any]], *, num_workers: int) -> float | None:
+    """Seconds until every trial is done, from the mean duration of the finished ones of its variant, or of all.
+
+    A running trial counts half. ``None`` where none has finished.
+
+    Args:
+        trials: as in ``study.json``.
+        num_workers: trials that run at the same time.
+
+    >>> done = {"variant": "kd", "state": "done", "seconds": 10.0}
+    >>> estimate_seconds_left([done, {"variant": "kd", "state": "waiting"}] * 3, num_workers=2)
+    15.0
+    """
+    durations: dict[str, list[float]] = {}
+    for trial in trials:
+        if (seconds := trial.get("seconds")) is not None:
+            durations.setdefault(trial["variant"], []).append(seconds)
+    if not durations:
+        return None
+    all_durations = [seconds for values in durations.values() for seconds in values]
+    shares = {"waiting": 1.0, "running": 0.5}
+    total = sum(
+        shares.get(trial["state"], 0.0) * fmean(durations.get(trial["variant"], all_durations)) for trial in trials
+    )
+    return total / max(num_workers, 1)
 
 
 def _read_state(folder: Path) -> tuple[TrialState, str | None]:

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,10 +19,12 @@ from limbeck.recipe.schema import to_plain, validate
 from limbeck.report.record_io import parse_record
 from limbeck.training.callbacks import Callback
 from limbeck.training.checkpoint import TrainingInterrupted
+from limbeck.training.progress_bar import ProgressBar
+from limbeck.utils.durations import format_duration
 from limbeck.workflows._job.job import DataCache
 from limbeck.workflows.study.results import write_study
 from limbeck.workflows.study.trial import run_trial
-from limbeck.workflows.study.trials import Trial, claim_trial, list_trials, read_states
+from limbeck.workflows.study.trials import Trial, claim_trial, estimate_seconds_left, list_trials, read_states
 from limbeck.workflows.study.variants import StudyContext, make_trial_recipe, make_variants
 
 __all__ = ["run_workers"]
@@ -78,7 +80,7 @@ def _run_worker(recipe_dict: dict[str, Any], context: StudyContext, jobs: int) -
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        _run_trials(recipe, context, jobs - 1, (), DataCache())
+        _run_trials(recipe, context, jobs - 1, None, DataCache())
     except (TrainingInterrupted, KeyboardInterrupt):
         sys.exit(130)
     except LimbeckError:  # printed already
@@ -126,7 +128,7 @@ def _run_trials(
                     context.study_dir / trial.path,
                     study_name=recipe.name,
                     num_other_workers=num_other_workers,
-                    callbacks=callbacks,
+                    callbacks=_make_callbacks(trial, trials, num_other_workers) if callbacks is None else callbacks,
                     data_cache=data_cache,
                 )
         except TrainingInterrupted:
@@ -139,10 +141,34 @@ def _run_trials(
         except Exception:  # user code can raise anything; the trial keeps the message, the terminal shows the traceback
             traceback.print_exc()
         else:
-            models = [model for model in record["models"].values() if model["role"] != Role.ASSISTANT]
-            metric = parse_record(record).primary_spec
-            values = [model["test"]["metrics"][metric.name] for model in models]
-            best = max((value for value in values if value is not None), key=lambda x: metric.sign * x, default=None)
-            text, seconds = replace(metric, digits=metric.digits + 1).format(best), time.monotonic() - start_time
-            print(f"{trial.variant}, seed {trial.seed}: {text} ({seconds:.0f} s)", flush=True)  # noqa: T201
-            write_study(recipe, context)
+            result, seconds = _format_result(record), time.monotonic() - start_time
+            progress = _format_progress(write_study(recipe, context)["trials"], num_other_workers + 1)
+            print(f"{trial.variant}, seed {trial.seed}: {result} ({seconds:.0f} s) · {progress}", flush=True)  # noqa: T201
+
+
+def _make_callbacks(trial: Trial, trials: Sequence[Trial], num_other_workers: int) -> list[Callback]:
+    """A bar with the number of the trial; lines where several workers share the terminal."""
+    prefix = f"trial {trials.index(trial) + 1}/{len(trials)}, seed {trial.seed}, "
+    return [ProgressBar(prefix=prefix, display="lines" if num_other_workers else "auto")]
+
+
+def _format_result(record: Mapping[str, Any]) -> str:
+    """The best primary metric of the models of a trial."""
+    models = [model for model in record["models"].values() if model["role"] != Role.ASSISTANT]
+    metric = parse_record(record).primary_spec
+    values = [model["test"]["metrics"][metric.name] for model in models]
+    best = max((value for value in values if value is not None), key=lambda x: metric.sign * x, default=None)
+    return replace(metric, digits=metric.digits + 1).format(best)
+
+
+def _format_progress(trials: Sequence[Mapping[str, Any]], num_workers: int) -> str:
+    """The number of finished trials, and the time left.
+
+    >>> trials = [{"variant": "kd", "state": state, "seconds": s} for state, s in (("done", 60.0), ("waiting", None))]
+    >>> _format_progress(trials, 1), _format_progress(trials[:1], 1)
+    ('1 of 2 trials, about 60 s left', '1 of 1 trials')
+    """
+    num_done = sum(trial["state"] == "done" for trial in trials)
+    seconds_left = estimate_seconds_left(trials, num_workers=num_workers)
+    time_text = f", about {format_duration(seconds_left)} left" if seconds_left else ""
+    return f"{num_done} of {len(trials)} trials{time_text}"
