@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import time
@@ -191,8 +192,7 @@ class _NotebookBar:
 
     def _show(self, content: dict[str, str]) -> None:
         if self._handle is None:
-            from IPython.display import display
-
+            display = importlib.import_module("IPython.display").display
             self._handle = display(content, raw=True, display_id=True)
         else:
             self._handle.update(content, raw=True)
