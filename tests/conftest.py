@@ -7,12 +7,15 @@ import importlib.util
 import multiprocessing
 import os
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for this process, as torch is imported later, and for those it starts
+os.environ["LIMBECK_CONFIG"] = tempfile.mkdtemp(prefix="limbeck-config-")  # not in the user's home
 
 import pytest
 import torch
@@ -20,6 +23,13 @@ import torch
 FORKED = Path(__file__).with_name("forked.py")
 SHORT_TIMING = runpy.run_path(str(Path(__file__).with_name("short_timing.py")))
 TIMEOUT = 600
+
+
+@pytest.fixture(scope="session", autouse=True)
+def remove_config():
+    """Remove the folder with the plugins that tests have trusted."""
+    yield
+    shutil.rmtree(os.environ["LIMBECK_CONFIG"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +43,15 @@ def one_thread_one_seed():
 def all_calls(monkeypatch):
     """Latencies of as many calls as in use, not of two."""
     monkeypatch.setattr("limbeck.utils.timing._collect_durations", SHORT_TIMING["collect_all"])
+
+
+@pytest.fixture
+def trusted_plugins():
+    """Trust the plugins of the recipe files of a test, as ``--trust`` does."""
+    from limbeck.recipe import trust_plugins
+
+    with trust_plugins():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -93,7 +93,7 @@ def test_own_networks_and_images_in_python(tmp_path, run_python):
 
 def test_own_networks_and_images_by_recipe(tmp_path, image_dir, run_python):
     done = run_python(
-        "distill", EXAMPLES / "own_model.yaml", "--data-root", image_dir, "--out", tmp_path / "run",
+        "distill", EXAMPLES / "own_model.yaml", "--trust", "--data-root", image_dir, "--out", tmp_path / "run",
         "teacher_training.steps=10", "stages.0.steps=20", first=f"sys.path.insert(0, {str(EXAMPLES)!r})",
     )  # fmt: skip
     check_output(done)

@@ -73,8 +73,10 @@ def plugin(tmp_path, monkeypatch) -> str:
     (folder / "nets.py").write_text(
         "from os import system\n"
         "from collections import OrderedDict\n"
-        "class Net:\n"
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
         "    def __init__(self, *, width: int, classes: int, act: object = print):\n"
+        "        super().__init__()\n"
         "        self.width, self.classes = width, classes\n"
         "def build(width: int = 3) -> Net:\n"
         "    return Net(width=width, classes=2)\n"

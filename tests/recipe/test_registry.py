@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from limbeck.recipe import registry as aliases
-from limbeck.recipe.registry import NODE_KINDS, NodeKind, list_names, plugin_error, resolve_target
+from limbeck.recipe.plugins import plugin_error
+from limbeck.recipe.registry import NODE_KINDS, NodeKind, list_names, resolve_target
 
 
 def test_every_kind_has_names_and_each_resolves():
@@ -49,7 +50,7 @@ def test_the_first_kind_that_has_the_name_wins(monkeypatch):
         for key, thing in things.items():
             setattr(room, key, thing)
         monkeypatch.setitem(sys.modules, name, room)
-        return NodeKind(display_name=name, module=name, is_member=callable)
+        return NodeKind(display_name=name, module=name, is_member=callable, builds=())
 
     one, two = (lambda: 1), (lambda: 2)
     kinds = {"one": _room("fake_one", same=one, _private=one), "two": _room("fake_two", same=two, other=two)}

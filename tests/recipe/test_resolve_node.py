@@ -101,6 +101,7 @@ def _room(monkeypatch):
         display_name="fake",
         module="fake_room",
         is_member=callable,
+        builds=(),
         injected_args={"classes": "classes", "channels": "channels"},
     )
     monkeypatch.setattr(aliases, "NODE_KINDS", {"fake": fake, **aliases.NODE_KINDS})

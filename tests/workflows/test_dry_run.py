@@ -120,7 +120,7 @@ class Student(nn.Module):
 """
 
 
-def test_a_stage_is_run_dry_in_train_mode(tmp_path, monkeypatch):
+def test_a_stage_is_run_dry_in_train_mode(tmp_path, monkeypatch, trusted_plugins):
     (tmp_path / "only_eval.py").write_text(PLUGIN)
     monkeypatch.syspath_prepend(tmp_path)
     made = job(tmp_path, "Augmentation")

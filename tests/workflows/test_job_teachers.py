@@ -33,25 +33,27 @@ num_threads: 1
 """
 TEACHING = "teacher_training: {steps: 4, objective: {target: CrossEntropyLoss}}"
 OWN = """
+from collections.abc import Callable
+
 import torch
 
 class Network(torch.nn.Sequential):
     def __init__(self, classes=10):
         super().__init__(torch.nn.Flatten(), torch.nn.Linear(64, classes))
 
-def asking(sharpness=1.0, classes=10):
+def asking(sharpness=1.0, classes=10) -> Callable:
     return lambda images: sharpness * images.flatten(1)[:, :classes]
 
-def odds(classes=10):
+def odds(classes=10) -> Callable:
     return lambda images: images.flatten(1)[:, :classes].softmax(1).numpy()
 
-def nothing():
+def nothing() -> torch.nn.Module:
     return 5
 """
 
 
 @pytest.fixture
-def recipe(tmp_path, monkeypatch):
+def recipe(tmp_path, monkeypatch, trusted_plugins):
     (tmp_path / "of_my_own.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
 

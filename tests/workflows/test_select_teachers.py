@@ -251,7 +251,7 @@ def test_a_run_of_another_student_or_of_other_data_is_no_baseline(here, run):
         select_teachers(here / "tiny.yaml", output_dir=here / "chosen", baseline_run=here / "without", callbacks=[])
 
 
-def test_a_network_whose_code_was_edited_is_trained_again(tmp_path, monkeypatch):
+def test_a_network_whose_code_was_edited_is_trained_again(tmp_path, monkeypatch, trusted_plugins):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     source = (
@@ -298,11 +298,15 @@ def write_linear_onnx(path):
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), str(path))
 
 
-def test_callables_and_onnx_files_are_candidates_without_training(tmp_path, monkeypatch, capsys):
+def test_callables_and_onnx_files_are_candidates_without_training(tmp_path, monkeypatch, capsys, trusted_plugins):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "callable_nets.py").write_text(
-        "import torch\ndef build(classes):\n    w = torch.eye(64)[:, :classes]\n    return lambda x: x.flatten(1) @ w\n"
+        "import torch\n"
+        "from collections.abc import Callable\n"
+        "def build(classes) -> Callable:\n"
+        "    w = torch.eye(64)[:, :classes]\n"
+        "    return lambda x: x.flatten(1) @ w\n"
     )
     write_linear_onnx(tmp_path / "teacher.onnx")
     teachers = 'fn: {use: "callable_nets:build"}\n  file: {use: onnx, path: teacher.onnx}'

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(run, str):
             module, _, function = run.partition(":")
             run = getattr(import_module(module), function)
-        result = run(**options)
+        with _trust_plugins(options.pop("trust", False)):
+            result = run(**options)
         if isinstance(result, str | Path):
             print(result, end="" if str(result).endswith("\n") else "\n")  # noqa: T201
     except LimbeckError as error:
@@ -75,6 +77,15 @@ def _parse(arguments: Sequence[str]) -> dict[str, Any]:
             if (value := options.pop(name, None)) is not None:
                 options["overrides"].append(f"{key}={value}")
     return options
+
+
+def _trust_plugins(is_given: bool) -> AbstractContextManager[None]:
+    """What ``--trust`` does while the command runs."""
+    if not is_given:
+        return nullcontext()
+    from limbeck.recipe.trust import trust_plugins
+
+    return trust_plugins()
 
 
 def _process_suffix() -> str:

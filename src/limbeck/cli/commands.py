@@ -16,6 +16,8 @@ from limbeck.core.errors import LimbeckError
 
 __all__ = ["add_commands"]
 
+_TRUST_HELP = "trust the packages under the recipe's `plugins`, whose code then runs; remembered until it changes"
+
 _SubParsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 _FOLDER: Any = {"type": Path, "metavar": "DIR"}
 
@@ -44,12 +46,14 @@ def _add_recipe_arguments(add: Callable[..., Any], *, nargs: str | None = None, 
     add("overrides", nargs="*", metavar="KEY=VALUE", help="settings that replace those of the recipe")
     if data_root:
         add("--data-root", metavar="DIR", help="root folder of the data; the same as data.root=DIR")
+    add("--trust", action="store_true", help=_TRUST_HELP)
 
 
 def _add_run_arguments(add: Callable[..., Any], *, data_root: bool = True) -> None:
     add("folder", type=Path, metavar="RUN")
     if data_root:
         add("--data-root", metavar="DIR", help="root folder of the data, if it has moved")
+        add("--trust", action="store_true", help=_TRUST_HELP)
 
 
 def _add_trainings(commands: _SubParsers) -> None:

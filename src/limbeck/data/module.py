@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal, final
+from typing import Any, Literal, Protocol, final
 
 import torch
 from torch import Tensor
@@ -33,7 +33,15 @@ from limbeck.data.split import (
     stratified_subsample,
 )
 
-__all__ = ["DataModule", "from_datasets", "from_loaders", "from_tensors", "iterate_batches", "make_splits"]
+__all__ = [
+    "DataModule",
+    "DataSource",
+    "from_datasets",
+    "from_loaders",
+    "from_tensors",
+    "iterate_batches",
+    "make_splits",
+]
 
 LabelSubset = Literal["all", "labeled"]
 NormalizeMode = Literal["data", "imagenet", "none"]
@@ -108,6 +116,14 @@ class DataModule:
         for split in (self.train, self.validation):
             text += split.fingerprint()[1:]
         return hashlib.sha256("\n".join(text).encode()).hexdigest()
+
+
+class DataSource(Protocol):
+    """What ``data:`` of a recipe builds: a frozen dataclass, see :func:`limbeck.testing.check_data_source`."""
+
+    def load(self, *, seed: int) -> DataModule:
+        """The data, split by ``seed``."""
+        ...
 
 
 def iterate_batches(

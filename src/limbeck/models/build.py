@@ -119,6 +119,10 @@ def _validate_options(name: str, options: Mapping[str, Any], *, pretrained: bool
         raise LimbeckError(f"{name}: {option} cannot be set, since no loss would train auxiliary heads; leave it out")
     if options.get("features_only"):
         raise LimbeckError(f"{name}: features_only gives no logits to distill; set feature_layers instead")
+    for option in options.keys() & {"pretrained_cfg", "pretrained_cfg_overlay"}:
+        raise LimbeckError(
+            f"{name}: {option} cannot be set, since it loads any file or address; give a file as weights"
+        )
     if pretrained and weights is not None:
         raise LimbeckError(f"{name}: set 'pretrained' or 'weights' ({weights}), not both")
 

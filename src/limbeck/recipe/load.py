@@ -11,6 +11,7 @@ from limbeck.recipe import yaml_io
 from limbeck.recipe.overrides import apply_overrides
 from limbeck.recipe.resolve import fill_defaults
 from limbeck.recipe.schema import Recipe, to_plain
+from limbeck.recipe.trust import require_trusted
 from limbeck.utils.validation import format_value, validate
 
 __all__ = ["find_recipe", "list_recipes", "load_recipe", "to_yaml"]
@@ -26,7 +27,8 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         overrides: changed settings, as ``path.to.setting=value``.
 
     Raises:
-        LimbeckError: with the dotted path of the first mistake.
+        LimbeckError: with the dotted path of the first mistake; or a file names plugins that are not trusted, see
+            :func:`~limbeck.recipe.trust_plugins`. The plugins of YAML text are those of the calling script.
 
     >>> text = '''
     ... task: Classification
@@ -47,8 +49,12 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise LimbeckError(
             f"{source_name} is {format_value(data)}, and a recipe is a mapping of settings, such as `seed: 0`"
         )
-    default_name = {"name": Path(source_name).stem} if source_name == str(source) and "name" not in data else {}
-    return validate(Recipe, apply_overrides({**default_name, **data}, overrides))
+    is_file = source_name == str(source)
+    default_name = {"name": Path(source_name).stem} if is_file and "name" not in data else {}
+    recipe = validate(Recipe, apply_overrides({**default_name, **data}, overrides))
+    if is_file:
+        require_trusted(recipe.plugins, source_name)
+    return recipe
 
 
 def to_yaml(recipe: Recipe, *, provided: Mapping[str, Any] | None = None) -> str:

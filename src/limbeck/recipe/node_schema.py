@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self, final
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from limbeck.core.errors import LimbeckError
-from limbeck.recipe.registry import plugin_error
+from limbeck.recipe.plugins import plugin_error
 from limbeck.utils.validation import (
     Number,
     Settings,

@@ -55,6 +55,7 @@ def resolve_node(
     plugins: Iterable[str] = (),
     provided: Mapping[str, Any] | None = None,
     config_path: str | None = None,
+    expected_types: Sequence[Any] = (),
 ) -> ResolvedNode:
     """Look up the object that ``node`` names and check its settings, without building it.
 
@@ -66,6 +67,7 @@ def resolve_node(
             ``channels``, …), ``seed``, ``steps``, and ``temperature`` of losses that use the task's default.
             :data:`~limbeck.recipe.resolved_node.DEFERRED` marks a value that is known only when the node is built.
         config_path: dotted path of the node, for errors; ``None``: its kind.
+        expected_types: what a plugin must build; empty: what a node of ``kind`` builds.
 
     >>> node = resolve_node({"use": "linear", "start": 1}, "schedule", config_path="stages.0.objective.kd.weight")
     Traceback (most recent call last):
@@ -80,7 +82,9 @@ def resolve_node(
     if not isinstance(node, Mapping) or not isinstance(use := node.get("use"), str):
         raise LimbeckError(f"{config_path}: {format_value(node)} is not a node: write {{use: NAME}}")
     settings = {name: value for name, value in node.items() if name != "use"}
-    node_kind, target = registry.resolve_target(use, kinds, plugins=plugins, config_path=config_path)
+    node_kind, target = registry.resolve_target(
+        use, kinds, plugins=plugins, config_path=config_path, expected_types=expected_types
+    )
     kind_info = registry.NODE_KINDS[node_kind]
     parameters, accepts_kwargs = _read_signature(target, kind_info.positional_args, use, config_path)
     hints = get_hints(target)
@@ -186,7 +190,10 @@ def _resolve_nested(value: Any, hint: Any, config_path: str, context: _Context) 
     kinds_by_type = registry.kinds_by_type()
     kinds = [kinds_by_type[hint_type] for hint_type in expected if hint_type in kinds_by_type]
     kinds = kinds or [context.kind, *(kind for kind in registry.NODE_KINDS if kind != context.kind)]
-    node = resolve_node(value, kinds, plugins=context.plugins, provided=context.provided, config_path=config_path)
+    node = resolve_node(
+        value, kinds, plugins=context.plugins, provided=context.provided, config_path=config_path,
+        expected_types=expected,
+    )  # fmt: skip
     built_type = node.target if inspect.isclass(node.target) else get_hints(node.target).get("return")
     if expected and inspect.isclass(built_type) and not any(_is_subclass(built_type, item) for item in expected):
         raise LimbeckError(

@@ -22,6 +22,7 @@ from limbeck.evaluation import (
 )
 from limbeck.recipe import Recipe
 from limbeck.recipe.schema import to_plain, validate
+from limbeck.recipe.trust import require_trusted
 from limbeck.report.migrate import migrate_record
 from limbeck.report.record import Record
 from limbeck.report.record_io import integrity_error, load_json, parse_record
@@ -146,7 +147,9 @@ def _recorded_recipe(record: Record, data_root: str | None) -> Recipe:
         raise LimbeckError("the record holds no recipe, so its run cannot be repeated: give a run of limbeck distill")
     if data_root is not None:
         recipe_dict["data"] = {**recipe_dict["data"], "root": data_root}
-    return validate(Recipe, recipe_dict, "the recipe of the record")
+    recipe = validate(Recipe, recipe_dict, "the recipe of the record")
+    require_trusted(recipe.plugins, "the recipe of the record")
+    return recipe
 
 
 def _default_output_dir(run_dir: Path) -> Path:

@@ -36,9 +36,10 @@ from limbeck.evaluation import (
 )
 from limbeck.models import load_weights, save_weights
 from limbeck.models.weights import read_metadata
-from limbeck.recipe import Recipe, fill_defaults, find_recipe, load_recipe
+from limbeck.recipe import Recipe, fill_defaults, find_recipe, load_recipe, trust_plugins
 from limbeck.recipe.schema import to_plain
 from limbeck.report import write_selection_plot
+from limbeck.report.record_io import load_json
 from limbeck.report.terminal import render_candidates_table
 from limbeck.teachers import Candidate, ExternalTeacher, SelectionRules, greedy_select, teacher_warnings
 from limbeck.teachers.identity import fingerprint_network, network_signature
@@ -304,9 +305,9 @@ def _load_baseline(job: Job, folder: Path) -> _TrainedNetwork:
         LimbeckError: it is no finished run, or has another student or other data.
     """
     try:
-        record = json.loads((folder / "record.json").read_text())
+        record = load_json(folder / "record.json")
         baseline, fingerprint = record["models"].get(Role.BASELINE), record["data"]["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (LimbeckError, KeyError, TypeError, AttributeError) as error:
         raise LimbeckError(f"--baseline-run {folder} is no finished run: it has no readable record.json") from error
     remedy = "leave --baseline-run away to train one"
     if baseline is None:
@@ -365,9 +366,10 @@ def _iter_finished_runs(name: str) -> Iterator[tuple[Path, Recipe, Mapping[str, 
     files = sorted(RUNS_DIR.glob(f"{name}*/record.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     for path in files:
         try:
-            recipe, record = load_recipe(path.parent / "recipe.yaml"), json.loads(path.read_text())
+            with trust_plugins(new=False):  # --trust is for the recipe of the command, not for those of other folders
+                recipe, record = load_recipe(path.parent / "recipe.yaml"), load_json(path)
             fill_defaults(recipe)
-        except (LimbeckError, OSError, ValueError):
+        except LimbeckError:
             continue
         is_record = isinstance(record, dict) and isinstance(record.get("data"), dict) and "models" in record
         if is_record and recipe.name == name and "fingerprint" in record["data"]:
