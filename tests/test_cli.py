@@ -1,16 +1,19 @@
 """The command line: quick help, versions, layers, recipes, one clear sentence for a mistake."""
 
 import argparse
+import errno
 import importlib
 import inspect
+import signal
 import subprocess
 import sys
 
 import pytest
 
 import limbeck
-from limbeck.cli import main, make_parser
+from limbeck.cli import _parse, main, make_parser
 from limbeck.cli.renamed import RENAMED_COMMANDS, RENAMED_OPTIONS
+from limbeck.recipe.overrides import apply_overrides
 
 
 def test_help_imports_nothing_heavy():
@@ -124,7 +127,7 @@ def test_the_options_of_a_command_are_arguments_of_its_function(name, parser):
     if isinstance(run, str):
         module, _, function = run.partition(":")
         run = getattr(importlib.import_module(module), function)
-    options = {action.dest for action in parser._actions} - {"help"}
+    options = {action.dest for action in parser._actions} - {"help", "debug"}
     if "overrides" in options:
         options -= {"data_root", "seed"}
     inspect.signature(run).bind(**dict.fromkeys(options))
@@ -144,3 +147,74 @@ def test_show_fills_in_every_setting_and_reads_back(capsys, tmp_path):
     (tmp_path / "again.yaml").write_text(text)
     assert main(["recipe", "show", str(tmp_path / "again.yaml")]) == 0
     assert capsys.readouterr().out == text
+
+
+def test_an_unexpected_error_is_one_sentence_with_its_traceback_in_a_file(capsys, tmp_path, monkeypatch):
+    def fail(*args):
+        raise ZeroDivisionError("float division by zero")
+
+    monkeypatch.setattr("limbeck.recipe.list_recipes", fail)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert main(["recipe", "list"]) == 70
+    [path] = tmp_path.glob("limbeck-*.traceback")
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("limbeck: unexpected ZeroDivisionError in ")
+    assert line.endswith(f": float division by zero; the traceback is in {path}")
+    assert "in fail" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    "words", [["--debug", "recipe", "check", "nowhere"], ["recipe", "check", "nowhere", "--debug"]]
+)
+def test_debug_prints_the_traceback(words, capsys):
+    assert main(words) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[-1].startswith("limbeck: there is no file 'nowhere'")
+
+
+def test_a_file_that_cannot_be_opened_is_named_with_what_to_do(capsys, monkeypatch, tmp_path):
+    def fail(*args):
+        raise PermissionError(errno.EACCES, "Permission denied", "runs/a")
+
+    monkeypatch.setattr("limbeck.recipe.list_recipes", fail)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert main(["recipe", "list"]) == 2
+    expected = "limbeck: runs/a: Permission denied; change its permissions, or give another path"
+    assert capsys.readouterr().err.startswith(expected)
+
+
+def test_arguments_are_utf_8(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main(["report", "runs/\udcff"])
+    assert exit_info.value.code == 2
+    assert capsys.readouterr().err.endswith("an argument must be UTF-8 text, got b'runs/\\xff'\n")
+
+
+@pytest.mark.parametrize("root", ["/data/images", "a: b", "[x]", "12", "d'été"])
+def test_a_data_root_is_text_whatever_yaml_would_read(root):
+    options = _parse(["distill", "digits", "--data-root", root])
+    assert apply_overrides({"data": {"use": "ImageFolder"}}, options["overrides"])["data"]["root"] == root
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_outside_of_training_is_one_sentence(signum, capsys, monkeypatch):
+    distill = importlib.import_module("limbeck.workflows.distill.run")  # `limbeck.workflows.distill` is a function too
+    monkeypatch.setattr(distill, "distill", lambda *args, **options: signal.raise_signal(signum))
+    previous_handler = signal.signal(signum, signal.SIG_DFL)
+    try:
+        assert main(["distill"]) == 128 + signum
+        assert signal.getsignal(signum) == signal.SIG_DFL
+    finally:
+        signal.signal(signum, previous_handler)
+    sentence = f"limbeck: stopped by {signum.name}; finished work is kept, and --resume continues from there\n"
+    assert capsys.readouterr().err == sentence
+
+
+def test_an_ignored_signal_stays_ignored(monkeypatch):
+    monkeypatch.setattr("limbeck.recipe.list_recipes", lambda: signal.raise_signal(signal.SIGHUP) or [])
+    previous_handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+    try:
+        assert main(["recipe", "list"]) == 0
+    finally:
+        signal.signal(signal.SIGHUP, previous_handler)

@@ -59,7 +59,7 @@ def test_killed_five_times_ends_with_the_same_weights(tmp_path, uninterrupted, s
     assert not list(tmp_path.rglob("*.csv.*")), "a partly written file was left behind"
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_a_checkpoint_and_names_the_resume_option(tmp_path, signum, uninterrupted, start, finish):
     process = start(tmp_path, "every=1000", "slow=0.02")
     while not (tmp_path / "metrics.csv").exists() and process.poll() is None:

@@ -125,5 +125,6 @@ def test_a_stage_is_run_dry_in_train_mode(tmp_path, monkeypatch, trusted_plugins
     monkeypatch.syspath_prepend(tmp_path)
     made = job(tmp_path, "Augmentation")
     recipe = load_recipe(tmp_path / "tiny.yaml", ["student={use: 'only_eval:Student'}", "plugins=[only_eval]"])
-    with pytest.raises(ValueError, match="fails in train mode"):
+    message = r"stages.0: fails on two samples of the data \(ValueError: fails in train mode\): check its losses, and"
+    with pytest.raises(LimbeckError, match=message):
         Job.from_recipe(recipe, made.run_dir).validate()

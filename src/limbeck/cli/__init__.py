@@ -3,46 +3,114 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import re
+import signal
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from limbeck._version import __version__
 from limbeck.cli.commands import add_commands
 from limbeck.cli.renamed import renamed_message
-from limbeck.core.errors import LimbeckError
+from limbeck.core.errors import LimbeckError, StoppedBySignal
 
 __all__ = ["main", "make_parser"]
 
+_CONTINUES = "; finished work is kept, and --resume continues from there"
+_PLAIN_YAML_TEXT = re.compile(r"[\w./~-]*[A-Za-z_/][\w./~-]*")
+"""Text that YAML reads as that text, not as a number, list or mapping."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0 success, 2 a wrong argument, 128 + n stopped by signal n."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    options = _parse(arguments)
-    try:
-        run = options.pop("run")
-        if isinstance(run, str):
-            module, _, function = run.partition(":")
-            run = getattr(import_module(module), function)
-        with _trust_plugins(options.pop("trust", False)):
-            result = run(**options)
-        if isinstance(result, str | Path):
-            print(result, end="" if str(result).endswith("\n") else "\n")  # noqa: T201
-    except LimbeckError as error:
+    """Run one command and return its exit status.
+
+    0: success; 2: a wrong argument, recipe or file; 70: an unexpected error, whose traceback is in the file that the
+    message names; 128 + n: stopped by signal n. ``--debug`` prints the traceback of any error.
+    """
+    with _raise_on_signals():
+        try:
+            options = _parse(sys.argv[1:] if arguments is None else arguments)
+            debug, continues = options.pop("debug", False), _CONTINUES if "resume" in options else ""
+            try:
+                return _run(options)
+            except (Exception, KeyboardInterrupt, StoppedBySignal) as error:
+                return _report(error, continues, debug=debug)
+        except StoppedBySignal as stop:  # while the arguments were read, or an error was reported
+            return _report(stop)
+
+
+def _run(options: dict[str, Any]) -> int:
+    run = options.pop("run")
+    if isinstance(run, str):
+        module, _, function = run.partition(":")
+        run = getattr(import_module(module), function)
+    with _trust_plugins(options.pop("trust", False)):
+        result = run(**options)
+    if isinstance(result, str | Path):
+        print(result, end="" if str(result).endswith("\n") else "\n")  # noqa: T201
+    sys.stdout.flush()
+    return result if isinstance(result, int) else 0
+
+
+def _report(error: BaseException, continues: str = "", *, debug: bool = False) -> int:
+    """Print one sentence for ``error``, with its traceback where asked, and return the exit status."""
+    if isinstance(error, BrokenPipeError):
+        # Python flushes stdout when it ends, which would fail again.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    if debug:
+        import traceback
+
+        _print_error("".join(traceback.format_exception(error)).rstrip())
+    if isinstance(error, KeyboardInterrupt | StoppedBySignal):
+        stop = error if isinstance(error, StoppedBySignal) else StoppedBySignal(signal.SIGINT)
+        if not _process_suffix():
+            _print_error(f"limbeck: {stop}{continues}")
+        return 128 + stop.signal
+    if isinstance(error, LimbeckError):
         if not getattr(error, "reported", False):
             _print_error(f"limbeck{_process_suffix()}: {error}")
         return 128 + int(getattr(error, "signal", -126))
-    except KeyboardInterrupt:
-        if not _process_suffix():
-            _print_error("limbeck: stopped by SIGINT; finished work is kept, and --resume continues from there")
-        return 130
-    except BrokenPipeError:
-        return 141
-    return result if isinstance(result, int) else 0
+    from limbeck.cli.exceptions import describe_exception, write_traceback
+
+    sentence, status = describe_exception(error)
+    path = None if debug else write_traceback(error)
+    advice = f"; the traceback is in {path}" if path else "" if debug else "; --debug shows the traceback"
+    _print_error(f"limbeck{_process_suffix()}: {sentence}{advice}")
+    return status
+
+
+@contextmanager
+def _raise_on_signals() -> Iterator[None]:
+    """Raise :class:`StoppedBySignal` on SIGTERM and SIGHUP; a second signal ends the process at once."""
+    process_id = os.getpid()
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != process_id:  # a process forked to load data
+            os._exit(128 + signum)
+        signal.signal(signum, signal.SIG_DFL)
+        raise StoppedBySignal(signum)
+
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    signums = (signal.SIGTERM, signal.SIGHUP) if is_main_thread else ()
+    # A signal that the process ignores, as SIGHUP under nohup, and one with a handler of the caller stay.
+    previous_handlers = {signum: signal.getsignal(signum) for signum in signums}
+    changed = [signum for signum, handler in previous_handlers.items() if handler == signal.SIG_DFL]
+    for signum in changed:
+        signal.signal(signum, stop)
+    try:
+        yield
+    finally:
+        for signum in changed:
+            signal.signal(signum, signal.SIG_DFL)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -55,9 +123,13 @@ class _Parser(argparse.ArgumentParser):
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser: argparse.ArgumentParser = _Parser(
-        prog="limbeck", description="Knowledge distillation from theory to deployment. Start with: limbeck distill"
+        prog="limbeck",
+        description="Knowledge distillation from theory to deployment. Start with: limbeck distill",
+        epilog="Exit status: 0 success; 1 a check found differences or problems; 2 a wrong argument, recipe or file; "
+        "70 an unexpected error, with its traceback in a file; 128 + n stopped by signal n.",
     )
     parser.add_argument("--version", action="version", version=f"limbeck {__version__}")
+    parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
     add_commands(parser.add_subparsers(required=True, metavar="COMMAND"))
     return parser
 
@@ -65,6 +137,9 @@ def make_parser() -> argparse.ArgumentParser:
 def _parse(arguments: Sequence[str]) -> dict[str, Any]:
     """The options of one command; recipe settings may follow an option, which argparse does not allow by itself."""
     parser = make_parser()
+    for argument in arguments:
+        if not _is_text(argument):
+            parser.error(f"an argument must be UTF-8 text, got {argument.encode(errors='surrogateescape')!r}")
     if message := renamed_message(arguments):
         parser.error(message)
     namespace, extra = parser.parse_known_args(arguments)
@@ -75,7 +150,8 @@ def _parse(arguments: Sequence[str]) -> dict[str, Any]:
         options["overrides"] += extra
         for name, key in (("data_root", "data.root"), ("seed", "seed")):
             if (value := options.pop(name, None)) is not None:
-                options["overrides"].append(f"{key}={value}")
+                is_plain = isinstance(value, int) or _PLAIN_YAML_TEXT.fullmatch(value)
+                options["overrides"].append(f"{key}={value if is_plain else json.dumps(value, ensure_ascii=False)}")
     return options
 
 
@@ -88,11 +164,22 @@ def _trust_plugins(is_given: bool) -> AbstractContextManager[None]:
     return trust_plugins()
 
 
+def _is_text(argument: str) -> bool:
+    """Whether ``argument`` is UTF-8; bytes that are not reach Python as surrogates."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _process_suffix() -> str:
     """The rank of a process that torchrun started; empty for the first."""
-    rank = os.environ.get("RANK", "0") if int(os.environ.get("WORLD_SIZE") or 1) > 1 else "0"
+    is_one_of_several = os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1")
+    rank = os.environ.get("RANK", "0") if is_one_of_several else "0"
     return "" if rank == "0" else f" (process {rank})"
 
 
 def _print_error(message: str) -> None:
-    print(message, file=sys.stderr)  # noqa: T201
+    with suppress(OSError):  # nobody reads stderr any more
+        print(message, file=sys.stderr, flush=True)  # noqa: T201

@@ -38,6 +38,10 @@ def _command(
     """Add a command; returns the ``add_argument`` of its parser."""
     parser = commands.add_parser(name, help=help, description=description)
     parser.set_defaults(run=run)
+    # Without a default of its own, so that `limbeck --debug COMMAND` is kept.
+    parser.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="print the traceback of an error"
+    )
     return parser.add_argument
 
 
@@ -294,9 +298,10 @@ def _add_recipe(commands: _SubParsers) -> None:
 
 def _recipe_check(*, recipe: str, overrides: list[str]) -> str:
     from limbeck.recipe import find_recipe, load_recipe, resolve_recipe
+    from limbeck.recipe.constructors import check_constructors
 
     loaded_recipe = load_recipe(find_recipe(recipe), overrides)
-    resolve_recipe(loaded_recipe)
+    check_constructors(resolve_recipe(loaded_recipe))
     if loaded_recipe.study is not None:
         from limbeck.workflows.study.variants import check_variants
 

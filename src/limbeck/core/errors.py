@@ -1,15 +1,27 @@
-"""The error class of limbeck, and helpers for its messages."""
+"""The error class of limbeck, the exception of a stop signal, and helpers for messages."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["LimbeckError", "format_root_cause", "suggest_names"]
+__all__ = ["LimbeckError", "StoppedBySignal", "format_root_cause", "suggest_names"]
 
 
 class LimbeckError(Exception):
     """An invalid argument, recipe or combination of settings; the command line prints the message and exits with 2."""
+
+
+class StoppedBySignal(BaseException):
+    """SIGTERM or SIGHUP ended a command outside of a training, which saves a checkpoint first.
+
+    It is no ``Exception``, so that code that handles any error does not go on after it.
+    """
+
+    def __init__(self, signum: int) -> None:
+        self.signal = signum
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
 
 
 def suggest_names(name: str, allowed: Iterable[str], *, max_names: int = 3) -> str:

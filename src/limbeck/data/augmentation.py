@@ -14,6 +14,7 @@ from typing import Final, final
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.limits import MAX_BATCH_SIZE, MAX_VIEWS
 from limbeck.data import transforms
 from limbeck.data.box_store import clip_boxes_to_image, remove_small_boxes
 from limbeck.data.counter_rng import CounterRNG
@@ -49,10 +50,10 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "transforms", tuple(self.transforms))
-        if self.num_views < 0:
-            raise LimbeckError(f"num_views must be at least 0, got {self.num_views}")
-        if self.repeats < 1:
-            raise LimbeckError(f"repeats must be at least 1, got {self.repeats}")
+        if not 0 <= self.num_views <= MAX_VIEWS:
+            raise LimbeckError(f"num_views must be from 0 to {MAX_VIEWS:,}, got {self.num_views}")
+        if not 1 <= self.repeats <= MAX_BATCH_SIZE:
+            raise LimbeckError(f"repeats must be from 1 to {MAX_BATCH_SIZE:,}, got {self.repeats}")
         if self.repeats > 1 and not self.transforms:
             raise LimbeckError(f"repeats must be 1 without transforms, got {self.repeats}: add transforms")
         if self.num_views % self.repeats:

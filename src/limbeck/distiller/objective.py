@@ -183,7 +183,11 @@ class Objective(nn.Module):
         for name, loss in self.losses.items():
             record = TemperatureRecord(with_entropy=self.collect_diagnostics)
             loss_context = gathered if name in self.gather_distributed else context
-            values[name] = value = loss(replace(loss_context, temperature_record=record))
+            try:
+                values[name] = value = loss(replace(loss_context, temperature_record=record))
+            except Exception as error:
+                error.add_note(f"raised by the loss {name!r}")
+                raise
             if value.ndim:
                 raise LimbeckError(f"the loss {name!r} must return a scalar, got a tensor of shape {list(value.shape)}")
             if record.temperatures:

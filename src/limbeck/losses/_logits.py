@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.limits import MAX_TEMPERATURE
 from limbeck.losses._ops import IGNORE_INDEX, hard_labels, require_same_shape, row_mean, upcast
 
 TemperatureValue = float | Tensor
@@ -35,11 +35,11 @@ def log_softmax_pair(
 
 
 def require_temperature(temperature: float | Callable[..., object]) -> None:
-    """Raise an error for a temperature that is not above zero; schedules and policies are checked when applied."""
+    """Raise an error for a temperature outside of its bounds; schedules and policies are checked when applied."""
     if isinstance(temperature, type):
         raise LimbeckError(f"a temperature must be an object such as {temperature.__name__}(), got the class")
-    if not callable(temperature) and not 0 < temperature < math.inf:
-        raise LimbeckError(f"a temperature must be a number above zero, got {temperature}")
+    if not callable(temperature) and not 0 < temperature <= MAX_TEMPERATURE:
+        raise LimbeckError(f"a temperature must be above zero and at most {MAX_TEMPERATURE:,}, got {temperature}")
 
 
 def broadcast_temperature(temperature: TemperatureValue, logits: Tensor) -> TemperatureValue:
@@ -54,9 +54,10 @@ def broadcast_temperature(temperature: TemperatureValue, logits: Tensor) -> Temp
                 f"a temperature must be one number or one per row, got {temperature.numel()} for {len(logits)} rows"
             )
         return temperature.to(logits).reshape(-1, 1)
-    if not 0 < temperature < math.inf:
+    if not 0 < temperature <= MAX_TEMPERATURE:
         raise LimbeckError(
-            f"a temperature must be a number above zero, got {temperature}; let its schedule end above zero"
+            f"a temperature must be above zero and at most {MAX_TEMPERATURE:,}, got {temperature}: let its schedule "
+            "end there"
         )
     return temperature
 

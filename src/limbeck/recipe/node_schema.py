@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self, final
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.limits import MAX_INPUT_SIZE
 from limbeck.recipe.plugins import plugin_error
 from limbeck.utils.validation import (
     Number,
@@ -177,7 +178,7 @@ class TeacherNode(BaseNode):
     weights: StrictStr | None = None
     backend: Literal["auto", "eager", "fold_batchnorm", "compile", "onnxruntime", "openvino"] = "eager"
     train_fraction: Annotated[Number, Field(gt=0, le=1)] | None = None
-    input_size: Annotated[StrictInt, Field(ge=1)] | None = None
+    input_size: Annotated[StrictInt, Field(ge=1, le=MAX_INPUT_SIZE)] | None = None
     normalize: Annotated[
         Literal["data", "imagenet", "none"] | NormalizationNode | None, BeforeValidator(_parse_normalization)
     ] = None

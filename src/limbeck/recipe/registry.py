@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any, Final, final
@@ -152,13 +153,19 @@ def list_names(kind: str) -> list[str]:
     >>> list_names("schedule")
     ['across_stages', 'cosine', 'linear', 'multistep', 'step_change', 'warmup']
     """
+    return list(_sorted_names(kind))
+
+
+@cache  # a study resolves a recipe for each of its variants
+def _sorted_names(kind: str) -> tuple[str, ...]:
     info = NODE_KINDS[kind]
     module = import_module(info.module)
-    return sorted(
+    members = (
         name
         for name in getattr(module, "__all__", ())
         if not name.startswith("_") and name not in info.exclude and info.is_member(getattr(module, name))
     )
+    return tuple(sorted(members))
 
 
 def resolve_target(

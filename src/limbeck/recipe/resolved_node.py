@@ -57,9 +57,13 @@ class ResolvedNode:
             settings[name] = kwargs[source]
         try:
             return self.target(*args, **settings)
-        except (LimbeckError, ValueError, TypeError, RuntimeError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # a constructor may raise anything
             text = str(error) if isinstance(error, LimbeckError) else next(iter(str(error).splitlines()), "")
-            raise LimbeckError(f"{self.config_path}: {self.use}: {text or type(error).__name__}") from error
+            if not isinstance(error, LimbeckError | ValueError | TypeError | RuntimeError) or not text:
+                text = f"{type(error).__name__}: {text}".removesuffix(": ")
+            raise LimbeckError(f"{self.config_path}: {self.use}: {text}") from error
 
 
 def _build_nested(value: Any, provided: Mapping[str, Any]) -> Any:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal, Self, final
 from pydantic import BeforeValidator, Field, model_validator
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.limits import MAX_EPOCHS, MAX_GENERATIONS, MAX_STEPS, MAX_THREADS
 from limbeck.recipe.node_schema import (
     BaseNode,
     FileName,
@@ -104,8 +105,8 @@ class Stage(Settings):
     display_name = "a stage"
     omit_if_default = ("epochs", "steps", "loss_weighting")
     name: Name
-    epochs: Annotated[StrictInt, Field(ge=1)] | None = None
-    steps: Annotated[StrictInt, Field(ge=1)] | None = None
+    epochs: Annotated[StrictInt, Field(ge=1, le=MAX_EPOCHS)] | None = None
+    steps: Annotated[StrictInt, Field(ge=1, le=MAX_STEPS)] | None = None
     objective: dict[Name, LossNode]
     loss_weighting: Node | None = None
     feature_layers: dict[StrictStr, dict[Name, StrictStr]] = {}
@@ -180,7 +181,7 @@ class Recipe(Settings):
     student: Node
     self_teachers: dict[TeacherName, Node] = {}
     peers: dict[TeacherName, Node] = {}
-    generations: Annotated[StrictInt, Field(ge=2)] | None = None
+    generations: Annotated[StrictInt, Field(ge=2, le=MAX_GENERATIONS)] | None = None
     teacher_training: Stage | None = None
     stages: tuple[Stage, ...] = ()
     training: TrainingNode = TrainingNode()
@@ -188,7 +189,7 @@ class Recipe(Settings):
     study: Study | None = None
     baselines: Annotated[tuple[StrictStr, ...], BeforeValidator(_parse_baselines)] = ("student_only",)
     export: ExportNode = ExportNode()
-    num_threads: Annotated[StrictInt, Field(ge=1)] | None = None
+    num_threads: Annotated[StrictInt, Field(ge=1, le=MAX_THREADS)] | None = None
     loggers: tuple[Literal["tensorboard", "mlflow"], ...] = ()
 
     @model_validator(mode="before")

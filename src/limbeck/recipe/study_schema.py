@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Self, final
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from limbeck.core.limits import MAX_SEEDS, MAX_VARIANTS
 from limbeck.recipe.node_schema import Name
 from limbeck.utils.validation import Number, Settings, StrictInt, StrictStr, format_value, raise_validation_error
 
@@ -22,13 +24,21 @@ _VARIABLE_KEYS: Final = (
 def _parse_seeds(value: Any) -> Any:
     """A number of seeds, counted from 0, or the seeds themselves."""
     if isinstance(value, int) and not isinstance(value, bool):
-        if value < 1:
-            raise_validation_error(f"{value} is no number of seeds: give at least 1")
+        if not 1 <= value <= MAX_SEEDS:
+            raise_validation_error(f"the number of seeds must be from 1 to {MAX_SEEDS}, got {format_value(value)}")
         return tuple(range(value))
     if not isinstance(value, list | tuple) or not value or len(set(map(str, value))) < len(value):
         raise_validation_error(
             f"{format_value(value)} is neither a number of seeds nor a list of different ones: write 5, or [0, 1, 2]"
         )
+    if len(value) > MAX_SEEDS:
+        raise_validation_error(f"a study has at most {MAX_SEEDS} seeds, got {len(value)}")
+    return value
+
+
+def _check_number(value: Any) -> Any:
+    if isinstance(value, Mapping) and len(value) > MAX_VARIANTS:
+        raise_validation_error(f"a study has at most {MAX_VARIANTS} variants, got {len(value)}: make several studies")
     return value
 
 
@@ -49,7 +59,7 @@ class Study(Settings):
     seeds: Annotated[tuple[Annotated[StrictInt, Field(ge=0, lt=2**32)], ...], BeforeValidator(_parse_seeds)] = tuple(
         range(5)
     )
-    variants: dict[Name, dict[StrictStr, Any]] = {}
+    variants: Annotated[dict[Name, dict[StrictStr, Any]], BeforeValidator(_check_number)] = {}
     label_smoothing: Annotated[Number, Field(gt=0, lt=1)] = 0.1
     baselines: tuple[StrictStr, ...] | None = None
 

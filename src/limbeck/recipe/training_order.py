@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+from limbeck.core.limits import MAX_GENERATIONS
 from limbeck.utils.validation import raise_validation_error
 
 __all__ = ["AssistantMode", "TrainingPair", "expand_generations", "generation_name", "training_order"]
@@ -59,7 +60,7 @@ def expand_generations(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
     ({'generation1': 'small_cnn'}, {'generation2': 'small_cnn'})
     """
     count = recipe.get("generations")
-    if not isinstance(count, int) or isinstance(count, bool) or count < 2 or "student" not in recipe:
+    if not isinstance(count, int) or not 2 <= count <= MAX_GENERATIONS or "student" not in recipe:
         return recipe  # no generations, or a mistake that the schema reports
     first, *others = (generation_name(index) for index in range(1, count))
     new = {**recipe}

@@ -51,6 +51,18 @@ _CONTAINERS: Final[dict[Any, Any]] = {
 
 def get_hints(target: Callable[..., Any]) -> dict[str, Any]:
     """The type hint of each parameter of ``target``, and of ``return``; a hint that cannot be evaluated is absent."""
+    try:
+        return dict(_cached_hints(target))
+    except TypeError:  # a callable without a hash
+        return _read_hints(target)
+
+
+@lru_cache(maxsize=1024)
+def _cached_hints(target: Callable[..., Any]) -> dict[str, Any]:
+    return _read_hints(target)
+
+
+def _read_hints(target: Callable[..., Any]) -> dict[str, Any]:
     function: Any = target
     if inspect.isclass(target):
         function = target.__init__ if target.__init__ is not object.__init__ else target.__new__

@@ -96,11 +96,18 @@ class MetricsCSV(Callback):
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
-    """Read the rows of a ``metrics.csv``; returns an empty list if there is no file."""
+    """Read the rows of a ``metrics.csv``; returns an empty list if there is no file.
+
+    Raises:
+        LimbeckError: the file cannot be read, or is damaged.
+    """
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise LimbeckError(f"{path} could not be read ({error}): put a copy back, or remove it") from error
 
 
 @final

@@ -23,6 +23,7 @@ __all__ = [
 ]  # fmt: skip
 
 _FORMAT = 2
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class TrainingDiverged(LimbeckError):
@@ -34,7 +35,7 @@ class TrainingDiverged(LimbeckError):
 
 
 class TrainingInterrupted(LimbeckError):
-    """SIGINT or SIGTERM ended the training after a checkpoint. ``reported``: another process has printed it already."""
+    """A signal ended the training after a checkpoint. ``reported``: another process has printed it already."""
 
     def __init__(self, signum: int, path: Path | None, *, reported: bool = False) -> None:
         self.signal, self.reported = signum, reported
@@ -119,11 +120,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def catch_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM, so that the loop can end a step and save; a second signal ends the process."""
+    """Collect SIGINT, SIGTERM and SIGHUP, so that the loop can end a step and save; a second signal ends the process.
+
+    SIGHUP is left alone where the process ignores it, as under ``nohup``.
+    """
     received: list[int] = []
     is_main_thread = threading.current_thread() is threading.main_thread()
-    signums = (signal.SIGINT, signal.SIGTERM) if is_main_thread else ()
+    signums = _STOP_SIGNALS if is_main_thread else ()
     previous_handlers = {int(signum): signal.getsignal(signum) for signum in signums}
+    if previous_handlers.get(signal.SIGHUP) == signal.SIG_IGN:
+        del previous_handlers[signal.SIGHUP]
 
     def handle(signum: int, frame: FrameType | None) -> None:
         received.append(signum)

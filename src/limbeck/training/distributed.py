@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, final
 import torch
 import torch.distributed as dist
 
-from limbeck.core.errors import LimbeckError
+from limbeck.core.errors import LimbeckError, StoppedBySignal
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -164,7 +164,15 @@ def init_process_group() -> None:
 def get_launched_world_size() -> int:
     """Number of processes that ``torchrun`` has started, connected or not."""
     initialized = dist.is_available() and dist.is_initialized()
-    return dist.get_world_size() if initialized else int(os.environ.get("WORLD_SIZE") or 1)
+    if initialized:
+        return dist.get_world_size()
+    text = os.environ.get("WORLD_SIZE") or "1"
+    if not (text.isascii() and text.isdigit()):
+        raise LimbeckError(
+            f"the environment variable WORLD_SIZE must be a number of processes, got {text!r}: start them with "
+            "torchrun, which sets it, or unset it"
+        )
+    return max(1, int(text))
 
 
 @final
@@ -244,6 +252,6 @@ def _all_gather(value: T, world_size: int, group: Any = None) -> list[T]:
 def _describe_failure(error: BaseException) -> Failure:
     if isinstance(error, KeyboardInterrupt):
         return "stopped by SIGINT", 130
-    if isinstance(error, LimbeckError):
+    if isinstance(error, LimbeckError | StoppedBySignal):
         return str(error), 128 + int(getattr(error, "signal", -126))
     return f"{type(error).__name__}: {error}", 1

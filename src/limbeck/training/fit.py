@@ -122,7 +122,7 @@ def fit(
     Raises:
         LimbeckError: if the task refuses the data (``check_data``), or a setting does not fit it.
         TrainingDiverged: if a loss or the weights are not finite.
-        TrainingInterrupted: on Ctrl-C or SIGTERM, after a checkpoint is written.
+        TrainingInterrupted: on Ctrl-C, SIGTERM or SIGHUP, after a checkpoint is written.
     """
     fabric = fabric or make_fabric()
     if (check_data := getattr(distiller.task, "check_data", None)) is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["digest", "write_atomically", "write_text"]
+__all__ = ["digest", "read_text", "write_atomically", "write_text"]
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
@@ -20,8 +20,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     """
     from safetensors import SafetensorError  # imported here: models and recipes are imported without it
 
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.parent / f".{path.name}.{os.getpid()}.partial"
     try:
+        if path.exists() and not path.is_file():
+            kind = "a folder" if path.is_dir() else "a device"
+            raise LimbeckError(f"{path} must be a file, got {kind}: give another path")
         path.parent.mkdir(parents=True, exist_ok=True)
         write(partial)
         with partial.open("rb") as file:
@@ -45,6 +48,20 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
 def write_text(path: Path, text: str) -> Path:
     """Write ``text`` as UTF-8 by :func:`write_atomically`."""
     return write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8", newline=""))
+
+
+def read_text(path: Path) -> str:
+    """The UTF-8 text of the file at ``path``.
+
+    Raises:
+        LimbeckError: the file cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise LimbeckError(f"{path} is not UTF-8 text (byte {error.start}): put a copy back, or remove it") from error
+    except OSError as error:
+        raise LimbeckError(f"{path} could not be read ({error.strerror}): put a copy back, or remove it") from error
 
 
 def digest(path: Path) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from limbeck.core.limits import MAX_BATCH_SIZE, MAX_EPOCHS, MAX_INPUT_SIZE, MAX_PROCESSES
 from limbeck.utils.validation import (
     Number,
     Settings,
@@ -20,6 +21,7 @@ __all__ = ["BatchPairing", "CacheSettings", "Strategy", "TrainingSettings"]
 
 BatchPairing = Literal["none", "same_class", "repeat_previous"]
 Strategy = Literal["auto", "ddp", "fsdp"]
+_BatchSize = Annotated[StrictInt, Field(ge=1, le=MAX_BATCH_SIZE)]
 
 
 class TrainingSettings(Settings):
@@ -48,16 +50,16 @@ class TrainingSettings(Settings):
     display_name: ClassVar[str] = "training"
     optimizer: Any
     scheduler: Any = None
-    batch_size: Annotated[StrictInt, Field(ge=1)] = 64
-    batch_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
-    grad_accum_steps: Annotated[StrictInt, Field(ge=1)] = 1
+    batch_size: _BatchSize = 64
+    batch_tokens: _BatchSize | None = None
+    grad_accum_steps: _BatchSize = 1
     max_grad_norm: Annotated[Number, Field(gt=0)] | None = None
     ema_decay: Annotated[Number, Field(gt=0, lt=1)] | None = None
-    early_stopping_patience: Annotated[StrictInt, Field(ge=1)] | None = None
+    early_stopping_patience: Annotated[StrictInt, Field(ge=1, le=MAX_EPOCHS)] | None = None
     keep_weights: Literal["last", "best"] = "last"
     parameter_groups: tuple[dict[StrictStr, Any], ...] = ()
-    validation_batch_size: Annotated[StrictInt, Field(ge=1)] | None = None
-    num_workers: Annotated[StrictInt, Field(ge=0)] = 0
+    validation_batch_size: _BatchSize | None = None
+    num_workers: Annotated[StrictInt, Field(ge=0, le=MAX_PROCESSES)] = 0
     batch_pairing: BatchPairing = "none"
 
     @field_validator("parameter_groups")
@@ -103,7 +105,7 @@ class CacheSettings(Settings):
     tail: Literal["spread", "renormalized"] | None = None
     dtype: Literal["float16", "float32"] = "float16"
     feature_dtype: Literal["float16", "float32", "int8"] = "float16"
-    pool_factor: Annotated[StrictInt, Field(ge=1)] = 1
+    pool_factor: Annotated[StrictInt, Field(ge=1, le=MAX_INPUT_SIZE)] = 1
 
     @model_validator(mode="after")
     def _check_tail(self) -> Self:

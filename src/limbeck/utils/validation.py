@@ -109,8 +109,12 @@ def describe_validation_error(error: Mapping[str, Any]) -> str:
         return f"{format_value(value)} is not text{'' if isinstance(value, dict | list) else ': put it in quotes'}"
     if type_name := _TYPE_NAMES.get(kind.partition("_")[0]):
         return f"{format_value(value)} is not {type_name}"
-    bounds = [f"{words} {context[name]:g}" for name, words in _BOUND_WORDS.items() if name in context]
+    bounds = [f"{words} {_format_bound(context[name])}" for name, words in _BOUND_WORDS.items() if name in context]
     return f"{format_value(value)}{f' is not {bounds[0]}' if bounds else ': ' + error['msg']}"
+
+
+def _format_bound(bound: float) -> str:
+    return f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"
 
 
 def raise_validation_error(text: str) -> NoReturn:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.limits import MAX_INPUT_SIZE
 from limbeck.features import list_layers, parse_layer
 from limbeck.recipe.resolve_node import resolve_node
 
@@ -45,4 +46,6 @@ def _parse_shape(text: str) -> list[int]:
         shape = []
     if not shape or min(shape) < 1:
         raise LimbeckError(f"--input must be the shape of one input, such as 3x32x32, got {text!r}")
+    if max(shape) > MAX_INPUT_SIZE:
+        raise LimbeckError(f"--input must have sizes of at most {MAX_INPUT_SIZE}, got {text!r}")
     return shape

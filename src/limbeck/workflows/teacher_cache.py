@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from limbeck.core.errors import LimbeckError, suggest_names
+from limbeck.core.limits import MAX_BATCH_SIZE
 from limbeck.recipe import Recipe, find_recipe, load_recipe
 from limbeck.teachers import CachedTeacher, ExternalTeacher
 from limbeck.teachers.cache.cache_registry import CacheEntry, cache_dir, list_caches, remove_cache, verify_cache
@@ -40,8 +42,8 @@ def populate_cache(
         recipe = load_recipe(find_recipe(recipe), overrides)
     if recipe.cache is None:
         raise LimbeckError("the recipe keeps no teacher outputs: add cache: {} to it, or cache.top_k=10 to the command")
-    if batch_size < 1:
-        raise LimbeckError(f"a batch must have at least 1 image, got {batch_size}")
+    if not 1 <= batch_size <= MAX_BATCH_SIZE:
+        raise LimbeckError(f"--batch-size must be from 1 to {MAX_BATCH_SIZE:,}, got {batch_size}")
     job = Job.from_recipe(recipe, Path("runs") / recipe.name)
     teachers = {name: job.build_teacher(name) for name in recipe.teachers}
     for name, network in teachers.items():
@@ -116,6 +118,8 @@ def prune_caches(
     """Remove the caches in ``keys``, those not used for ``older_than`` days, or all."""
     if sum((bool(keys), older_than is not None, all_caches)) != 1:
         raise LimbeckError("give what to remove: keys, --older-than DAYS, or --all, one of the three")
+    if older_than is not None and not 0 <= older_than < math.inf:
+        raise LimbeckError(f"--older-than must be a number of days, at least 0, got {older_than}")
     oldest = time.time() - (older_than or 0.0) * _SECONDS_PER_DAY
     entries = [entry for entry in _select_entries(keys, root) if older_than is None or entry.last_used < oldest]
     for entry in entries:

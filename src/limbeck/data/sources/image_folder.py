@@ -11,6 +11,7 @@ from typing import final
 import torch
 
 from limbeck.core.errors import LimbeckError, suggest_names
+from limbeck.core.limits import MAX_INPUT_SIZE
 from limbeck.data.augmentation import Augmentation
 from limbeck.data.groups import groups_of_paths
 from limbeck.data.module import DataModule, NormalizeMode, make_splits
@@ -61,8 +62,10 @@ class ImageFolder:
         root = Path(self.root)
         if not root.is_dir():
             raise LimbeckError(f"there is no folder {root.resolve()}: set data.root to a folder of class folders")
-        if (self.size is not None and self.size < 1) or self.channels not in (1, 3):
-            raise LimbeckError(f"size must be at least 1 and channels 1 or 3, got {self.size} and {self.channels}")
+        if (self.size is not None and not 1 <= self.size <= MAX_INPUT_SIZE) or self.channels not in (1, 3):
+            raise LimbeckError(
+                f"size must be from 1 to {MAX_INPUT_SIZE} and channels 1 or 3, got {self.size} and {self.channels}"
+            )
         train = root / "train" if (root / "train").is_dir() else root
         classes = self._select_classes(list_class_folders(train))
         if train == root and set(classes) <= {*_VALIDATION_FOLDERS, *_TEST_FOLDERS}:

@@ -9,6 +9,7 @@ from typing import final
 import torch
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.limits import MAX_INPUT_SIZE
 from limbeck.data.augmentation import Augmentation
 from limbeck.data.groups import groups_of_paths
 from limbeck.data.mask_store import MaskFiles, MasksInMemory
@@ -67,8 +68,8 @@ class SegmentationFolder:
                 f"classes must be two or more names and ignore_index none of their indices, got {self.classes} and "
                 f"{self.ignore_index}"
             )
-        if self.size is not None and min(self.size) < 1:
-            raise LimbeckError(f"size must be height and width of at least 1, got {self.size}")
+        if self.size is not None and not 1 <= min(self.size) <= max(self.size) <= MAX_INPUT_SIZE:
+            raise LimbeckError(f"size must be height and width from 1 to {MAX_INPUT_SIZE}, got {self.size}")
         folders = self._find_folders()
         splits, first_id = dict[str, Split](), 0
         for split_name, (images, masks) in folders.items():

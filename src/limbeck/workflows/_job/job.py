@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,6 @@ import torch
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.progress import Progress
 from limbeck.core.protocols import loss_attribute
 from limbeck.core.roles import Role
 from limbeck.core.task import EvaluableTask, require_evaluable
@@ -24,7 +24,6 @@ from limbeck.distiller import (
     Distiller,
     Objective,
     PeerStudents,
-    classifier_source,
     deployment_model,
     early_exits,
     temperature_warnings,
@@ -36,14 +35,10 @@ from limbeck.teachers import CachedTeacher, ExternalTeacher, InferenceBackend, f
 from limbeck.teachers.identity import fingerprint_network, network_signature
 from limbeck.training import FitResult, Processes, TrainingConfig, fit, freeze_modules, make_fabric
 from limbeck.training.callbacks import Callback, make_logger
-from limbeck.training.convert_precision import require_precision
-from limbeck.training.optimizers import make_optimizer, make_scheduler
-from limbeck.utils.all_gather import single_process
-from limbeck.utils.parametrizations import copy_module
 from limbeck.workflows._job.facts import data_facts
-from limbeck.workflows._job.stages import BASELINE_PHASES, check_world_size, make_distiller, make_training_config
-from limbeck.workflows._job.teachers import adapt_teacher_network, make_dry_run_teacher, make_uncached_teacher
-from limbeck.workflows._job.validate_task import check_data, require_finite_losses, validate_task
+from limbeck.workflows._job.rehearsal import rehearse
+from limbeck.workflows._job.stages import BASELINE_PHASES, make_distiller, make_training_config
+from limbeck.workflows._job.teachers import adapt_teacher_network, make_uncached_teacher
 
 _BASELINE_PHASE_NAMES = {"student_only": Role.BASELINE.value}
 
@@ -135,7 +130,8 @@ class Job:
             raise LimbeckError(f"{folder} is no run folder: it has no recipe.yaml")
         if not (folder / "record.json").exists():
             raise LimbeckError(f"{folder} is not finished: go on with limbeck distill --resume --out {folder}")
-        return cls.from_recipe(load_recipe(path, [] if data_root is None else [f"data.root={data_root}"]), folder)
+        overrides = [] if data_root is None else [f"data.root={json.dumps(data_root, ensure_ascii=False)}"]
+        return cls.from_recipe(load_recipe(path, overrides), folder)
 
     @property
     def recipe(self) -> Recipe:
@@ -214,63 +210,8 @@ class Job:
         return list({(name, cached.entry_fingerprint): (name, cached) for name, cached in self.caches}.values())
 
     def validate(self) -> None:
-        """Run every stage once on two samples, with new networks.
-
-        A layer that does not exist, weights that do not fit, a refused setting: each is an error before training.
-        """
-        check_world_size(self.recipe, self.processes.world_size)
-        validate_task(self.task, self.build_student(), self.data, self.recipe)
-        teachers = {name: self.build_teacher(name) for name in self.recipe.teachers}
-        # First, since a stage freezes its teachers.
-        if self.plan.teacher_training is not None:
-            for name, network in teachers.items():
-                if not isinstance(network, ExternalTeacher):
-                    self._validate_stage(self.plan.teacher_training, network, {}, name)
-        networks = teachers | {name: self.build_network(name) for name in self.recipe.assistants}
-        for student_name, teacher_names in self.recipe.training_order():
-            student = networks[student_name] if student_name in networks else self.build_student()
-            student_teachers = {name: networks[name] for name in teacher_names}
-            student = self._with_peers(student, student_name)
-            for stage in self.plan.stages:
-                self._validate_stage(stage, student, student_teachers, student_name)
-        if Role.NO_ASSISTANTS in self.recipe.baselines:
-            for stage in self.plan.stages:
-                self._validate_stage(stage, self.build_student(), teachers, Role.NO_ASSISTANTS)
-
-    def _validate_stage(
-        self, stage: ResolvedStage, network: nn.Module, teachers: Mapping[str, nn.Module], phase: str
-    ) -> None:
-        training = make_training_config(stage, phase)
-        distiller = make_distiller(self, network, teachers, stage, phase=phase, make_teacher=make_dry_run_teacher)
-        check_data(distiller.task, network, self.data)
-        distiller.progress = Progress(step=0, steps=1, total_steps=1)
-        # Losses on the target must meet the logits of minus infinity of a truncated cache.
-        needs_labels = self.recipe.cache is not None and self.recipe.cache.tail == "renormalized"
-        subset: LabelSubset = "labeled" if needs_labels and self.data.num_labeled else "all"
-        stream = self._batches(stage, subset)
-        # The same sample twice is a pair of one class.
-        indices = torch.arange(2) % (1 if training.batch_pairing == "same_class" else len(stream.split))
-        batch = stream.load(indices, torch.zeros_like(indices))
-        with single_process():
-            distiller.prepare(batch)
-            # In train mode, as in training: some networks return losses in it, and a task may change batches. On a
-            # copy, since BatchNorm statistics change.
-            unchanged = (distiller.task, *distiller.teachers.values())
-            output = copy_module(distiller, keep=unchanged).train()(batch)
-            deployment_model(distiller)
-        if distiller.teachers:
-            require_finite_losses(output.by_loss, stage.stage.name, self.recipe)
-        if phase in self.recipe.assistants and (simkd_names := classifier_source(distiller)):
-            raise LimbeckError(
-                f"stages: {simkd_names[0]} (SimKD) ends a student in its teacher's classifier, and an assistant must "
-                "be a network of its own: remove assistants, or SimKD"
-            )
-        with freeze_modules(network, stage.stage.freeze):
-            optimizer = make_optimizer(distiller, training)
-            make_scheduler(optimizer, 2, training)
-        require_precision(
-            stage.training.precision, distiller, training, optimizer, has_cache=self.recipe.cache is not None
-        )
+        """Run every stage once on two samples, with new networks; a failure is an error before training."""
+        rehearse(self)
 
     def temperature_warnings(self) -> list[str]:
         """Warnings of the temperatures of the stages, each once."""
@@ -287,7 +228,7 @@ class Job:
     ) -> tuple[Distiller, TrainingConfig]:
         """A new student in a stage, distilled from ``teachers`` or (``None``) without one, for measurements."""
         stage, phase = self.plan.stages[stage_index], Role.BASELINE if teachers is None else Role.DISTILLED
-        network = self._with_peers(self.build_student(), phase)
+        network = self.with_peers(self.build_student(), phase)
         distiller = make_distiller(
             self, network, teachers or {}, stage, phase=phase, make_teacher=make_uncached_teacher
         )
@@ -310,7 +251,7 @@ class Job:
         teacher, and no samples without a label.
         """
         runs, objectives = list[FitResult](), list[Objective]()
-        stage_steps, module = self.stage_steps(), self._with_peers(network, phase)
+        stage_steps, module = self.stage_steps(), self.with_peers(network, phase)
         for stage_index, stage in enumerate(self.plan.stages):
             distiller = make_distiller(self, module, teachers, stage, phase=phase)
             for objective in objectives:
@@ -352,12 +293,12 @@ class Job:
         with freeze_modules(distiller.student, stage.stage.freeze):
             return fit(
                 distiller, self.data, steps=self.num_steps(stage), total_steps=total_steps,
-                steps_per_epoch=self._steps_per_epoch(stage, "all"), training=training, run_dir=self.run_dir,
+                steps_per_epoch=self.steps_per_epoch(stage, "all"), training=training, run_dir=self.run_dir,
                 phase=phase, stage=stage.stage.name, subset="all" if distiller.teachers else "labeled",
                 seed=self.recipe.seed, fabric=fabric, **settings,
             )  # fmt: skip
 
-    def _with_peers(self, network: nn.Module, phase: str) -> nn.Module:
+    def with_peers(self, network: nn.Module, phase: str) -> nn.Module:
         """``network`` together with its new peers, where the recipe has some; a baseline has none."""
         if not self.recipe.peers or phase in BASELINE_PHASES:
             return network
@@ -369,12 +310,14 @@ class Job:
         if stage.stage.steps is not None:
             return stage.stage.steps
         subset: LabelSubset = "labeled" if stage is self.plan.teacher_training else "all"
-        return self._steps_per_epoch(stage, subset) * (stage.stage.epochs or 1)
+        return self.steps_per_epoch(stage, subset) * (stage.stage.epochs or 1)
 
-    def _steps_per_epoch(self, stage: ResolvedStage, subset: LabelSubset) -> int:
-        return max(1, self._batches(stage, subset).steps_per_epoch // stage.training.grad_accum_steps)
+    def steps_per_epoch(self, stage: ResolvedStage, subset: LabelSubset) -> int:
+        """The optimizer steps of one pass over ``subset``."""
+        return max(1, self.batches(stage, subset).steps_per_epoch // stage.training.grad_accum_steps)
 
-    def _batches(self, stage: ResolvedStage, subset: LabelSubset) -> BatchSampler:
+    def batches(self, stage: ResolvedStage, subset: LabelSubset) -> BatchSampler:
+        """The training batches of a stage."""
         return self.data.batches(
             batch_size=stage.training.batch_size, batch_tokens=stage.training.batch_tokens, subset=subset,
             world_size=self.processes.world_size,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
@@ -20,6 +22,9 @@ def choose_run_dir(name: str, run_dir: Path | None, *, resume: bool) -> Path:
 
     ``run_dir`` as given; else ``runs/NAME``, numbered where that is taken, or with ``resume`` the newest of them. A
     folder that holds a run is not overwritten.
+
+    Raises:
+        LimbeckError: there is no run to resume, or the folder is a file, is not empty or cannot be written.
     """
     if run_dir is None:
         recipe_files = sorted(RUNS_DIR.glob(f"{name}*/recipe.yaml"), key=lambda path: path.stat().st_mtime_ns)
@@ -30,11 +35,17 @@ def choose_run_dir(name: str, run_dir: Path | None, *, resume: bool) -> Path:
                 raise LimbeckError(f"there is no run {name!r} in {RUNS_DIR.resolve()} to go on with: remove --resume")
             return run_dirs[-1]
         candidates = (RUNS_DIR / (name if number == 1 else f"{name}-{number}") for number in count(1))
-        return next(folder for folder in candidates if folder not in run_dirs)
-    if resume and not (run_dir / "recipe.yaml").exists():
-        raise LimbeckError(f"{run_dir} holds no run to go on with: remove --resume, or give another --out")
-    if not resume and run_dir.exists() and any(run_dir.iterdir()):
-        raise LimbeckError(f"{run_dir} is not empty: go on with --resume, or give another --out")
+        run_dir = next(folder for folder in candidates if folder not in run_dirs and not folder.is_file())
+    with _named_errors(run_dir, "--out"):
+        if run_dir.is_symlink() and not run_dir.exists():
+            raise LimbeckError(f"{run_dir} is a link to nothing: remove it, or give another --out")
+        if run_dir.exists() and not run_dir.is_dir():
+            raise LimbeckError(f"{run_dir} is a file, and --out is a folder: give another --out")
+        if resume and not (run_dir / "recipe.yaml").is_file():
+            raise LimbeckError(f"{run_dir} holds no run to go on with: remove --resume, or give another --out")
+        if not resume and run_dir.exists() and any(run_dir.iterdir()):
+            raise LimbeckError(f"{run_dir} is not empty: go on with --resume, or give another --out")
+        _probe_folder(run_dir)
     return run_dir
 
 
@@ -52,6 +63,38 @@ def newest_run_dir() -> Path:
     return (unfinished or run_dirs)[-1]
 
 
+def require_writable(folder: Path, setting: str) -> None:
+    """Raise ``LimbeckError`` where ``folder`` cannot be made or written; ``setting`` is what names another one."""
+    with _named_errors(folder, setting):
+        _probe_folder(folder)
+
+
+@contextmanager
+def _named_errors(folder: Path, setting: str) -> Iterator[None]:
+    """Raise an error of the operating system with the folder and what to do."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        reason = getattr(error, "strerror", None) or error
+        raise LimbeckError(
+            f"{folder} cannot be used ({reason}): change its permissions, or give another {setting}"
+        ) from error
+
+
+def _probe_folder(folder: Path) -> None:
+    """Make the missing folders of ``folder`` and remove them again, so that a mistake is an error before training."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        for path in reversed(missing):
+            path.mkdir()
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+    finally:
+        for path in missing:
+            with suppress(OSError):
+                path.rmdir()
+
+
 @contextmanager
 def lock_folder(folder: Path, *, timeout: float = 0.0) -> Iterator[None]:
     """Keep other processes out of ``folder``; the operating system releases the lock of a process that ends.
@@ -61,14 +104,18 @@ def lock_folder(folder: Path, *, timeout: float = 0.0) -> Iterator[None]:
         timeout: seconds to wait for a process that holds the lock; negative: no limit.
 
     Raises:
-        LimbeckError: another process holds the lock.
+        LimbeckError: another process holds the lock; or the folder cannot be written, or its checkpoints are a link.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", timeout=timeout)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise LimbeckError(f"another process is working in {folder}: wait for it, or give another --out") from None
+    with _named_errors(folder, "--out"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("checkpoint", "trials"):
+            if (folder / name).is_symlink():
+                raise LimbeckError(f"{folder / name} is a link, and files are not written through it: remove the link")
+        lock = FileLock(folder / ".lock", timeout=timeout)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise LimbeckError(f"another process is working in {folder}: wait for it, or give another --out") from None
     try:
         yield
     finally:

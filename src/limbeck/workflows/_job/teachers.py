@@ -23,7 +23,9 @@ from limbeck.teachers import (
     load_sample_mask,
     match_classes,
 )
+from limbeck.teachers.cache.cache_registry import cache_dir
 from limbeck.teachers.cache.round_trip import RoundTripTeacher
+from limbeck.workflows._job.run_dir import require_writable
 
 if TYPE_CHECKING:
     from limbeck.workflows._job.job import Job
@@ -62,6 +64,8 @@ def make_dry_run_teacher(job: Job, name: str, network: nn.Module, feature_layers
     use_eager = backend.name in ("auto", "compile")
     teacher: Teacher = FrozenTeacher(network, feature_layers, backend="eager" if use_eager else backend)
     if job.recipe.cache is not None:
+        if job.processes.rank == 0:
+            require_writable(cache_dir(job.recipe.cache.root), "cache.root")
         _open_cache(job, name, FrozenTeacher(network, feature_layers)).check(job.task)
         teacher = RoundTripTeacher(teacher, _cache_config(job))
     return _mask_teacher(job, name, teacher)

@@ -31,7 +31,7 @@ from limbeck.teachers import ExternalTeacher
 from limbeck.training import FitResult, Processes, init_processes
 from limbeck.training.callbacks import Callback
 from limbeck.training.progress_bar import ProgressBar
-from limbeck.utils.io import digest, write_text
+from limbeck.utils.io import digest, read_text, write_text
 from limbeck.workflows._job.job import Job, TrainOptions
 from limbeck.workflows._job.measure import (
     best_teacher,
@@ -121,8 +121,8 @@ def _resolve_run_dir(recipe: Recipe, text: str, run_dir: Path | None, *, resume:
     """The run folder, and whether the run in it is finished."""
     folder = choose_run_dir(recipe.name, run_dir, resume=resume)
     path = folder / "recipe.yaml"
-    if resume and path.exists() and path.read_text(encoding="utf-8") != text:
-        old_lines, new_lines = path.read_text(encoding="utf-8").splitlines(), text.splitlines()
+    if resume and (old_text := read_text(path)) != text:
+        old_lines, new_lines = old_text.splitlines(), text.splitlines()
         changes = [line for line in new_lines if line not in old_lines] or [
             line for line in old_lines if line not in new_lines
         ]

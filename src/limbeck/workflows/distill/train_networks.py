@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from limbeck.core.errors import LimbeckError, suggest_names
+from limbeck.core.limits import MAX_GENERATIONS
 from limbeck.core.protocols import Loss, Task, Teacher
 from limbeck.core.schedules import Schedule
 from limbeck.data.counter_rng import derive_seed
@@ -143,8 +144,8 @@ def train_born_again(
         task: what a batch means.
         fit_options: as for :func:`distill_chain`.
     """
-    if generations < 2:
-        raise LimbeckError(f"generations must be at least 2, not {generations}")
+    if not 2 <= generations <= MAX_GENERATIONS:
+        raise LimbeckError(f"generations must be from 2 to {MAX_GENERATIONS}, got {generations}")
     networks: dict[str, nn.Module] = {}
     for name in map(generation_name, range(1, generations + 1)):
         torch.manual_seed(derive_seed(fit_options.get("seed", 0), zlib.crc32(name.encode())))

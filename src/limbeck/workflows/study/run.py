@@ -7,7 +7,6 @@ with the same folder take trials by their locks; a finished trial is never train
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.limits import MAX_PROCESSES
 from limbeck.core.progress import Progress
 from limbeck.recipe import Recipe, fill_defaults, find_recipe, load_recipe, to_yaml
 from limbeck.recipe.schema import to_plain, validate
@@ -27,6 +27,7 @@ from limbeck.training import make_fabric
 from limbeck.training.callbacks import Callback
 from limbeck.training.checkpoint import TrainingInterrupted
 from limbeck.training.convert_precision import to_precision
+from limbeck.training.distributed import get_launched_world_size
 from limbeck.training.fit import get_batches
 from limbeck.training.optimizers import make_optimizer
 from limbeck.utils.io import write_text
@@ -71,9 +72,9 @@ def study(
     Raises:
         LimbeckError: a trial failed (the others are finished first), or an error of a run.
     """
-    if jobs < 1:
-        raise LimbeckError(f"--jobs must be at least 1, got {jobs}")
-    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+    if not 1 <= jobs <= MAX_PROCESSES:
+        raise LimbeckError(f"--jobs must be from 1 to {MAX_PROCESSES}, got {jobs}")
+    if get_launched_world_size() > 1:
         raise LimbeckError("a study starts its own processes: start it without torchrun, with --jobs")
     recipe = _load_study_recipe(recipe, overrides, seeds)
     folder, data_cache = _resolve_study_dir(recipe, output_dir, resume=resume), DataCache()

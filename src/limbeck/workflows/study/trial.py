@@ -18,7 +18,7 @@ from limbeck.report import write_record
 from limbeck.teachers import ExternalTeacher
 from limbeck.training import FitResult
 from limbeck.training.callbacks import Callback
-from limbeck.utils.io import write_text
+from limbeck.utils.io import read_text, write_text
 from limbeck.workflows._job.job import DataCache, Job
 from limbeck.workflows._job.measure import measure_models, measure_student_fidelity, open_test_set
 from limbeck.workflows._job.provenance import collect_provenance, write_task_file
@@ -51,7 +51,7 @@ def run_trial(
         LimbeckError: the folder has a trial with other settings, or an error of a run.
     """
     start_time, text, recipe_file = time.monotonic(), to_yaml(recipe), folder / "recipe.yaml"
-    if recipe_file.exists() and recipe_file.read_text(encoding="utf-8") != text:
+    if recipe_file.exists() and read_text(recipe_file) != text:
         raise LimbeckError(
             f"{folder} was begun with other settings: remove the folder to train this variant anew, or give the study "
             "another --out"

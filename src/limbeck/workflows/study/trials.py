@@ -7,6 +7,7 @@ so the trial of a killed worker waits again.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ __all__ = [
 
 TrialState = Literal["waiting", "running", "done", "failed"]
 _ERROR_FILE = "error.txt"
+_TRACEBACK_FILE = "traceback.txt"
+"""Of an unexpected error."""
 _STATE_LOCK = "trials"
 """Its lock is held while states are read, since looking at the lock of a trial takes it for a moment."""
 
@@ -74,15 +77,19 @@ def claim_trial(study_dir: Path, trials: Sequence[Trial]) -> Iterator[Trial | No
             raise
         except Exception as error:
             if trial is not None:
-                text = str(error) if isinstance(error, LimbeckError) else format_root_cause(error)
-                write_text(study_dir / trial.path / _ERROR_FILE, text)
+                text, folder = str(error), study_dir / trial.path
+                if not isinstance(error, LimbeckError):
+                    path = write_text(folder / _TRACEBACK_FILE, "".join(traceback.format_exception(error)))
+                    text = f"{format_root_cause(error)}; the traceback is in {path}"
+                write_text(folder / _ERROR_FILE, text)
             raise
 
 
 def retry_failed(study_dir: Path, trials: Sequence[Trial]) -> None:
     """Let every failed trial wait again."""
     for trial in trials:
-        (study_dir / trial.path / _ERROR_FILE).unlink(missing_ok=True)
+        for name in (_ERROR_FILE, _TRACEBACK_FILE):
+            (study_dir / trial.path / name).unlink(missing_ok=True)
 
 
 def estimate_seconds_left(trials: Sequence[Mapping[str, Any]], *, num_workers: int) -> float | None:

@@ -19,6 +19,7 @@ from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.core.protocols import loss_attribute
 from limbeck.core.roles import Role
 from limbeck.recipe import Recipe, resolve_recipe
+from limbeck.recipe.constructors import check_constructors
 from limbeck.recipe.overrides import apply_changes
 from limbeck.recipe.registry import resolve_target
 from limbeck.recipe.schema import to_plain, validate
@@ -132,7 +133,7 @@ def check_variants(recipe: Recipe) -> None:
     for variant in make_variants(recipe).values():
         trial_recipe = dry_run_recipe(recipe, variant, Path())
         try:
-            resolve_recipe(trial_recipe)
+            check_constructors(resolve_recipe(trial_recipe))
         except LimbeckError as error:
             raise LimbeckError(f"study.variants.{variant.name}: {error}") from error
 
@@ -143,7 +144,7 @@ def _apply_changes(recipe_dict: dict[str, Any], variant: Variant) -> dict[str, A
     if isinstance(changes.get("teachers"), list | tuple):
         names = changes.pop("teachers")
         for name in names:
-            if name not in teachers:
+            if not isinstance(name, str) or name not in teachers:
                 raise LimbeckError(f"teachers: there is no teacher {name!r}: {suggest_names(str(name), teachers)}")
         recipe_dict["teachers"] = {name: node for name, node in teachers.items() if name in names}
         if ensemble is not None and "ensemble" not in changes:

@@ -7,12 +7,11 @@ import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from limbeck.core.errors import LimbeckError
+from limbeck.core.errors import LimbeckError, StoppedBySignal
 from limbeck.core.roles import Role
 from limbeck.recipe import Recipe
 from limbeck.recipe.schema import to_plain, validate
@@ -30,7 +29,7 @@ from limbeck.workflows.study.variants import StudyContext, make_trial_recipe, ma
 __all__ = ["run_workers"]
 
 _SHUTDOWN_TIMEOUT = 30.0
-"""Seconds for a worker to save and stop after Ctrl-C."""
+"""Seconds for a worker to save and stop after Ctrl-C or SIGHUP."""
 
 
 def run_workers(
@@ -45,16 +44,19 @@ def run_workers(
         return _run_trials(recipe, context, 0, callbacks, data_cache)
     spawn = multiprocessing.get_context("spawn")
     workers = [spawn.Process(target=_run_worker, args=(to_plain(recipe), context, jobs)) for _ in range(jobs)]
-    previous_handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the workers are ended too
+    previous_handler = signal.getsignal(signal.SIGTERM)
+    if previous_handler == signal.SIG_DFL:  # so that the workers are ended too; the command line has its own handler
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         for worker in workers:
             worker.start()
         for worker in workers:
             worker.join()
-    except KeyboardInterrupt:
-        # Ctrl-C reached the workers as well, and a second signal would kill them before they have saved.
-        for worker in workers:
-            worker.join(_SHUTDOWN_TIMEOUT)
+    except (KeyboardInterrupt, StoppedBySignal) as stop:
+        # Ctrl-C, and the end of a terminal, reached the workers too: a second signal would kill them before they saved.
+        if getattr(stop, "signal", None) != signal.SIGTERM:
+            for worker in workers:
+                worker.join(_SHUTDOWN_TIMEOUT)
         raise
     finally:
         running_workers = [worker for worker in workers if worker.is_alive()]
@@ -78,7 +80,9 @@ def _run_worker(recipe_dict: dict[str, Any], context: StudyContext, jobs: int) -
     recipe = validate(Recipe, recipe_dict)
     if recipe.num_threads is None:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(signum) == signal.SIG_DFL:
+            signal.signal(signum, lambda number, _: sys.exit(128 + number))
     try:
         _run_trials(recipe, context, jobs - 1, None, DataCache())
     except (TrainingInterrupted, KeyboardInterrupt):
@@ -138,8 +142,10 @@ def _run_trials(
             # Without its error file, as on a full disk, the trial would be taken again and again.
             if trial is None or read_states(context.study_dir, [trial])[trial][0] == "waiting":
                 raise
-        except Exception:  # user code can raise anything; the trial keeps the message, the terminal shows the traceback
-            traceback.print_exc()
+        except Exception:  # user code can raise anything; the trial keeps the message and the traceback
+            if trial is None:
+                raise
+            print(f"failed: {read_states(context.study_dir, [trial])[trial][1]}", flush=True)  # noqa: T201
         else:
             result, seconds = _format_result(record), time.monotonic() - start_time
             progress = _format_progress(write_study(recipe, context)["trials"], num_other_workers + 1)
