@@ -34,7 +34,7 @@ gpu: install
 	$(BIN)/python benchmarks/gpu.py
 
 test: develop
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 lint: develop
 	$(BIN)/ruff check .

@@ -239,9 +239,9 @@ def test_recipes_with_one_name_and_other_settings_are_different_variants(studies
 
 def test_the_same_run_twice_is_refused(studies, tmp_path):
     runs = [studies.write_run(tmp_path / name, 0) for name in ("r", "again")]
-    with pytest.raises(LimbeckError, match="no second seed"):
+    with pytest.raises(LimbeckError, match="one run is one seed"):
         build_comparison(runs)
-    with pytest.raises(LimbeckError, match="no second seed"):
+    with pytest.raises(LimbeckError, match="one run is one seed"):
         build_comparison([runs[0], runs[0]])
 
 
