@@ -11,15 +11,20 @@ from torch import nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.evaluation import (
+    cost,
     count_flops,
     count_parameters,
+    hash_structure,
     measure_cost,
     measure_latencies,
+    measure_latencies_by_structure,
     measure_latency,
     measure_peak_memory,
+    median_interval,
     weights_file_size,
 )
 from limbeck.models import save_weights, small_cnn
+from limbeck.teachers import ExternalTeacher
 
 pytestmark = pytest.mark.usefixtures("all_calls")
 
@@ -122,10 +127,38 @@ def test_measure_cost_does_not_change_the_model():
     for name, tensor in network.state_dict().items():
         assert tensor.data_ptr() == weights[name][0]
         assert torch.equal(tensor, weights[name][1])
-    assert result.keys() == {"parameters", "flops", "bytes", "latency_ms", "warnings"}
+    assert result.keys() == {"architecture", "parameters", "flops", "bytes", "latency_ms", "warnings"}
     assert result["parameters"] == 1698
     assert result["flops"] == 2 * (64 * 8 * 9 + 64 * 8 * 8 * 9 + 16 * 12 * 8 * 9 + 12 * 10)
     assert result["latency_ms"]["batch_size"] == 1
+
+
+def test_networks_of_equal_structure_are_measured_once(monkeypatch):
+    calls = []
+    monkeypatch.setattr(cost, "measure_latencies", lambda fns, **_: calls.append(list(fns)) or {key: {} for key in fns})
+    networks = {"baseline": small_cnn(), "distilled": small_cnn(), "wide": small_cnn(width=16)}
+    with torch.no_grad():
+        for parameter in networks["distilled"].parameters():
+            parameter.add_(1.0)
+    assert measure_latencies_by_structure(networks, torch.zeros(1, 1, 8, 8)).keys() == networks.keys()
+    measured = [hash_structure(networks[name]) for name in ("baseline", "wide")]
+    assert calls == [measured]
+    measure_latencies_by_structure(networks, torch.zeros(1, 1, 8, 8), known={measured[0]: {"median": 1.0}})
+    assert calls[1] == measured[1:]
+
+
+def test_two_external_teachers_are_two_architectures():
+    teachers = [ExternalTeacher(lambda x: x, name="t", fingerprint=text) for text in ("file a", "file b", "file a")]
+    first, second, again = map(hash_structure, teachers)
+    assert first == again != second
+
+
+def test_interval_of_a_median_is_by_order_statistics():
+    # With 20 values, P(Binomial(20, 1/2) <= 5) = 0.0207: the 6th and the 15th bound the median with 95 %.
+    assert median_interval([*range(20, 0, -1)]) == (6, 15)
+    assert median_interval([5.0, 1.0, 3.0, 2.0, 4.0]) == (1.0, 5.0)
+    result = measure_latencies({"a": lambda: None}, rounds=20, calls_per_round=1)
+    assert result["a"]["low"] <= result["a"]["median"] <= result["a"]["high"]
 
 
 def test_modes_are_restored_when_the_model_raises():

@@ -22,6 +22,7 @@ from limbeck.report.compare.comparison import (
 )
 from limbeck.report.compare.tables import to_csv, to_latex, to_markdown
 from limbeck.report.html.templates import content_security_policy
+from limbeck.report.latency import LatencyInterval
 from limbeck.report.metrics_csv import TrainingCurve
 from limbeck.report.plots.style import assign_styles
 from limbeck.report.task_metrics import TaskMetrics
@@ -43,14 +44,14 @@ def curve(name, last):
 def comparison():
     baseline = VariantResult(
         name="baseline", role="baseline", metrics={"accuracy": SeedMean(0.8, 0.78, 0.82, 3)}, parameters=1698,
-        latency_ms=0.07, steps=300, curves=(curve("baseline", 0.8),),
+        latency=LatencyInterval(0.07, 0.065, 0.075), steps=300, curves=(curve("baseline", 0.8),),
     )  # fmt: skip
     student = VariantResult(
         name="distilled", role="distilled", title="small_cnn", baseline="baseline",
         metrics={"accuracy": SeedMean(0.86, 0.84, 0.88, 3)},
         gain=PairedGain(mean=6.04, low=4.0, high=8.0, t_low=1.5, t_high=10.5, num_seeds=3),
         gap_recovered=GapRecovered(0.5), outcome="improves",
-        verdict_text="distilled improves.", parameters=1698, latency_ms=0.07, steps=300,
+        verdict_text="distilled improves.", parameters=1698, latency=LatencyInterval(0.07, 0.065, 0.075), steps=300,
         resources=TrainingCost(3.0, 5.0, None, 12.5),
         class_changes=(ClassChange("cat", 4.0, 40), ClassChange("dog", -2.0, 40)), curves=(curve("distilled", 0.86),),
     )  # fmt: skip

@@ -130,7 +130,7 @@ def test_a_run_of_schema_2_still_gives_a_report_a_summary_a_card_and_a_compariso
     page = write_report(old_run).read_text()
     curve = load_curves(old_run / "metrics.csv")["distilled"]
     assert list(load_temperatures(old_run / "temperatures.csv", curve)) == ["soft"]
-    assert "soft, last 4" in page
+    assert "temperature of soft 4" in page
     assert "Baseline, last" in page
     assert "hash" not in page.split("How this was measured")[0].split("</style>")[1]
     summary = render_summary_table(json.loads((old_run / "record.json").read_text()))

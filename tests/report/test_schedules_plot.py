@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from limbeck.report import render_report
 from limbeck.report.metrics_csv import TrainingCurve
-from limbeck.report.plots.curves import plot_gradient_ratios, plot_loss_shares, plot_temperatures
+from limbeck.report.plots.curves import (
+    describe_constants,
+    plot_gradient_ratios,
+    plot_learning_rate,
+    plot_loss_shares,
+    plot_temperatures,
+)
 from limbeck.training.callbacks import read_metrics
 
 MISSING = float("nan")
@@ -20,9 +26,26 @@ def test_a_temperature_that_differs_within_an_epoch_has_a_band():
     plot = plot_temperatures(curve(temperature__kd=[4, 5], temperature_min__kd=[3, 3], temperature_max__kd=[6, 6]))
     assert "The band goes" in plot.note
     assert plot.alt_text == "Temperature by step: kd, last 5."
-    assert not plot_temperatures(
-        curve(temperature__kd=[4, 4], temperature_min__kd=[4, 4], temperature_max__kd=[4, 4])
-    ).note
+
+
+def test_what_is_constant_is_a_line_of_text_and_no_plot():
+    constant = curve(
+        temperature__kd=[4, 4], temperature_min__kd=[4, 4], temperature_max__kd=[4, 4], lr=[0.001, 0.001]
+    )  # fmt: skip
+    assert plot_temperatures(constant) is plot_learning_rate(constant) is None
+    assert describe_constants(constant) == "Constant over the training: learning rate 0.001; temperature of kd 4."
+    changing = curve(temperature__kd=[4, 4], lr=[0.1, 0.0])
+    assert plot_learning_rate(changing).alt_text == "Learning rate by step: learning rate, last 0."
+    assert describe_constants(changing) == "Constant over the training: temperature of kd 4."
+
+
+def test_every_step_shows_its_values_on_hover():
+    svg = plot_learning_rate(curve(lr=[0.1, 0.05, 0.0])).svg
+    assert svg.count('<rect class="hover"') == 3
+    assert "<title>step 2\nlearning rate: 0.05</title>" in svg
+    many = plot_learning_rate(curve(lr=[step / 500 for step in range(500)])).svg
+    assert many.count("<title>") <= 60
+    assert "<title>step 500\n" in many
 
 
 def test_gradient_norms_are_drawn_at_the_epochs_in_which_they_were_measured():

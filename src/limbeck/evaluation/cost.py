@@ -7,10 +7,14 @@ attention count, elementwise operations (norms, activations) do not.
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, final
 
 import torch
@@ -22,11 +26,15 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.task import ModelInputs
 from limbeck.evaluation.checks import model_device
 from limbeck.features import unwrap_model
+from limbeck.teachers.identity import fingerprint_network, network_signature
 from limbeck.utils.eval_mode import eval_mode
 from limbeck.utils.parametrizations import copy_module
-from limbeck.utils.timing import measure_latency
+from limbeck.utils.timing import measure_latencies
 
-__all__ = ["count_flops", "count_parameters", "measure_cost", "measure_peak_memory", "weights_file_size"]
+__all__ = [
+    "count_flops", "count_parameters", "hash_structure", "measure_cost", "measure_latencies_by_structure",
+    "measure_peak_memory", "weights_file_size",
+]  # fmt: skip
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -102,27 +110,73 @@ def measure_peak_memory(model: nn.Module, example: Tensor | ModelInputs) -> int:
     return sum(storage.nbytes() for storage in storages) + tracker.peak_bytes
 
 
-def measure_cost(model: nn.Module, example: Tensor | ModelInputs) -> dict[str, Any]:
+def hash_structure(model: nn.Module) -> str:
+    """A hash of everything but the values of the weights: code, settings, hooks, shapes and types.
+
+    A module without parameters, such as an external teacher, has the hash of all that it is.
+
+    >>> [hash_structure(nn.Linear(*shape)) == hash_structure(nn.Linear(2, 2)) for shape in ((2, 2), (2, 3))]
+    [True, False]
+    """
+    if not any(True for _ in model.parameters()):
+        return fingerprint_network(model, {})[:16]
+    shapes = [
+        (name, str(value.dtype), tuple(value.shape))
+        for name, value in model.state_dict().items()
+        if isinstance(value, Tensor)
+    ]
+    return hashlib.sha256(f"{network_signature(model)} {shapes}".encode()).hexdigest()[:16]
+
+
+def measure_latencies_by_structure(
+    models: Mapping[str, nn.Module], example: Tensor | ModelInputs, *, known: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, dict[str, Any]]:
+    """Latencies by name, in eager torch on the CPU with one thread, of the first sample of ``example``.
+
+    Networks of equal structure are measured once and have the same latency. Different ones are measured in turns, so
+    that a busy moment affects all of them.
+
+    Args:
+        models: by name.
+        example: a batch ``[n, ...]``, or the ``model_inputs`` of a task.
+        known: latencies measured before, by :func:`hash_structure`.
+
+    >>> result = measure_latencies_by_structure({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)}, torch.zeros(1, 2))
+    >>> result["a"] == result["b"]
+    True
+    """
+    structures = {name: hash_structure(model) for name, model in models.items()}
+    sample, calls = _map_tensors(_first_sample(example), Tensor.cpu), dict[str, Callable[[], Any]]()
+    with ExitStack() as exit_stack:
+        for name, structure in structures.items():
+            if structure not in known and structure not in calls:
+                model = models[name]
+                on_cpu = all(tensor.is_cpu for tensor in (*model.parameters(), *model.buffers()))
+                cpu_model = model if on_cpu else copy_module(model).cpu()
+                exit_stack.enter_context(eval_mode(cpu_model))
+                calls[structure] = partial(_call, cpu_model, sample)
+        latencies = {**known, **measure_latencies(calls, max_seconds=5.0)}
+    return {name: latencies[structure] for name, structure in structures.items()}
+
+
+def measure_cost(
+    model: nn.Module, example: Tensor | ModelInputs, *, latency: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Cost metrics of one network for the record, and ``warnings`` about missing ones.
 
-    The latency is that of eager torch on the CPU with one thread, for the first sample of ``example`` (``[n, ...]``, or
-    ``model_inputs`` of a task).
+    The latency is that of :func:`measure_latencies_by_structure`; ``None`` measures it here.
 
     >>> cost = measure_cost(nn.Linear(3, 2), torch.zeros(1, 3))
     >>> cost["parameters"], cost["flops"], cost["latency_ms"]["batch_size"], cost["warnings"]
     (8, 12, 1, [])
     """
     flops, warning = count_flops(model, example)
-    on_cpu = all(tensor.is_cpu for tensor in (*model.parameters(), *model.buffers()))
-    cpu_model = model if on_cpu else copy_module(model).cpu()
-    sample = _map_tensors(_first_sample(example), Tensor.cpu)
-    with eval_mode(cpu_model):
-        latency = measure_latency(lambda: _call(cpu_model, sample))
     return {
+        "architecture": hash_structure(model),
         "parameters": count_parameters(model),
         "flops": flops,
         "bytes": weights_file_size(model),
-        "latency_ms": latency,
+        "latency_ms": latency or measure_latencies_by_structure({"": model}, example)[""],
         "warnings": [warning] if warning else [],
     }
 

@@ -6,10 +6,13 @@ import math
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
 from limbeck.core.metric_spec import MetricSpec
 from limbeck.utils.durations import format_duration as format_duration  # a filter of the templates
+
+if TYPE_CHECKING:
+    from limbeck.report.latency import LatencyInterval
 
 MISSING = "–"
 _UNIT_PATTERN = r"%|k|M|G|T|B|kB|MB|GB|TB|ms|s|min|h|points?|examples|times?|steps"
@@ -197,6 +200,15 @@ def format_relative_cost(value: float | None, reference: float | None) -> str:
         return "=" if value == reference else "≈"
     low, high = sorted((value, reference))
     return f"{'÷' if value < reference else '×'}{format_ratio(high, low).removesuffix('×')}"
+
+
+def format_relative_latency(latency: LatencyInterval | None, reference: LatencyInterval | None) -> str:
+    """A latency relative to ``reference``, as :func:`format_relative_cost`; ≈ where their intervals overlap."""
+    if latency is None or reference is None:
+        return MISSING
+    if latency != reference and latency.equals(reference):
+        return "≈"
+    return format_relative_cost(latency.median, reference.median)
 
 
 def join_number_and_unit(text: str) -> str:

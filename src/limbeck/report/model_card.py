@@ -12,9 +12,11 @@ from typing import Any
 
 from limbeck.core.errors import LimbeckError
 from limbeck.report.html.templates import load_template
+from limbeck.report.latency import model_latencies
 from limbeck.report.record import Record
 from limbeck.report.record_io import read_record
 from limbeck.report.record_sections import SplitMetrics
+from limbeck.report.verdict import classify_interval
 from limbeck.utils.io import write_text
 
 _HUB_DATASETS = {
@@ -48,7 +50,8 @@ def write_model_card(run_dir: Path, *, license: str = "other") -> Path:
     body = load_template("model_card.md.j2", folder=Path(__file__).parent).render(
         record=record, license=license, student=record.distilled, metrics=metrics,
         specs=[spec for spec in record.metric_specs if metrics and metrics.metrics.get(spec.name) is not None],
-        pipeline_tag=_pipeline_tag(record),
+        pipeline_tag=_pipeline_tag(record), latencies=model_latencies(record.models),
+        outcome=classify_interval(record.verdict.interval if record.verdict else None),
     )  # fmt: skip
     text = f"{_render_front_matter(record, metrics, license)}{body.rstrip()}\n"
     return write_text(run_dir / "README.md", text)

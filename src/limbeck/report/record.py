@@ -70,6 +70,7 @@ class Record(TaskMetrics):
     early_exits: dict[str, ExtraModel] = Field(default_factory=dict)
     ensemble: ExtraModel | None = None
     examples: list[ExampleRecord] = Field(default_factory=list)
+    training_batch: list[ExampleRecord] = Field(default_factory=list)
     warnings: list[CoercedStr] = Field(default_factory=list)
     cache: dict[str, CacheStats] = Field(default_factory=dict)
     files: dict[str, FileDigest] = Field(default_factory=dict)

@@ -23,9 +23,11 @@ class RecordSection(BaseModel):
 
 
 class Latency(RecordSection):
-    """Milliseconds per call."""
+    """Milliseconds per call; ``low`` and ``high`` are the 95 % interval of the median."""
 
     median: OptionalFloat = None
+    low: OptionalFloat = None
+    high: OptionalFloat = None
     p95: OptionalFloat = None
     batch_size: OptionalInt = None
     num_threads: OptionalInt = None
@@ -84,10 +86,11 @@ class Resources(RecordSection):
 
 
 class ModelRecord(RecordSection):
-    """One model of the run."""
+    """One model of the run; ``architecture`` is a hash of its structure, without the weights."""
 
     role: Role
     title: CoercedStr = ""
+    architecture: str | None = None
     parameters: OptionalInt = None
     flops: OptionalFloat = None
     bytes: OptionalInt = None
@@ -256,7 +259,7 @@ class PanelRecord(RecordSection):
 
 
 class ExampleRecord(RecordSection):
-    """One test sample with its input, its target and the prediction of each model."""
+    """One test sample with its input, its target and the prediction of each model; a training sample has none."""
 
     sample_id: int
     input: PanelRecord

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from limbeck.report.formatting import (
     format_latency,
     format_percent,
 )
+from limbeck.report.latency import model_latencies
 from limbeck.report.record_io import parse_record
 from limbeck.report.task_metrics import TaskMetrics
 
@@ -75,7 +77,7 @@ def render_text(*renderables: RenderableType, width: int = 100) -> str:
     with console.capture() as capture:
         for renderable in renderables:
             console.print(renderable)
-    return "\n".join(line.rstrip() for line in capture.get().strip("\n").splitlines())
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n")
 
 
 def render_summary_table(record: Mapping[str, Any]) -> str:
@@ -87,9 +89,10 @@ def render_summary_table(record: Mapping[str, Any]) -> str:
     parsed = parse_record(record)
     metrics = parsed.get_metrics(parsed.distilled)
     rows, specs = list[tuple[str, ...]](), parsed.metric_specs[:_MAX_SUMMARY_METRICS]
+    latencies = model_latencies(parsed.models)
     for name, model in parsed.ordered_models():
         values = [spec.format(parsed.get_metric(model, spec.name)) for spec in specs]
-        latency = model.latency_ms.median if model.latency_ms else None
+        latency = latencies[name].median if name in latencies else None
         rows.append(
             (_STUDENT_LABELS.get(model.role, name), *values, format_count(model.parameters), format_latency(latency))
         )  # fmt: skip
@@ -104,32 +107,53 @@ def render_summary_table(record: Mapping[str, Any]) -> str:
     )
 
 
-def render_compare_table(comparison: Comparison) -> str:
-    """A comparison as plain text: the table, then the verdicts, then the number of unfinished trials."""
-    metrics = comparison.task_metrics
-    with_interval = (metrics.primary_spec.heading, "Gain")
+def render_compare_table(comparison: Comparison, *, width: int | None = None) -> str:
+    """A comparison as plain text: the table, then the verdicts, then the number of unfinished trials.
+
+    Args:
+        comparison: the variants.
+        width: in characters; ``None``: of the terminal, or 80. Names are whole; columns that do not fit follow in a
+            second table.
+    """
+    metrics, width = comparison.task_metrics, width or shutil.get_terminal_size((80, 24)).columns
     columns = [
-        column for column in non_empty_columns(metric_columns(metrics), comparison.variants)
-        if column.heading in (*with_interval, *_COMPARE_HEADINGS)
+        column for column in non_empty_columns(metric_columns(metrics, comparison.variants), comparison.variants)
+        if column.heading in (metrics.primary_spec.heading, *_COMPARE_HEADINGS)
     ]  # fmt: skip
-    rows = []
-    for variant in comparison.variants:
-        cells = [(column.heading, column.make_cell(variant)) for column in columns]
-        texts = [
-            f"{cell.text}\n{cell.detail}" if cell.detail and heading in with_interval else cell.text
-            for heading, cell in cells
-        ]
-        rows.append((variant.name, str(comparison.count_seeds(variant.name)), *texts))
+    names, seeds = ([variant.name for variant in comparison.variants], "seeds")
+    cells = {seeds: [str(comparison.count_seeds(name)) for name in names]}
+    for column in columns:
+        texts = map(column.make_cell, comparison.variants)
+        cells[fill(format_heading(column), _HEADING_WIDTH)] = ["\n".join(filter(None, cell[:2])) for cell in texts]
     num_samples_note = "" if comparison.num_samples is None else f", n = {comparison.num_samples:,}"
-    table = make_table(
-        ["variant"], ["seeds", *map(format_heading, columns)], rows, wrap="variant",
-        title=f"{comparison.title}: {comparison.split} split{num_samples_note}",
-    )  # fmt: skip
-    lines = [render_text(table), *(variant.verdict for variant in comparison.variants if variant.verdict)]
+    title, tables = f"{comparison.title}: {comparison.split} split{num_samples_note}", []
+    for headings in _split_columns(names, cells, width):
+        rows = zip(names, *(cells[heading] for heading in headings), strict=True)
+        tables.append(render_text(make_table(["variant"], headings, rows, title=title), width=10_000))
+        title = ""
+    lines = ["\n\n".join(tables), *(variant.verdict for variant in comparison.variants if variant.verdict)]
     states = ", ".join(f"{count} {state}" for state, count in comparison.states.items() if state != "done")
     if states:
         lines.append(f"Not finished: {states} of {len(comparison.trials)}.")
     return "\n".join(lines)
+
+
+def _split_columns(names: Sequence[str], cells: Mapping[str, Sequence[str]], width: int) -> list[list[str]]:
+    """The headings of ``cells`` in groups that fit into ``width`` beside ``names``."""
+
+    def column_width(texts: Iterable[str]) -> int:
+        return 3 + max(len(line) for text in texts for line in text.splitlines() or [""])
+
+    first = column_width(["variant", *names])
+    groups, used = [list[str]()], first
+    for heading, texts in cells.items():
+        needed = column_width([heading, *texts])
+        if used + needed > width and groups[-1]:
+            groups.append([])
+            used = first
+        groups[-1].append(heading)
+        used += needed
+    return groups
 
 
 def render_candidates_table(selection: Mapping[str, Any]) -> str:

@@ -1,19 +1,23 @@
-"""Wall-clock time of calls, as median and 95th percentile in milliseconds."""
+"""Wall-clock time of calls: median with a 95 % interval, and 95th percentile, in milliseconds."""
 
 from __future__ import annotations
 
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
 import torch
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["measure_latencies", "measure_latency"]
+__all__ = ["measure_latencies", "measure_latency", "median_interval"]
+
+_NUM_BLOCKS = 20
+"""Blocks of successive calls. Neighboring calls are alike, so the interval is of the medians of blocks."""
 
 
 def measure_latency(
@@ -31,10 +35,11 @@ def measure_latency(
         max_seconds: seconds after which no further call starts.
 
     Returns:
-        ``median`` and ``p95`` (nearest rank) in ms, ``num_repeats``, ``batch_size`` and ``num_threads``.
+        ``median``, its 95 % interval ``low`` and ``high`` (:func:`median_interval` of blocks of calls), and ``p95``
+        (nearest rank) in ms, ``num_repeats``, ``batch_size`` and ``num_threads``.
 
     >>> sorted(measure_latency(lambda: None, repeats=5))
-    ['batch_size', 'median', 'num_repeats', 'num_threads', 'p95']
+    ['batch_size', 'high', 'low', 'median', 'num_repeats', 'num_threads', 'p95']
     """
     if repeats < 1 or warmup < 0:
         raise LimbeckError(f"repeats must be at least 1 and warmup at least 0, got {repeats} and {warmup}")
@@ -42,7 +47,9 @@ def measure_latency(
         start = time.perf_counter()
         _collect_durations(fn, max_calls=max(warmup, 1), deadline=start + max_seconds / 5)
         durations = _collect_durations(fn, max_calls=repeats, deadline=start + max_seconds)
-    return {**_summarize(durations), "batch_size": batch_size, "num_threads": num_threads}
+    size = -(-len(durations) // _NUM_BLOCKS)
+    blocks = [durations[start : start + size] for start in range(0, len(durations), size)]
+    return {**_summarize(blocks), "batch_size": batch_size, "num_threads": num_threads}
 
 
 def measure_latencies(
@@ -61,7 +68,7 @@ def measure_latencies(
     """
     if rounds < 1 or calls_per_round < 1:
         raise LimbeckError(f"rounds and calls_per_round must be at least 1, got {rounds} and {calls_per_round}")
-    durations: dict[str, list[float]] = {name: [] for name in calls}
+    blocks: dict[str, list[list[float]]] = {name: [] for name in calls}
     with torch_threads(num_threads):
         end = time.perf_counter() + max_seconds * len(calls)
         for round_index in range(rounds):
@@ -71,9 +78,21 @@ def measure_latencies(
                 for _ in range(warmup):
                     fn()
                 deadline = time.perf_counter() + max_seconds / rounds
-                durations[name] += _collect_durations(fn, max_calls=calls_per_round, deadline=deadline)
+                blocks[name].append(_collect_durations(fn, max_calls=calls_per_round, deadline=deadline))
     settings = {"batch_size": batch_size, "num_threads": num_threads}
-    return {name: {**_summarize(values), **settings} for name, values in durations.items()}
+    return {name: {**_summarize(values), **settings} for name, values in blocks.items()}
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of the median by order statistics; of fewer than 6 values, which have none, the range.
+
+    >>> median_interval(range(1, 21)), median_interval([3.0, 1.0, 2.0])
+    ((6, 15), (1.0, 3.0))
+    """
+    ordered, n = sorted(values), len(values)
+    tails = accumulate(math.comb(n, k) / 2**n for k in range(n))
+    rank = sum(tail <= 0.025 for tail in tails)
+    return ordered[max(rank - 1, 0)], ordered[n - max(rank, 1)]
 
 
 @contextmanager
@@ -99,6 +118,12 @@ def _collect_durations(fn: Callable[[], object], *, max_calls: int, deadline: fl
     return durations
 
 
-def _summarize(durations: list[float]) -> dict[str, Any]:
-    p95 = sorted(durations)[math.ceil(0.95 * len(durations)) - 1]
-    return {"median": 1e3 * statistics.median(durations), "p95": 1e3 * p95, "num_repeats": len(durations)}
+def _summarize(blocks: Sequence[Sequence[float]]) -> dict[str, Any]:
+    durations = sorted(seconds for block in blocks for seconds in block)
+    median, p95 = statistics.median(durations), durations[math.ceil(0.95 * len(durations)) - 1]
+    low, high = median_interval([statistics.median(block) for block in blocks])
+    # The median of all calls can lie outside of that of few blocks.
+    low, high = min(low, median), max(high, median)
+    return {
+        "median": 1e3 * median, "low": 1e3 * low, "high": 1e3 * high, "p95": 1e3 * p95, "num_repeats": len(durations)
+    }  # fmt: skip

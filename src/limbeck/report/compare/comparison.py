@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from limbeck.core.roles import Role
+from limbeck.report.latency import LatencyInterval
 from limbeck.report.metrics_csv import TrainingCurve
 from limbeck.report.task_metrics import TaskMetrics
 from limbeck.report.verdict import Outcome
@@ -110,7 +111,7 @@ class TrainingCost:
 
 @dataclass(frozen=True, kw_only=True)
 class VariantResult:
-    """One variant over its seeds; latency is in ms, size in bytes.
+    """One variant over its seeds; the latency is that of its architecture, over all variants, and size is in bytes.
 
     ``metrics`` are by name, in their own scale. ``baseline`` is the variant it is compared with; ``None`` where it is
     the baseline itself, or where there is none.
@@ -130,11 +131,21 @@ class VariantResult:
     parameters: int | None = None
     flops: float | None = None
     bytes: int | None = None
-    latency_ms: float | None = None
+    latency: LatencyInterval | None = None
     steps: int | None = None
     resources: TrainingCost = TrainingCost()
     class_changes: tuple[ClassChange, ...] = ()
     curves: tuple[TrainingCurve, ...] = ()
+
+    @property
+    def latency_ms(self) -> float | None:
+        """The median of :attr:`latency`."""
+        return self.latency.median if self.latency else None
+
+    @property
+    def significant_gap(self) -> float | None:
+        """The fraction of the gap recovered; ``None`` without a significant gain or loss, of which none is stated."""
+        return self.gap_recovered.fraction if self.gap_recovered and self.outcome in ("improves", "degrades") else None
 
     @property
     def is_student(self) -> bool:

@@ -10,13 +10,13 @@ import csv
 import io
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from operator import attrgetter
 from typing import Any, Final, Literal, NamedTuple
 
 from limbeck.core.metric_spec import MetricSpec
-from limbeck.report.compare.comparison import Comparison, GapRecovered, PairedGain, SeedMean, VariantResult
+from limbeck.report.compare.comparison import Comparison, PairedGain, SeedMean, VariantResult
 from limbeck.report.formatting import (
     escape_markdown,
     format_bytes,
@@ -51,7 +51,10 @@ class TableCell(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column: heading, unit, the better direction, its value of a variant, and the format of a number."""
+    """A column: heading, unit, the better direction, its value of a variant, and the format of a number.
+
+    A value is a number, a mean over seeds, or a gain, whose interval is the second line of its cell.
+    """
 
     heading: str
     unit: str
@@ -60,24 +63,34 @@ class Column(NamedTuple):
     formatter: Callable[[float | None], str]
 
     def make_cell(self, variant: VariantResult) -> TableCell:
-        """The cell of a variant: a number, or an estimate with its interval."""
+        """The cell of a variant."""
         value = self.get_value(variant)
-        if not isinstance(value, SeedMean | PairedGain | GapRecovered):
-            return TableCell(self.formatter(value), "", value)
-        detail = " to ".join(map(self.formatter, value.interval)) if value.interval else ""
-        return TableCell(self.formatter(value.mean), detail, value.mean)
+        if isinstance(value, PairedGain):
+            detail = " to ".join(map(self.formatter, value.interval)) if value.interval else ""
+            return TableCell(self.formatter(value.mean), detail, value.mean)
+        number = value.mean if isinstance(value, SeedMean) else value
+        return TableCell(self.formatter(number), "", number)
 
 
-def metric_columns(metrics: TaskMetrics) -> list[Column]:
-    """The primary metric with the gain and the recovered gap, the other metrics, and the cost of inference."""
+def metric_columns(metrics: TaskMetrics, variants: Sequence[VariantResult]) -> list[Column]:
+    """The primary metric with the gain and the recovered gap, the other metrics, and the cost of inference.
+
+    Only gains have intervals, all of one kind: over seeds where any variant has several, else over test samples.
+    """
     primary, by_metric = metrics.primary_spec, [_metric_column(spec) for spec in metrics.metric_specs]
+    has_seeds = any(variant.gain and variant.gain.resampled_unit == "seeds" for variant in variants)
+
+    def get_gain(variant: VariantResult) -> PairedGain | None:
+        gain = variant.gain
+        return gain and (replace(gain, sample_interval=None) if has_seeds else gain)
+
     return [
         _metric_column(primary),
         Column(
-            "Gain", primary.difference_unit, "higher", attrgetter("gain"), partial(format_gain_number, metric=primary)
+            "Gain", primary.difference_unit, "higher", get_gain, partial(format_gain_number, metric=primary)
         ),
         Column(
-            "Gap recovered", "%", "higher", attrgetter("gap_recovered"), partial(format_percent_value, digits=0)
+            "Gap recovered", "%", "higher", attrgetter("significant_gap"), partial(format_percent_value, digits=0)
         ),
         *(column for column in by_metric if column.heading != primary.heading),
         Column("Parameters", "", "lower", attrgetter("parameters"), format_count),
@@ -145,7 +158,9 @@ def to_latex(comparison: Comparison) -> str:
 
 def _text_rows(comparison: Comparison) -> list[list[str]]:
     """The headings, and a row of text for each variant."""
-    columns = non_empty_columns((*metric_columns(comparison.task_metrics), *COST_COLUMNS), comparison.variants)
+    columns = non_empty_columns(
+        (*metric_columns(comparison.task_metrics, comparison.variants), *COST_COLUMNS), comparison.variants
+    )
     rows = [["Variant", "Seeds", *map(format_heading, columns), "Verdict"]]
     for variant in comparison.variants:
         cells = [column.make_cell(variant) for column in columns]
@@ -173,7 +188,9 @@ def _csv_row(variant: VariantResult, comparison: Comparison) -> dict[str, str | 
         "gain_num_seeds": gain and gain.num_seeds, "gap_recovered": gap and gap.fraction, "gap_low": gap and gap.low,
         "gap_high": gap and gap.high, "outcome": variant.outcome if variant.verdict else "",
         "verdict_text": _escape_csv(variant.verdict), "parameters": variant.parameters, "flops": variant.flops,
-        "bytes": variant.bytes, "latency_ms": variant.latency_ms, "steps": variant.steps, **asdict(variant.resources),
+        "bytes": variant.bytes, "latency_ms": variant.latency_ms,
+        "latency_low": variant.latency and variant.latency.low,
+        "latency_high": variant.latency and variant.latency.high, "steps": variant.steps, **asdict(variant.resources),
     }  # fmt: skip
 
 
@@ -186,7 +203,8 @@ COST_COLUMNS: Final = (
     Column("Steps", "", "lower", attrgetter("steps"), format_integer),
     Column("Training time", "", "lower", attrgetter("resources.seconds"), format_duration),
     Column("CPU time", "", "lower", attrgetter("resources.cpu_seconds"), format_duration),
-    Column("GPU time", "", "lower", attrgetter("resources.gpu_seconds"), format_duration),
+    # Without a GPU it is 0, which is no measurement.
+    Column("GPU time", "", "lower", lambda variant: variant.resources.gpu_seconds or None, format_duration),
     Column("Energy", "J", "lower", attrgetter("resources.joules"), format_integer),
     Column("Size", "", "lower", attrgetter("bytes"), format_bytes),
     Column("FLOPs per sample", "", "lower", attrgetter("flops"), format_count),

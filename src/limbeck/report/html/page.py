@@ -10,10 +10,14 @@ from typing import Any
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.roles import Role
+from limbeck.report.confusion import load_confusion
 from limbeck.report.html.templates import load_template, read_asset
+from limbeck.report.latency import model_latencies
 from limbeck.report.metrics_csv import load_curves, load_temperatures
 from limbeck.report.plots.curves import (
+    describe_constants,
     plot_gradient_ratios,
+    plot_learning_rate,
     plot_loss_components,
     plot_loss_shares,
     plot_temperatures,
@@ -36,9 +40,10 @@ _Students = list[tuple[str, Role, StudentFidelity]]
 
 
 def write_report(run_dir: Path) -> Path:
-    """Write ``run_dir/report.html`` from ``record.json``, ``metrics.csv`` and ``temperatures.csv``; returns its path.
+    """Write ``run_dir/report.html`` from the record, the metrics and the predictions in ``run_dir``; returns its path.
 
-    The output is deterministic. Without ``metrics.csv`` the page has no curves.
+    The output is deterministic. Without ``metrics.csv`` the page has no curves, and without ``predictions.safetensors``
+    no confusion matrix.
 
     Raises:
         LimbeckError: there is no record, or it is not the record of a finished run.
@@ -58,11 +63,11 @@ def render_report(run_dir: Path) -> str:
             "give the folder of the study to `limbeck compare`"
         )
     warning = integrity_warning(run_dir)
-    students = _list_students(record)
+    students, latencies = _list_students(record), model_latencies(record.models)
     models = [(name, record.display_name(name), model) for name, model in record.ordered_models()]
     return load_template("report.html.j2").render(
         record=record, models=models, csp=_CONTENT_SECURITY_POLICY, style=read_asset("report.css"), rule=RULE,
-        students=students,
+        students=students, latencies=latencies, confusion=load_confusion(run_dir, record),
         warnings=[*([warning] if warning else []), *record.warnings], png_size=png_size,
         has_correct=any(
             panel.correct is not None for example in record.examples for panel in example.predictions.values()
@@ -127,15 +132,18 @@ def _draw_plots(record: Record, run_dir: Path, students: _Students) -> dict[str,
         plot = plot_reliability(metrics, role=model.role, title=label, name=f"reliability{index}")
         reliability_plots += [(label, model.role, metrics, plot)] if plot else []
     validation_plot, loss_plot = plot_validation_curves(record, curves), plot_loss_components(curve)
+    constants = describe_constants(curve, temperatures)
     training_plots = {
         f"Validation {record.monitored_spec.text}": validation_plot,
         "Training loss of the distilled student": loss_plot,
+        "Learning rate of the distilled student": plot_learning_rate(curve),
         "Share of each loss": plot_loss_shares(curve),
         "Gradient norm relative to the supervised loss": plot_gradient_ratios(curve),
         "Temperature": plot_temperatures(curve, temperatures),
     }
     return {
-        "training_plots": training_plots, "validation_plot": validation_plot, "loss_plot": loss_plot,
+        "training_plots": training_plots, "constants": constants,
+        "validation_plot": validation_plot, "loss_plot": loss_plot,
         "reliability_plots": reliability_plots,
         "latency_plot": plot_metric_vs_latency(record),
         "cka_plots": [

@@ -1,10 +1,10 @@
-"""Curves by optimizer step: the validation metric, and the losses, gradient norms and temperatures of the student."""
+"""Curves by optimizer step: the validation metric; losses, gradients, learning rate, temperatures of the student."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, Literal
 
@@ -19,8 +19,10 @@ from limbeck.report.record import Record
 
 _MARKER_LIMIT = 12
 """Lines with fewer points have markers."""
+_MAX_HOVER_STEPS = 60
 _Points = tuple[list[float], list[float]]
-_Series = Mapping[str, Sequence[float]]
+_Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+"""Steps and values by name."""
 
 
 def plot_validation_curves(record: Record, curves: Mapping[str, TrainingCurve]) -> Plot | None:
@@ -73,7 +75,9 @@ def plot_loss_components(curve: TrainingCurve | None) -> Plot | None:
     if max(total) > axis_max:
         note += f" Higher values of the first steps, up to {max(total):.3g}, are cut off."
     marker: Literal["area", "line"] = "area" if is_stacked else "line"
-    return _finish_plot(ax, curve, curve.losses, "losses", "Components of the training loss", note, marker)
+    return _finish_plot(
+        ax, curve, _by_step(curve, curve.losses), "losses", "Components of the training loss", note, marker
+    )
 
 
 def plot_temperatures(
@@ -81,16 +85,10 @@ def plot_temperatures(
 ) -> Plot | None:
     """The mean temperature of each loss, with a band from the minimum to the maximum where they differ.
 
-    By step for the losses in ``series_by_loss``, and by epoch for others.
+    By step for the losses in ``series_by_loss``, and by epoch for others. ``None`` where all are constant.
     """
-    if curve is None:
-        return None
-    series = dict(series_by_loss or {})
-    minima, maxima = (curve.columns_by_loss(f"temperature_{bound}") for bound in ("min", "max"))
-    for loss, means in curve.columns_by_loss("temperature").items():
-        bounds = (minima.get(loss, means), maxima.get(loss, means))
-        series.setdefault(loss, TemperatureSeries(curve.steps, means, *bounds))
-    if not series:
+    series = _temperature_series(curve, series_by_loss)
+    if curve is None or all(map(_is_constant, series.values())):
         return None
     ax, note = ink.make_plot(220), ""
     for steps, mean, low, high in series.values():
@@ -100,8 +98,36 @@ def plot_temperatures(
             note = "The band goes from the minimum to the maximum."
     values = [value for item in series.values() for column in item[1:] for value in column if math.isfinite(value)]
     ax.set_ylim(max(0.0, 0.9 * min(values)), 1.1 * max(values))
-    means_by_loss = {loss: loss_series.mean for loss, loss_series in series.items()}
-    return _finish_plot(ax, curve, means_by_loss, "temperatures", "Temperature by step", note)
+    means = {loss: (loss_series.steps, loss_series.mean) for loss, loss_series in series.items()}
+    return _finish_plot(ax, curve, means, "temperatures", "Temperature by step", note)
+
+
+def plot_learning_rate(curve: TrainingCurve | None) -> Plot | None:
+    """The learning rate of the first parameter group at the end of each epoch; ``None`` where it is constant."""
+    steps, values = learning_rates(curve)
+    if curve is None or len(set(values)) < 2:
+        return None
+    ax = ink.make_plot(220, left=62)
+    _draw_line(ax, steps, values)
+    ax.set_ylim(0, 1.06 * max(values))
+    return _finish_plot(ax, curve, {"learning rate": (steps, values)}, "rates", "Learning rate by step")
+
+
+def learning_rates(curve: TrainingCurve | None) -> _Points:
+    """Steps and learning rates; empty where ``metrics.csv`` holds none."""
+    return _finite_points(curve.steps, curve.columns.get("lr", (math.nan,) * len(curve.steps))) if curve else ([], [])
+
+
+def describe_constants(
+    curve: TrainingCurve | None, series_by_loss: Mapping[str, TemperatureSeries] | None = None
+) -> str:
+    """Learning rate and temperatures that did not change, which have no plot; empty where there is none."""
+    series, rates = _temperature_series(curve, series_by_loss), learning_rates(curve)[1]
+    texts = [f"learning rate {rates[0]:.3g}"] if len(set(rates)) == 1 else []
+    if series and all(map(_is_constant, series.values())):
+        values = ", ".join(f"{loss} {item.mean[0]:.3g}" for loss, item in series.items())
+        texts.append(f"temperature of {values}")
+    return f"Constant over the training: {'; '.join(texts)}." if texts else ""
 
 
 def plot_loss_shares(curve: TrainingCurve | None) -> Plot | None:
@@ -114,7 +140,7 @@ def plot_loss_shares(curve: TrainingCurve | None) -> Plot | None:
         _draw_line(ax, curve.steps, values)
     ax.set_ylim(0, 1.02)
     ax.yaxis.set_major_formatter(lambda value, _: format_percent(value, digits=0))
-    return _finish_plot(ax, curve, shares, "shares", "Share of each loss by step")
+    return _finish_plot(ax, curve, _by_step(curve, shares), "shares", "Share of each loss by step")
 
 
 def plot_gradient_ratios(curve: TrainingCurve | None) -> Plot | None:
@@ -136,7 +162,9 @@ def plot_gradient_ratios(curve: TrainingCurve | None) -> Plot | None:
         "Norm of the gradient of each weighted loss in the student's parameters, relative to that of the supervised "
         "loss; measured on one batch at intervals. The dotted line marks equal norms."
     )
-    return _finish_plot(ax, curve, ratios, "ratios", "Gradient norm relative to the supervised loss", note)
+    return _finish_plot(
+        ax, curve, _by_step(curve, ratios), "ratios", "Gradient norm relative to the supervised loss", note
+    )
 
 
 def _plot_validation(
@@ -175,7 +203,43 @@ def _plot_validation(
     if not metric.higher_is_better and max(map(max, values)) > high:
         notes.append(f"The axis ends at {high:.4g} {metric.unit}; higher values of the first steps are cut off.")
     alt_text = f"Validation {metric.text} by step: {'; '.join(entry.label for entry in legend)}."
-    return ink.render_plot(ax, name, alt_text, " ".join(notes), legend)
+    means_by_label = {label: _mean_curve(seed_points) for label, _, seed_points in lines}
+    hover = _hover_columns(means_by_label, lambda value: metric.format(value / scale))
+    return ink.render_plot(ax, name, alt_text, " ".join(notes), legend, hover=hover)
+
+
+def _hover_columns(series: _Series, formatter: Callable[[float], str]) -> list[ink.HoverPoint]:
+    """For each step the values of all series; of many steps evenly chosen ones."""
+    values_by_step: dict[float, list[str]] = {}
+    for label, (steps, values) in series.items():
+        for step, value in zip(steps, values, strict=True):
+            values_by_step.setdefault(step, []).append(f"{label}: {formatter(value)}")
+    steps = sorted(values_by_step)
+    stride = -(-len(steps) // _MAX_HOVER_STEPS)
+    shown = steps[::-1][::stride]  # the last step is among them
+    return [ink.HoverPoint(step, None, "\n".join([f"step {step:,.0f}", *values_by_step[step]])) for step in shown[::-1]]
+
+
+def _temperature_series(
+    curve: TrainingCurve | None, series_by_loss: Mapping[str, TemperatureSeries] | None
+) -> dict[str, TemperatureSeries]:
+    if curve is None:
+        return {}
+    series = dict(series_by_loss or {})
+    minima, maxima = (curve.columns_by_loss(f"temperature_{bound}") for bound in ("min", "max"))
+    for loss, means in curve.columns_by_loss("temperature").items():
+        bounds = (minima.get(loss, means), maxima.get(loss, means))
+        series.setdefault(loss, TemperatureSeries(curve.steps, means, *bounds))
+    return series
+
+
+def _is_constant(series: TemperatureSeries) -> bool:
+    values = [value for column in series[1:] for value in column if math.isfinite(value)]
+    return not values or max(values) - min(values) <= 1e-9 * max(map(abs, values))
+
+
+def _by_step(curve: TrainingCurve, series: Mapping[str, Sequence[float]]) -> dict[str, _Points]:
+    return {name: _finite_points(curve.steps, values) for name, values in series.items()}
 
 
 def _finite_points(steps: Sequence[float], values: Sequence[float]) -> _Points:
@@ -214,11 +278,12 @@ def _finish_plot(
         )  # fmt: skip
     _format_step_axis(ax)
     legend = []
-    for index, (loss, values) in enumerate(series.items()):
+    for index, (loss, (_, values)) in enumerate(series.items()):
         last_value = next(filter(math.isfinite, reversed(values)), math.nan)
         legend.append(ink.LegendEntry(f"t{index % ink.NUM_SERIES + 1}", marker, f"{loss}, last {last_value:.3g}"))
     labels = "; ".join(entry.label for entry in legend)
-    return ink.render_plot(ax, name, f"{title}: {labels}.", note, legend)
+    hover = _hover_columns(series, lambda value: f"{value:.4g}")
+    return ink.render_plot(ax, name, f"{title}: {labels}.", note, legend, hover=hover)
 
 
 def _format_step_axis(ax: Any) -> None:

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from limbeck.core.metric_spec import MetricSpec
-from limbeck.report.compare.comparison import VariantResult
+from limbeck.report.compare.comparison import SeedMean, VariantResult
 from limbeck.report.formatting import format_count, format_milliseconds
+from limbeck.report.latency import LatencyInterval, merge_equal_latencies, model_latencies
 from limbeck.report.plots import style as ink
 from limbeck.report.plots.metric_axis import axis_margin, format_metric_axis
 from limbeck.report.record import Record
 
 _Box = tuple[float, float, float, float]
-_LATENCY_TOLERANCE = 1.05
-"""Latencies whose ratio is below this count as equal: two measurements of one network differ as much."""
+_EQUAL_NOTE = "Latencies whose 95 % intervals overlap are drawn as equal."
 
 
 class ScatterPoint(NamedTuple):
@@ -39,36 +39,46 @@ class ScatterPoint(NamedTuple):
 def plot_metric_vs_latency(record: Record) -> ink.Plot | None:
     """The models of a run with their names; ``None`` where none has both a primary metric and a latency."""
     metric, points, labels = record.primary_spec, list[ScatterPoint](), list[str]()
+    latencies, intervals = model_latencies(record.models), list[LatencyInterval]()
     for name, model in record.ordered_models():
         value = record.get_metric(model, metric.name)
-        latency = model.latency_ms.median if model.latency_ms else None
-        if value is not None and latency:
+        if value is not None and name in latencies:
+            latency = latencies[name].median
             texts = record.display_name(name), f"{format_count(model.parameters)} parameters"
             style = ink.MARKERS[model.role], ink.COLORS[model.role]
+            intervals.append(latencies[name])
             points.append(ScatterPoint(*texts, latency, metric.display_scale * value, model.parameters, *style))
             labels.append(f"{texts[0]} {metric.format(value)} at {latency:.2g} ms")
     if not points:
         return None
+    points = _at_merged_latencies(points, intervals)
     ax = _make_axes(points, metric)
     for point in points:
         draw_point(ax, point)
     label_points(ax, points)
     alt_text = f"{metric.heading} against latency: {'; '.join(labels)}."
-    return ink.render_plot(ax, "tradeoff", alt_text, _direction_note(metric))
+    hover = [
+        ink.HoverPoint(point.latency, point.value, f"{label}\n{_format_latency(interval)}\n{point.subtitle}")
+        for point, label, interval in zip(points, labels, intervals, strict=True)
+    ]
+    note = f"{_direction_note(metric)} {_EQUAL_NOTE}"
+    return ink.render_plot(ax, "tradeoff", alt_text, note, hover=hover)
 
 
 def plot_variant_latencies(
     variants: Sequence[VariantResult], styles: Mapping[str, ink.VariantStyle], metric: MetricSpec
 ) -> ink.Plot | None:
     """The variants of a comparison with their intervals, and a line that joins the Pareto-optimal ones."""
-    scale, means, points, legend = metric.display_scale, [], [], []
+    scale, means, points, legend = metric.display_scale, list[SeedMean](), list[ScatterPoint](), []
+    intervals: list[LatencyInterval] = []
     for variant in variants:
         mean = variant.metrics.get(metric.name)
-        if mean and variant.latency_ms:
+        if mean and variant.latency and variant.latency_ms:
             style = styles[variant.name]
             cost = f"{format_milliseconds(variant.latency_ms)} ms, {format_count(variant.parameters)} parameters"
             text = f"{variant.name}, {metric.format(mean.mean)}, {cost}"
             means.append(mean)
+            intervals.append(variant.latency)
             points.append(
                 ScatterPoint(
                     variant.name, cost, variant.latency_ms, scale * mean.mean, variant.parameters, style.marker,
@@ -78,12 +88,14 @@ def plot_variant_latencies(
             legend.append(ink.LegendEntry(style.color_name, style.marker_class, text))
     if not points:
         return None
+    points = _at_merged_latencies(points, intervals)
     ax = _make_axes(points, metric, [scale * end for mean in means for end in mean.interval or ()])
     front = _pareto_front([(point.latency, point.value) for point in points], sign=metric.sign)
-    ax.step(
-        *zip(*front, strict=True), where="post", color=ink.COLORS["muted"], linewidth=1, linestyle=ink.LINE_STYLES[1],
-        zorder=1,
-    )  # fmt: skip
+    if len(front) > 1:
+        ax.step(
+            *zip(*front, strict=True), where="post", color=ink.COLORS["muted"], linewidth=1,
+            linestyle=ink.LINE_STYLES[1], zorder=1,
+        )  # fmt: skip
     for mean, point in zip(means, points, strict=True):
         if mean.interval:
             ax.vlines(
@@ -91,13 +103,19 @@ def plot_variant_latencies(
             )
         # Small markers in front of large ones.
         draw_point(ax, point, scale=0.8, zorder=3 - point.marker_size / 100)
-    names = ", ".join(point.title for point in points if (point.latency, point.value) in front)
-    note = (
-        f"{_direction_note(metric)} The dashed line joins the Pareto-optimal variants: no other has a better "
-        f"{metric.text} at the same or a lower latency: {names}. Latencies within 5 % count as equal."
-    )
+    note = f"{_direction_note(metric)} {_EQUAL_NOTE}"
+    if len(front) > 1:
+        names = ", ".join(point.title for point in points if (point.latency, point.value) in front)
+        note += (
+            " The dashed line joins the Pareto-optimal variants: no other has a better "
+            f"{metric.text} at the same or a lower latency: {names}."
+        )
     alt_text = f"{metric.heading} against latency: {'; '.join(entry.label for entry in legend)}."
-    return ink.render_plot(ax, "plane", alt_text, note, legend)
+    hover = [
+        ink.HoverPoint(point.latency, point.value, f"{entry.label}\n{_format_latency(interval)}")
+        for point, entry, interval in zip(points, legend, intervals, strict=True)
+    ]
+    return ink.render_plot(ax, "plane", alt_text, note, legend, hover=hover)
 
 
 def draw_point(ax: Any, point: ScatterPoint, *, scale: float = 1.0, zorder: float = 3) -> None:
@@ -163,6 +181,16 @@ def _direction_note(metric: MetricSpec) -> str:
     return f"{direction} and to the left is better. The marker grows with the logarithm of the parameters."
 
 
+def _at_merged_latencies(points: Sequence[ScatterPoint], intervals: Sequence[LatencyInterval]) -> list[ScatterPoint]:
+    merged = merge_equal_latencies(intervals)
+    return [point._replace(latency=latency) for point, latency in zip(points, merged, strict=True)]
+
+
+def _format_latency(interval: LatencyInterval) -> str:
+    median, low, high = map(format_milliseconds, interval)
+    return f"{median} ms, 95 % interval {low} to {high}"
+
+
 def _make_axes(points: Sequence[ScatterPoint], metric: MetricSpec, bounds: Sequence[float] = ()) -> Any:
     ax = ink.make_plot(280, left=axis_margin(metric, 52), right=16, top=14, grid="both")
     set_axis_limits(ax, [point.latency for point in points], [*(point.value for point in points), *bounds], metric)
@@ -173,13 +201,13 @@ def _make_axes(points: Sequence[ScatterPoint], metric: MetricSpec, bounds: Seque
 def _pareto_front(points: Sequence[tuple[float, float]], *, sign: float) -> list[tuple[float, float]]:
     """The points for which no other is better at the same or a lower latency, fastest first.
 
-    >>> points = [(1.0, 0.80), (1.02, 0.90), (3.0, 0.95), (4.0, 0.93)]
+    >>> points = [(1.0, 0.80), (1.0, 0.90), (3.0, 0.95), (4.0, 0.93)]
     >>> _pareto_front(points, sign=1.0), _pareto_front(points, sign=-1.0)
-    ([(1.02, 0.9), (3.0, 0.95)], [(1.0, 0.8)])
+    ([(1.0, 0.9), (3.0, 0.95)], [(1.0, 0.8)])
     """
     return sorted(
         (latency, value) for latency, value in points
-        if not any(sign * other > sign * value and t <= _LATENCY_TOLERANCE * latency for t, other in points)
+        if not any(sign * other > sign * value and t <= latency for t, other in points)
     )  # fmt: skip
 
 

@@ -48,7 +48,12 @@ def plot_reliability(metrics: SplitMetrics | None, *, role: Role, title: str, na
     histogram_ax.set_yticks([0, highest], ["0", format_percent(highest, digits=0)])
     ink.set_label(histogram_ax.xaxis, "confidence")
     ece = format_fixed(metrics.metrics.get("ece"))
-    return ink.render_plot(ax, name, f"{title}: expected calibration error {ece} over {len(bins)} bins, n = {total}.")
+    hover = [
+        ink.HoverPoint(x, y, f"confidence {format_percent(x)}\ncorrect {format_percent(y)}\n{n:,} of {total:,} samples")
+        for x, y, n in points
+    ]
+    alt_text = f"{title}: expected calibration error {ece} over {len(bins)} bins, n = {total}."
+    return ink.render_plot(ax, name, alt_text, hover=hover)
 
 
 def _set_unit_axes(ax: Any) -> None:

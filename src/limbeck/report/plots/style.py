@@ -6,6 +6,7 @@ Matplotlib has no CSS variables, so each color is drawn as a reserved hexadecima
 
 from __future__ import annotations
 
+import html
 import io
 import re
 from collections.abc import Sequence
@@ -49,6 +50,14 @@ class Plot(NamedTuple):
     alt_text: str
     note: str = ""
     legend: Sequence[LegendEntry] = ()
+
+
+class HoverPoint(NamedTuple):
+    """A text that a browser shows over a part of a plot: a circle at data coordinates, or (no ``y``) a whole column."""
+
+    x: float
+    y: float | None
+    text: str
 
 
 class VariantStyle(NamedTuple):
@@ -129,9 +138,34 @@ def set_label(axis: Any, text: str, *, pad: float = 6) -> None:
     axis.labelpad = pad
 
 
-def render_plot(ax: Any, name: str, alt_text: str, note: str = "", legend: Sequence[LegendEntry] = ()) -> Plot:
+def render_plot(
+    ax: Any, name: str, alt_text: str, note: str = "", legend: Sequence[LegendEntry] = (),
+    *, hover: Sequence[HoverPoint] = (),
+) -> Plot:  # fmt: skip
     """The figure of ``ax`` as a plot for a page; ``name`` as in :func:`render_svg`."""
-    return Plot(render_svg(ax.figure, name=name), alt_text, note, legend)
+    svg = render_svg(ax.figure, name=name).removesuffix("</svg>")
+    return Plot(f"{svg}{_hover_marks(ax, hover)}</svg>", alt_text, note, legend)
+
+
+def _hover_marks(ax: Any, hover: Sequence[HoverPoint]) -> str:
+    """Transparent SVG shapes with titles, which browsers show without a script."""
+    box, height = ax.get_window_extent(), ax.figure.get_window_extent().height
+    marks, columns = [], sorted({ax.transData.transform((point.x, 1.0))[0] for point in hover if point.y is None})
+    for point in hover:
+        title = f"<title>{html.escape(point.text)}</title>"
+        if point.y is not None:
+            x, y = ax.transData.transform((point.x, point.y))
+            marks.append(f'<circle class="hover" cx="{x:.1f}" cy="{height - y:.1f}" r="11">{title}</circle>')
+            continue
+        x = ax.transData.transform((point.x, 1.0))[0]
+        index = columns.index(x)
+        left = (columns[index - 1] + x) / 2 if index else box.x0
+        right = (columns[index + 1] + x) / 2 if index + 1 < len(columns) else box.x1
+        marks.append(
+            f'<rect class="hover" x="{left:.1f}" y="{height - box.y1:.1f}" width="{max(right - left, 0.1):.1f}" '
+            f'height="{box.height:.1f}">{title}</rect>'
+        )
+    return "".join(marks)
 
 
 def render_svg(figure: Figure, *, name: str) -> str:

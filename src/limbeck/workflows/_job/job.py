@@ -87,6 +87,7 @@ class Job:
         processes: the processes of the run.
         peers: the students that were trained together with the distilled one.
         early_exits: of the distilled student, after training.
+        latencies: by architecture, each measured once.
     """
 
     plan: ResolvedRecipe
@@ -98,6 +99,7 @@ class Job:
     processes: Processes = field(default_factory=Processes)
     peers: dict[str, nn.Module] = field(default_factory=dict)
     early_exits: dict[str, nn.Module] = field(default_factory=dict)
+    latencies: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_recipe(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -12,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from limbeck import evaluation
+from limbeck.core.errors import format_root_cause
 from limbeck.core.roles import Role
 from limbeck.core.task import DeployableTask, EvaluableTask, Example, ModelInputs, Panel
 from limbeck.data import DataModule, Split, iterate_batches
+from limbeck.data.normalization import NoNormalization
 from limbeck.evaluation import SplitScores, save_predictions
 from limbeck.report.verdict import classify_interval, format_verdict, format_vs_no_assistants
 from limbeck.teachers import ExternalTeacher
@@ -25,6 +28,7 @@ from limbeck.workflows._job.provenance import hash_networks
 
 _NUM_FIDELITY_SAMPLES = 1000
 _NUM_EXAMPLES = 12
+_NUM_BATCH_SAMPLES = 16
 _NUM_RESAMPLES = 10_000
 """The default of the bootstrap; another number is stated in the record."""
 
@@ -85,8 +89,9 @@ def measure_models(
     """
     scores = score_split({**references, **networks}, job.data, job.task, job.data.validation)
     models, warnings = dict[str, Any](), list[str]()
-    for name, network in networks.items():
-        cost, run, (role, title) = measure_inference_cost(network, job.data, job.task), runs[name], labels[name]
+    costs = measure_inference_costs(job, networks)
+    for name, cost in costs.items():
+        run, (role, title) = runs[name], labels[name]
         warnings += [f"{name}: {text}" for text in cost.pop("warnings")]
         models[name] = {
             "role": role, "title": title, **cost, "steps": run.steps if run else None,
@@ -123,13 +128,27 @@ def open_test_set(
     }  # fmt: skip
 
 
-def measure_inference_cost(network: nn.Module, data: DataModule, task: EvaluableTask) -> dict[str, Any]:
-    """Parameters, FLOPs, size and latency of ``network``; of an external teacher, the latency."""
-    sample = example_inputs(data, task)
-    if isinstance(network, ExternalTeacher):
-        latency = evaluation.measure_latency(lambda: network(*sample.args, **sample.kwargs))
-        return {"parameters": None, "flops": None, "bytes": None, "latency_ms": latency, "warnings": []}
-    return evaluation.measure_cost(network, sample)
+def measure_inference_costs(job: Job, networks: Mapping[str, nn.Module]) -> dict[str, dict[str, Any]]:
+    """Parameters, FLOPs, size and latency of each network; of an external teacher, the latency.
+
+    Networks of equal structure have one latency in the whole run; the others are measured in turns.
+    """
+    sample = example_inputs(job.data, job.task)
+    latencies = evaluation.measure_latencies_by_structure(networks, sample, known=job.latencies)
+    costs: dict[str, dict[str, Any]] = {}
+    for name, network in networks.items():
+        if isinstance(network, ExternalTeacher):
+            costs[name] = {
+                "parameters": None,
+                "flops": None,
+                "bytes": None,
+                "latency_ms": latencies[name],
+                "warnings": [],
+            }
+        else:
+            costs[name] = evaluation.measure_cost(network, sample, latency=latencies[name])
+            job.latencies[costs[name]["architecture"]] = latencies[name]
+    return costs
 
 
 def best_teacher(job: Job, models: Mapping[str, Any]) -> str | None:
@@ -206,6 +225,26 @@ def choose_examples(
     with torch.no_grad():
         by_network = {name: job.task.score(network.eval(), batch) for name, network in networks.items()}
     return [_example_to_dict(example) for example in job.task.examples(raw, by_network, data_facts(job.data))]
+
+
+def show_training_batch(job: Job) -> tuple[list[dict[str, Any]], list[str]]:
+    """The first samples of the first batch of the last stage, augmented and not normalized, and warnings."""
+    if not isinstance(job.task, DeployableTask):
+        return [], []
+    training = job.plan.stages[-1].training
+    # The first samples of a smaller batch are those of the batch.
+    repeats = job.data.augmentation.repeats
+    batch_size = min(training.batch_size, repeats * -(-_NUM_BATCH_SAMPLES // repeats))
+    data = replace(job.data, normalization=NoNormalization())
+    batch = data.batches(batch_size=batch_size, batch_tokens=training.batch_tokens).batch(0)
+    try:
+        examples = job.task.examples(batch, {}, data_facts(data))
+    except Exception as error:  # a task of another package
+        return [], [
+            f"the report shows no training batch: {type(job.task).__name__}.examples fails without scores "
+            f"({format_root_cause(error)})"
+        ]
+    return [_example_to_dict(example) for example in examples[:_NUM_BATCH_SAMPLES]], []
 
 
 def _example_indices(task: EvaluableTask, student: SplitScores, reference: SplitScores) -> Tensor:

@@ -32,6 +32,7 @@ from limbeck.report.compare.comparison import (
     TrainingCost,
     VariantResult,
 )
+from limbeck.report.latency import LatencyInterval, architecture_key, pool_latencies
 from limbeck.report.record_sections import ModelRecord
 from limbeck.report.task_metrics import TaskMetrics
 from limbeck.report.verdict import classify_gain, format_gain_verdict
@@ -94,7 +95,7 @@ def summarize_variant(
         outcome=outcome if outcome in ("improves", "degrades", "inconclusive", "unknown") else classify_gain(gain),
         verdict_text=str(verdict.get("text") or text),
         seeds_needed=verdict.get("seeds_needed"),
-        latency_ms=_mean_of_known(entry.latency_ms.median if entry.latency_ms else None for entry in entries),
+        latency=_pool_latency(model, all_trials),
         resources=_summarize_resources(entries),
         class_changes=_per_class_changes(trials_by_seed, baseline_trials, split, spec),
         curves=tuple(trial.curve for trial in variant_trials if trial.curve),
@@ -217,6 +218,18 @@ def _gap_recovered(
     values = [value for name in names if (value := mean_value(name, split, seeds)) is not None]
     gap = gap_recovered(*values, min_gap=spec.min_gap) if len(values) == len(names) else None
     return None if gap is None else GapRecovered(gap)
+
+
+def _pool_latency(model: ModelRecord | None, all_trials: Sequence[TrialResult]) -> LatencyInterval | None:
+    """The latency of the architecture of ``model``, over all models of the comparison that have it."""
+    if model is None:
+        return None
+    entries = [trial.model_entry for trial in all_trials if trial.model_entry]
+    measured = [
+        latency for entry in entries if architecture_key(entry) == architecture_key(model)
+        and (latency := LatencyInterval.from_latency(entry.latency_ms)) is not None
+    ]  # fmt: skip
+    return pool_latencies(measured) if measured else None
 
 
 def _summarize_resources(entries: Sequence[ModelRecord]) -> TrainingCost:

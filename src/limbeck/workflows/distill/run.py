@@ -38,10 +38,11 @@ from limbeck.workflows._job.measure import (
     choose_examples,
     compare_models,
     evaluate_split,
-    measure_inference_cost,
+    measure_inference_costs,
     measure_models,
     measure_student_fidelity,
     open_test_set,
+    show_training_batch,
 )
 from limbeck.workflows._job.provenance import collect_provenance, write_task_file
 from limbeck.workflows._job.run_dir import choose_run_dir, lock_folder, newest_run_dir
@@ -227,28 +228,30 @@ def save_extra_models(
     training); and ``ensemble.json`` for all generations together, where ``networks`` holds them.
     """
     models: dict[str, Any] = {"peers": {}, "early_exits": {}, "ensemble": {}}
-    for name, network in job.peers.items():
-        models["peers"][name] = _measure_extra_model(job, network, "parameters", "flops", "bytes", "latency_ms")
+    for name, entry in _measure_extra_models(job, job.peers, "parameters", "flops", "bytes", "latency_ms").items():
+        models["peers"][name], network = entry, job.peers[name]
         save_weights(network, weights_dir / f"{name}.safetensors", metadata={"recipe": job.recipe.name})
-    for name, network in job.early_exits.items():
-        models["early_exits"][name] = entry = _measure_extra_model(job, network, "flops", "latency_ms")
+    for name, entry in _measure_extra_models(job, job.early_exits, "flops", "latency_ms").items():
+        models["early_exits"][name], network = entry, job.early_exits[name]
         if "onnx" in job.recipe.export.to:
             entry["onnx"] = export_onnx(job, network, job.run_dir / f"student.early_exit-{name}.onnx")
     if job.recipe.generations is not None and networks:
         generations = [networks[name] for name in (*job.recipe.teachers, *job.recipe.assistants, Role.DISTILLED)]
-        models["ensemble"] = _measure_extra_model(job, EnsembleModel(generations), "parameters", "flops", "latency_ms")
+        ensemble = {"ensemble": EnsembleModel(generations)}
+        models |= _measure_extra_models(job, ensemble, "parameters", "flops", "latency_ms")
     models = {kind: entry for kind, entry in models.items() if entry}
     for kind, entry in models.items():
         write_text(job.run_dir / f"{kind}.json", json.dumps(entry, indent=1))
     return models
 
 
-def _measure_extra_model(job: Job, network: nn.Module, *keys: str) -> dict[str, Any]:
-    network.cpu().eval()
-    scores = evaluate_split(network, job.data, job.task, job.data.validation)
-    cost = measure_inference_cost(network, job.data, job.task)
-    validation = {"metrics": dict(scores.metrics), "num_samples": scores.num_samples}
-    return {**{key: cost[key] for key in keys}, "validation": validation}
+def _measure_extra_models(job: Job, networks: Mapping[str, nn.Module], *keys: str) -> dict[str, dict[str, Any]]:
+    networks, models = {name: network.cpu().eval() for name, network in networks.items()}, dict[str, dict[str, Any]]()
+    for name, cost in measure_inference_costs(job, networks).items():
+        scores = evaluate_split(networks[name], job.data, job.task, job.data.validation)
+        validation = {"metrics": dict(scores.metrics), "num_samples": scores.num_samples}
+        models[name] = {**{key: cost[key] for key in keys}, "validation": validation}
+    return models
 
 
 def _measure_models(
@@ -263,7 +266,11 @@ def _measure_models(
     warnings += collect_teacher_warnings(job, networks, models, scores) + _order_warnings(job, models)
     warnings += job.temperature_warnings()
     fidelity = measure_student_fidelity(job, networks, scores, teacher=best_teacher(job, models))
-    return {"models": models, "fidelity": fidelity, "export": {}, "warnings": warnings}
+    training_batch, batch_warnings = show_training_batch(job)
+    return {
+        "models": models, "fidelity": fidelity, "export": {}, "training_batch": training_batch,
+        "warnings": [*warnings, *batch_warnings],
+    }  # fmt: skip
 
 
 def _order_warnings(job: Job, models: Mapping[str, Any]) -> list[str]:

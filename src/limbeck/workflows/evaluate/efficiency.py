@@ -67,7 +67,8 @@ def measure_efficiency(
     if not batch_sizes or min(batch_sizes) < 1:
         raise LimbeckError(f"batch_sizes must be from 1, got {list(batch_sizes)}")
     subset = labeled.subset(torch.arange(min(len(labeled), _NUM_METRIC_SAMPLES)))
-    rows, notes, runtimes = list[dict[str, Any]](), list[str](), list[nn.Module]()
+    rows, notes, runtimes = list[dict[str, Any]](), list[str](), dict[str, nn.Module]()
+    keys: list[str] = []  # of each row: networks of equal structure have one latency in a runtime
     with torch_threads(1):
         for name, network in networks.items():
             settings = {"model": name, "num_threads": 1, "machine": evaluation.get_hardware_info()}
@@ -83,12 +84,13 @@ def measure_efficiency(
                     "agreement": measure_prediction_agreement(predictions, runtime_predictions),
                     "peak_memory": settings["peak_memory"] if is_torch else None, "latency_ms": {},
                 })  # fmt: skip
-                runtimes.append(runtime.model)
+                keys.append(f"{evaluation.hash_structure(network)} {runtime.name} {runtime.precision}")
+                runtimes.setdefault(keys[-1], runtime.model)
         for size, inputs in _latency_inputs(task, subset, batch_sizes, notes):
-            calls = {str(index): partial(_call, model, inputs) for index, model in enumerate(runtimes)}
+            calls = {key: partial(_call, model, inputs) for key, model in runtimes.items()}
             timings = evaluation.measure_latencies(calls, max_seconds=seconds, batch_size=size)
-            for index, row in enumerate(rows):
-                row["latency_ms"][str(size)] = timings[str(index)]
+            for key, row in zip(keys, rows, strict=True):
+                row["latency_ms"][str(size)] = timings[key]
     return {"rows": rows, "notes": list(dict.fromkeys(notes))}
 
 

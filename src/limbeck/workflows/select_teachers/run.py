@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -29,7 +28,7 @@ from limbeck.evaluation import (
     count_parameters,
     get_hardware_info,
     get_package_versions,
-    measure_latencies,
+    measure_latencies_by_structure,
     measure_peak_memory,
     paired_gain,
     weights_file_size,
@@ -219,9 +218,7 @@ def _measure_models(
     metric, inputs = job.task.primary_metric, example_inputs(job.data, job.task)
     networks = {name: candidate.network for name, candidate in candidates.items()} | {"": baseline.network}
     with torch.no_grad():  # measured now and in turns, since latencies of another day cannot be compared
-        latencies = measure_latencies({
-            name: partial(network.cpu().eval(), *inputs.args, **inputs.kwargs) for name, network in networks.items()
-        })  # fmt: skip
+        latencies = measure_latencies_by_structure(networks, inputs)
     baseline_scores = _score(job, baseline.network) if baseline.validation is None else None
     student = _measure_model(job, baseline, baseline_scores, latencies[""]) | {"source": baseline.source}
     models, scores = dict[str, dict[str, Any]](), dict[str, SplitScores]()
