@@ -210,6 +210,98 @@ def test_a_half_written_file_never_stops_the_dashboard(studies, tmp_path, name, 
     assert page.text.rstrip().endswith("</html>")
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("record.json", "[" * 100_000), ("record.json", "{" + '"a": {' * 500 + "}" * 501), ("record.json", "1e999"),
+        ("record.json", "!!python/object/apply:os.system [x]"),
+        ("metrics.csv", "phase,step\nbaseline," + "x" * 200_000),
+        ("metrics.csv", "!!python/object:x {}\n1"), ("metrics.csv", b"\xff\xfe"),
+        ("metrics.csv", "phase,step,stage\nbaseline,1e308,a\nbaseline,1e308,b\nbaseline,1e308,c"),
+        ("recipe.yaml", "stages: [{steps: .inf}]"),
+    ],
+)  # fmt: skip
+def test_a_damaged_run_is_one_row_that_says_so(studies, tmp_path, name, text):
+    studies.write_run(tmp_path / "runs" / "good", 0)
+    folder = started(studies, tmp_path / "runs" / "bad")
+    (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    app = create_app(tmp_path / "runs")
+    index = ask(app, "/")
+    assert index.status == 200
+    states = {path: entry.state for path, entry in list_runs(tmp_path / "runs").items()}
+    assert states == {"good": "finished", "bad": "damaged"}
+    assert '<td class="state failed" data-v="damaged">damaged</td>' in index.text
+    assert str(tmp_path) not in index.text
+    assert ask(app, "/at/bad").status == 200
+
+
+def test_odd_names_and_times_are_rows_too(studies, tmp_path):
+    folder = started(studies, tmp_path / "runs" / "future")
+    os.utime(folder / "metrics.csv", ns=(2**62, 2**62))
+    Path(os.fsdecode(os.fsencode(tmp_path / "runs") + b"/caf\xe9")).mkdir()
+    Path(os.fsdecode(os.fsencode(tmp_path / "runs") + b"/caf\xe9/record.json")).write_text("{}")
+    app = create_app(tmp_path / "runs")
+    text = ask(app, "/").text
+    assert "the name of its folder is not UTF-8" in text
+    assert "future" in text
+    assert ask(app, "/at/caf%EF%BF%BD").status == 200
+
+
+def test_what_has_not_changed_is_read_once(studies, tmp_path, monkeypatch):
+    from limbeck.dashboard import run_index
+
+    folders = [started(studies, tmp_path / name) for name in "ab"]
+    studies.write_run(tmp_path / "done", 0)
+    reads = []
+    read_content = run_index._read_content
+    monkeypatch.setattr(run_index, "_read_content", lambda folder: reads.append(folder.name) or read_content(folder))
+    index = run_index.RunIndex(tmp_path)
+    first = index.read()
+    assert index.read() == first
+    assert sorted(reads) == ["a", "b", "done"]
+    studies.write_metrics_csv(folders[0] / "metrics.csv", {"baseline": 0.8}, steps=240, epochs=8)
+    assert index.read()["a"].phase.step == 240
+    assert sorted(reads) == ["a", "a", "b", "done"]
+    shutil.rmtree(folders[1])
+    assert set(index.read()) == {"a", "done"}
+
+
+def test_requests_that_wait_share_one_search(studies, tmp_path, monkeypatch):
+    from concurrent.futures import ThreadPoolExecutor
+    from threading import Event
+
+    from limbeck.dashboard import run_index
+
+    started(studies, tmp_path / "a")
+    index, began, release, searches, ticks = run_index.RunIndex(tmp_path), Event(), Event(), [], []
+    search, clock = run_index.RunIndex._search, index._clock
+
+    def count_tick(tick):
+        ticks.append(tick)
+        return tick
+
+    index._clock = map(count_tick, clock)  # a generator could not be used by several threads
+
+    def slow_search(self):
+        searches.append(1)
+        began.set()
+        assert release.wait(60)
+        return search(self)
+
+    monkeypatch.setattr(run_index.RunIndex, "_search", slow_search)
+    with ThreadPoolExecutor(20) as pool:
+        first = pool.submit(index.read)
+        assert began.wait(60)
+        others = [pool.submit(index.read) for _ in range(19)]
+        while len(ticks) < 2 + 19:  # every request has arrived
+            time.sleep(0.01)
+        release.set()
+        results = [future.result(60) for future in others]
+    assert len(searches) == 2
+    assert first.result() is not results[0]
+    assert all(result is results[0] for result in results)
+
+
 def test_names_are_words_and_links_are_whole(studies, tmp_path):
     name = "<b>&amp; 'x' \"y\" %2e ?a#b é"
     studies.write_run(tmp_path / name, 0)

@@ -166,6 +166,16 @@ def test_every_way_to_begin_a_formula_is_stopped(comparison, start):
     assert row["variant"].startswith("'")
 
 
+def test_a_heading_is_no_formula_and_no_table_has_control_characters(comparison):
+    metrics = comparison.task_metrics
+    (name, info), *others = metrics.metric_info.items()
+    renamed = metrics.model_copy(update={"metric_info": {name: info, **dict(others), "=1+1": info}})
+    shown = named(replace(comparison, task_metrics=renamed), "a\x1b[2J\x9b0m\u202eb")
+    assert "'=1+1" in next(csv.reader(io.StringIO(to_csv(shown))))
+    for text in (to_csv(shown), to_markdown(shown), to_latex(shown)):
+        assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202e]", text)
+
+
 def test_markdown_has_the_same_number_of_columns_in_every_line(comparison):
     lines = [
         line for line in to_markdown(named(comparison, f"{EVIL}\nnew | line")).splitlines() if line.startswith("|")

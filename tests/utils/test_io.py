@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import sys
 
 import pytest
 from safetensors import SafetensorError
 
 from limbeck.core.errors import LimbeckError
-from limbeck.utils.io import digest, write_atomically
+from limbeck.utils.io import digest, open_no_link, parse_json, remove_leftovers, write_atomically, write_text
 
 FULL = """
 import resource, signal, sys
@@ -112,10 +113,47 @@ def test_invalid_path_raises(tmp_path, name):
 
 
 def test_folder_is_not_overwritten(tmp_path):
-    with pytest.raises(LimbeckError, match="could not be written"):
+    with pytest.raises(LimbeckError, match="must be a file, got a folder"):
         write_atomically(tmp_path, lambda partial: partial.write_text("x"))
 
 
 def test_digest_is_the_sha256(tmp_path):
     (tmp_path / "a").write_bytes(b"alembic")
     assert digest(tmp_path / "a") == hashlib.sha256(b"alembic").hexdigest()
+
+
+def test_no_link_is_written_through(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("kept")
+    (tmp_path / "record.json").symlink_to(victim)
+    (tmp_path / f".record.json.{os.getpid()}.partial").symlink_to(victim)
+    write_text(tmp_path / "record.json", "new")
+    assert (victim.read_text(), (tmp_path / "record.json").read_text()) == ("kept", "new")
+    (tmp_path / "link").symlink_to(victim)
+    with pytest.raises(OSError), open(tmp_path / "link", "a", opener=open_no_link):  # noqa: PT011
+        pass
+
+
+def test_leftovers_of_killed_processes_are_removed_and_nothing_else(tmp_path):
+    kept = [
+        tmp_path / name for name in ("a.partial", ".a.partial", ".a.b.partial", ".notes", ".record.json.12.partial.x")
+    ]
+    removed = [tmp_path / name for name in (".record.json.12.partial", ".student.onnx.4000000.partial")]
+    for path in (*kept, *removed):
+        path.touch()
+    (tmp_path / ".folder.3.partial").mkdir()
+    remove_leftovers(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([*kept, tmp_path / ".folder.3.partial"])
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 101 + "]" * 101, "[" * 100_000, '{"a":' * 5000 + "1" + "}" * 5000, "{", b"\xff"]
+)
+def test_deep_or_damaged_json_is_a_value_error(text):
+    with pytest.raises(ValueError, match=r"nested|Expecting|decode"):
+        parse_json(text)
+
+
+def test_json_of_a_usual_depth_is_read():
+    assert parse_json("[" * 99 + "1" + "]" * 99)
+    assert parse_json('{"a": [1, {"b": null}]}') == {"a": [1, {"b": None}]}

@@ -244,6 +244,39 @@ def test_two_processes_do_not_share_a_folder(tmp_path):
         pass
 
 
+def test_a_lock_that_is_a_link_is_refused(tmp_path):
+    (tmp_path / "victim").write_text("kept")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "victim")
+    message = r"run/.lock must be a file, got a link: remove it"
+    with pytest.raises(limbeck.LimbeckError, match=message), lock_folder(tmp_path / "run"):
+        pass
+    assert (tmp_path / "victim").read_text() == "kept"
+
+
+def test_leftovers_of_a_killed_run_are_removed(tmp_path):
+    (tmp_path / "checkpoint").mkdir()
+    for name in (".record.json.12.partial", "checkpoint/.distilled.pt.12.partial"):
+        (tmp_path / name).touch()
+    with lock_folder(tmp_path):
+        assert list(tmp_path.rglob(".*.partial")) == []
+
+
+def test_a_run_killed_after_its_record_is_completed(run, recipe, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    log_path = folder / "checkpoint" / "test_access.json"
+    log_path.write_text(log_path.read_text().replace("true", "false"))
+    for name in ("README.md", "report.html"):
+        (folder / name).unlink()
+    assert main(["distill", "--resume", "--out", str(folder)]) == 0
+    assert "is finished" in capsys.readouterr().out
+    for name in ("README.md", "report.html"):
+        assert (folder / name).read_text() == (run / name).read_text()
+    assert main(["evaluate", str(folder), "--split", "test"]) == 2
+    assert "was already read" in capsys.readouterr().err
+
+
 def test_a_full_disk_leaves_nothing_half_written(recipe, tmp_path, run_python):
     """Files may not grow beyond 4 kB: the first checkpoint fails, in one sentence."""
     limited = (

@@ -15,7 +15,10 @@ plugins: [PACKAGE]
 task: Classification
 data: Digits
 student: {use: small_cnn}
-stages: [{name: distill, steps: 1, objective: {target: CrossEntropyLoss}}]
+teachers: {big: {use: small_cnn, width: 4}}
+teacher_training: {steps: 1, objective: {target: CrossEntropyLoss}}
+stages: [{name: distill, steps: 1, objective: {kd: KDLoss}}]
+cache: {root: outputs}
 """
 COMMANDS = [
     ["evaluate", "sent"], ["evaluate", "sent", "--all"], ["export", "sent"], ["reproduce", "sent"],

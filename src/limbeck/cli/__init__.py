@@ -20,6 +20,7 @@ from limbeck._version import __version__
 from limbeck.cli.commands import add_commands
 from limbeck.cli.renamed import renamed_message
 from limbeck.core.errors import LimbeckError, StoppedBySignal
+from limbeck.utils.console import print_text
 
 __all__ = ["main", "make_parser"]
 
@@ -54,7 +55,7 @@ def _run(options: dict[str, Any]) -> int:
     with _trust_plugins(options.pop("trust", False)):
         result = run(**options)
     if isinstance(result, str | Path):
-        print(result, end="" if str(result).endswith("\n") else "\n")  # noqa: T201
+        print_text(result, end="" if str(result).endswith("\n") else "\n")
     sys.stdout.flush()
     return result if isinstance(result, int) else 0
 
@@ -182,4 +183,4 @@ def _process_suffix() -> str:
 
 def _print_error(message: str) -> None:
     with suppress(OSError):  # nobody reads stderr any more
-        print(message, file=sys.stderr, flush=True)  # noqa: T201
+        print_text(message, file=sys.stderr)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from limbeck.core.errors import LimbeckError
+from limbeck.utils.console import print_text
 
 __all__ = ["add_commands"]
 
@@ -216,9 +217,9 @@ def _diagnose(*, folder: Path) -> str:
 def _report(*, folder: Path) -> None:
     from limbeck.report import integrity_warning, write_report
 
-    print(write_report(folder))  # noqa: T201
+    print_text(write_report(folder))
     if warning := integrity_warning(folder):
-        print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
+        print_text(f"warning: {warning}", file=sys.stderr)
 
 
 def _model_card(*, folder: Path, license: str) -> Path:
@@ -232,9 +233,9 @@ def _record_check(*, folder: Path) -> int:
 
     problems = check_record(folder)
     for problem in problems:
-        print(problem, file=sys.stderr)  # noqa: T201
+        print_text(problem, file=sys.stderr)
     if not problems:
-        print(f"{folder}: record is intact (hash matches)")  # noqa: T201
+        print_text(f"{folder}: record is intact (hash matches)")
     return int(bool(problems))
 
 

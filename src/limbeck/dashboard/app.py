@@ -7,10 +7,11 @@ anything else.
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.roles import Role
-from limbeck.dashboard.run_index import PhaseProgress, RunEntry, entry_signature, list_runs, read_phases
+from limbeck.dashboard.run_index import RunEntry, RunIndex, read_phases
 from limbeck.report import read_record, render_report
 from limbeck.report.compare.compare_page import render_compare_page
 from limbeck.report.compare.comparison import VariantResult
@@ -28,6 +29,7 @@ from limbeck.report.metrics_csv import load_curves
 from limbeck.report.plots.curves import plot_learning_curves
 from limbeck.report.plots.style import assign_styles
 from limbeck.report.task_metrics import load_task_metrics
+from limbeck.utils.console import print_text
 from limbeck.workflows.compare.run import build_comparison
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ def serve(folder: Path, *, port: int = 8642) -> None:
             f"the dashboard needs the package {error.name}, which is not installed: pip install 'limbeck[dashboard]'"
         ) from None
     with open_socket(port) as server_socket:
-        print(f"http://127.0.0.1:{server_socket.getsockname()[1]}/ shows {folder} until Ctrl-C", flush=True)  # noqa: T201
+        print_text(f"http://127.0.0.1:{server_socket.getsockname()[1]}/ shows {folder} until Ctrl-C")
         settings = uvicorn.Config(
             app, log_level="error", access_log=False, server_header=False, ws="none", lifespan="off",
             timeout_graceful_shutdown=1,
@@ -107,7 +109,7 @@ def create_app(root: Path, *, refresh: int = REFRESH) -> Starlette:
     from starlette.routing import Route
 
     # Matplotlib is not thread-safe; unchanged pages are cached.
-    draw_lock = threading.Lock()
+    draw_lock, index_lock, index = threading.Lock(), threading.Lock(), RunIndex(root)
     headers = {
         "Content-Security-Policy": f"{content_security_policy()}; frame-ancestors 'none'",
         "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer",
@@ -116,19 +118,28 @@ def create_app(root: Path, *, refresh: int = REFRESH) -> Starlette:
     }  # fmt: skip
 
     @lru_cache(maxsize=64)
-    def cached_page(entry: RunEntry, file_signature: Any) -> str:
+    def cached_page(entry: RunEntry) -> str:
         return render_page(entry)
 
+    index_pages: list[tuple[Mapping[str, RunEntry], str]] = []
+
     def show_index(request: Request) -> Response:
-        return HTMLResponse(render_index(list_runs(root).values(), root), headers={"Refresh": str(2 * refresh)})
+        entries = index.read()
+        with index_lock:  # requests of one search share its page
+            if not index_pages or index_pages[0][0] is not entries:
+                index_pages[:] = [(entries, render_index(entries.values(), root))]
+            text = index_pages[0][1]
+        return HTMLResponse(text.encode("utf-8", "replace"), headers={"Refresh": str(2 * refresh)})
 
     def show_entry(request: Request) -> Response:
-        entry = list_runs(root).get(request.path_params["path"] or ".")
+        entry = index.read().get(request.path_params["path"] or ".")
         if entry is None:
             raise HTTPException(404)
         with draw_lock:
-            text = cached_page(entry, entry_signature(entry))
-        return HTMLResponse(text, headers={"Refresh": str(refresh)} if entry.state == "running" else None)
+            text = cached_page(entry)
+        # A path may hold bytes that are no UTF-8.
+        page_headers = {"Refresh": str(refresh)} if entry.state == "running" else None
+        return HTMLResponse(text.encode("utf-8", "replace"), headers=page_headers)
 
     def show_not_found(request: Request, error: Exception) -> Response:
         return HTMLResponse(render_not_found(), status_code=404)
@@ -155,8 +166,8 @@ def create_app(root: Path, *, refresh: int = REFRESH) -> Starlette:
 
 def render_index(entries: Iterable[RunEntry], root: Path) -> str:
     """The index of all runs and studies; of ``root`` it shows only the name."""
-    rows = [(entry, _read_last_phase(entry)) for entry in entries]
-    return _render("index.html.j2", rows=rows, name=root.name or "runs")
+    name = os.fsencode(root.name or "runs").decode("utf-8", "replace")
+    return _render("index.html.j2", rows=list(entries), name=name)
 
 
 def render_page(entry: RunEntry) -> str:
@@ -164,7 +175,8 @@ def render_page(entry: RunEntry) -> str:
     try:
         if entry.kind == "study":
             return render_compare_page(build_comparison([entry.folder]), home_url="/")
-        return _render_report(entry.folder) if entry.state == "finished" else _render_training(entry)
+        has_record = (entry.folder / "record.json").exists()
+        return _render_report(entry.folder) if has_record else _render_training(entry)
     except LimbeckError as error:
         text = str(error)
     except Exception as error:  # an edited record must not stop the dashboard
@@ -205,14 +217,6 @@ def _render_training(entry: RunEntry) -> str:
         "training.html.j2", entry=entry, phases=read_phases(entry.folder), styles=styles,
         metric=metric, curve_plot=plot_learning_curves(variants, styles, metric),
     )  # fmt: skip
-
-
-def _read_last_phase(entry: RunEntry) -> PhaseProgress | None:
-    """The last phase of a run that is not finished."""
-    if entry.kind == "run" and entry.state != "finished":
-        with suppress(LimbeckError, IndexError):
-            return read_phases(entry.folder)[-1]
-    return None
 
 
 def _format_age(modified: float) -> str:

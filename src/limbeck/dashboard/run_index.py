@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, final
 
 from limbeck.core.errors import LimbeckError
+from limbeck.recipe.yaml_io import parse_yaml, read_source
 from limbeck.report.metrics_csv import load_curves
+from limbeck.report.record_io import read_record
 from limbeck.report.task_metrics import load_task_metrics
 
-RunState = Literal["running", "finished", "failed", "stopped"]
+RunState = Literal["running", "finished", "failed", "stopped", "damaged"]
 
 _MAX_FOLDER_DEPTH: Final = 6
 _MAX_ENTRIES: Final = 1000
@@ -27,27 +31,22 @@ _FILE_NAMES: Final = (
 )  # fmt: skip
 
 
-class RunEntry(NamedTuple):
-    """One run or study.
+class FileMark(NamedTuple):
+    """A file that an entry is made from, with what changes when it is written."""
 
-    Attributes:
-        relative_path: the path in the folder, with slashes; the only name by which the entry can be requested.
-        folder: the full path.
-        kind: run or study.
-        state: ``running`` where a process holds the lock or a file has just changed, ``failed`` for a study with a
-            failed trial, ``stopped`` for what can be resumed.
-        modified: the time of the last change, in seconds since 1970.
-        num_done: number of finished trials of a study.
-        num_total: number of trials of a study.
-    """
+    path: str
+    num_bytes: int
+    modified_ns: int
+    device: int
+    file_number: int
 
-    relative_path: str
-    folder: Path
-    kind: Literal["run", "study"]
-    state: RunState
-    modified: float
-    num_done: int = 0
-    num_total: int = 0
+    @property
+    def inode(self) -> str:
+        """Its name in the kernel's list of locks."""
+        return f"{os.major(self.device):02x}:{os.minor(self.device):02x}:{self.file_number}"
+
+
+Signature: TypeAlias = tuple[FileMark, ...]
 
 
 class PhaseProgress(NamedTuple):
@@ -65,12 +64,90 @@ class PhaseProgress(NamedTuple):
         return None if not self.total_steps else min(1.0, self.step / self.total_steps)
 
 
+class RunEntry(NamedTuple):
+    """One run or study.
+
+    Attributes:
+        relative_path: the path in the folder, with slashes; the only name by which the entry can be requested.
+        folder: the full path.
+        kind: run or study.
+        state: ``running`` where a process holds the lock or a file has just changed, ``failed`` for a study with a
+            failed trial, ``stopped`` for what can be resumed, ``damaged`` where a file cannot be read.
+        modified: the time of the last change, in seconds since 1970.
+        num_done: number of finished trials of a study.
+        num_total: number of trials of a study.
+        phase: the last training of a run that is not finished.
+        error: why it is damaged.
+        signature: the files that its page is made from.
+    """
+
+    relative_path: str
+    folder: Path
+    kind: Literal["run", "study"]
+    state: RunState
+    modified: float
+    num_done: int = 0
+    num_total: int = 0
+    phase: PhaseProgress | None = None
+    error: str = ""
+    signature: Signature = ()
+
+
+class _Content(NamedTuple):
+    """What the files of a run or study say."""
+
+    kind: Literal["run", "study"]
+    is_finished: bool = False
+    states: tuple[str, ...] = ()
+    phase: PhaseProgress | None = None
+    error: str = ""
+
+
+@final
+class RunIndex:
+    """The runs and studies under ``root``.
+
+    What was read of a run is kept until one of its files changes. Requests that wait for a search share the next one.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root, self._lock, self._clock = root.resolve(), threading.Lock(), itertools.count(1)
+        self._began, self._entries = 0, dict[str, RunEntry]()
+        self._contents: dict[Path, tuple[Signature, _Content]] = {}
+
+    def read(self) -> dict[str, RunEntry]:
+        """Every run and study, newest first; links that lead out of the folder are skipped.
+
+        Returns:
+            Entries by their relative path: of a search that began after this call, and the same dict to all its calls.
+        """
+        arrived = next(self._clock)
+        with self._lock:
+            if self._began < arrived:
+                self._began = next(self._clock)
+                self._entries = self._search()
+            return self._entries
+
+    def _search(self) -> dict[str, RunEntry]:
+        locked, contents = _locked_inodes(), dict[Path, tuple[Signature, _Content]]()
+        entries = []
+        for folder in _find_run_folders(self._root, self._root, _MAX_FOLDER_DEPTH):
+            signature = _read_signature(folder, self._root)
+            if not signature:
+                continue
+            known_signature, content = self._contents.get(folder, ((), None))
+            if content is None or known_signature != signature:
+                content = _read_content(folder)
+            contents[folder] = signature, content
+            entries.append(_make_entry(folder, self._root, signature, content, locked))
+        self._contents = contents
+        entries.sort(key=lambda entry: -entry.modified)
+        return {entry.relative_path: entry for entry in entries[:_MAX_ENTRIES]}
+
+
 def list_runs(root: Path) -> dict[str, RunEntry]:
     """Every run and study under ``root``, newest first; links that lead out of it are skipped."""
-    root = root.resolve()
-    entries = (_read_run_entry(folder, root) for folder in _find_run_folders(root, root, _MAX_FOLDER_DEPTH))
-    runs = sorted((entry for entry in entries if entry), key=lambda entry: -entry.modified)
-    return {entry.relative_path: entry for entry in runs[:_MAX_ENTRIES]}
+    return RunIndex(root).read()
 
 
 def read_phases(folder: Path) -> list[PhaseProgress]:
@@ -91,91 +168,114 @@ def read_phases(folder: Path) -> list[PhaseProgress]:
     return progress
 
 
-def entry_signature(entry: RunEntry) -> tuple[tuple[str, int, int], ...]:
-    """Names, sizes and times of the files that an entry's page is made from."""
-    marks = []
-    for path in sorted(_iterate_files(entry.folder)):
-        with suppress(OSError):
-            stat = path.stat()
-            marks.append((path.as_posix(), stat.st_size, stat.st_mtime_ns))
-    return tuple(marks)
-
-
 def _find_run_folders(folder: Path, root: Path, depth: int) -> Iterator[Path]:
     """Folders that hold a run or a study; their subfolders are not searched."""
-    names = set()
-    with suppress(OSError):
-        names = {entry.name for entry in os.scandir(folder)}
-    if names & {"study.json", "record.json", "recipe.yaml"}:
+    children: dict[str, os.DirEntry[str]] = {}
+    with suppress(OSError), os.scandir(folder) as found:
+        children = {child.name: child for child in found}
+    if children.keys() & {"study.json", "record.json", "recipe.yaml"}:
         yield folder
     elif depth:
-        for name in sorted(names):
-            child = folder / name
-            with suppress(OSError):
-                inside = not name.startswith(".") and child.is_dir() and child.resolve().is_relative_to(root)
-                # A link to a parent folder would be walked forever.
-                is_cycle = child.is_symlink() and folder.resolve().is_relative_to(child.resolve())
-                if inside and not is_cycle:
-                    yield from _find_run_folders(child, root, depth - 1)
+        for name, child in sorted(children.items()):
+            if not name.startswith(".") and _is_inside(child, folder, root):
+                yield from _find_run_folders(folder / name, root, depth - 1)
 
 
-def _read_run_entry(folder: Path, root: Path) -> RunEntry | None:
-    files = list(_iterate_files(folder))
+def _is_inside(child: os.DirEntry[str], folder: Path, root: Path) -> bool:
+    """Whether ``child`` is a folder, and no link out of ``root`` or to a parent, which would be walked forever."""
     try:
-        if not all(path.resolve().is_relative_to(root) for path in files):
-            return None
-        modified = max(path.stat().st_mtime for path in files)
+        if not child.is_symlink():
+            return child.is_dir()
+        target = Path(child.path).resolve()
+        return child.is_dir() and target.is_relative_to(root) and not folder.resolve().is_relative_to(target)
+    except (OSError, RuntimeError):
+        return False
+
+
+def _read_signature(folder: Path, root: Path) -> Signature:
+    """The files that an entry is made from; empty where there is none, or one of them is a link out of ``root``."""
+    folders = [folder]
+    with suppress(OSError):
+        if (folder / "study.json").exists():
+            folders += [trial for trial in (folder / "trials").glob("*/*") if trial.is_dir()]
+    marks = []
+    try:
+        for position, subfolder in enumerate(folders):
+            if position and not subfolder.resolve().is_relative_to(root):
+                return ()
+            with os.scandir(subfolder) as found:
+                files = [file for file in found if file.name in _FILE_NAMES]
+            if any(file.is_symlink() and not Path(file.path).resolve().is_relative_to(root) for file in files):
+                return ()
+            stats = [(file.path, file.stat()) for file in files]
+            marks += [FileMark(path, stat.st_size, stat.st_mtime_ns, stat.st_dev, stat.st_ino) for path, stat in stats]
     except (OSError, RuntimeError, ValueError):
-        return None
+        return ()
+    return tuple(sorted(marks))
+
+
+def _read_content(folder: Path) -> _Content:
+    """What the index shows of a run or study, which depends on its files only; of a damaged one, the reason."""
+    try:
+        if (folder / "study.json").exists():
+            return _Content("study", states=_read_trial_states(folder))
+        if (folder / "record.json").exists():
+            read_record(folder / "record.json")
+            return _Content("run", is_finished=True)
+        phases = read_phases(folder)
+        return _Content("run", phase=phases[-1] if phases else None)
+    except LimbeckError as error:
+        reason = str(error).replace(f"{folder}/", "").replace(str(folder), folder.name)
+    except Exception as error:  # an edited file must not stop the dashboard
+        reason = f"{type(error).__name__}: its files cannot be read"
+    return _Content("study" if (folder / "study.json").exists() else "run", error=reason[:300])
+
+
+def _make_entry(folder: Path, root: Path, signature: Signature, content: _Content, locked: Collection[str]) -> RunEntry:
+    modified, error = max(mark.modified_ns for mark in signature) / 1e9, content.error
+    relative_path = os.fsencode(folder.relative_to(root)).decode("utf-8", "replace")
+    if os.fsencode(relative_path) != os.fsencode(folder.relative_to(root)):
+        error = "the name of its folder is not UTF-8"
+    try:
+        time.localtime(modified)
+    except (OSError, OverflowError, ValueError):
+        modified, error = 0.0, "the time of its last change is out of range"
     is_alive = time.time() - modified < _FRESH_SECONDS or any(
-        _is_locked(path) for path in files if path.name == ".lock"
+        mark.inode in locked for mark in signature if mark.path.endswith(".lock")
     )
-    relative_path = folder.relative_to(root).as_posix()
     state: RunState = "running" if is_alive else "stopped"
-    if not (folder / "study.json").exists():
-        state = "finished" if (folder / "record.json").exists() else state
-        return RunEntry(relative_path, folder, "run", state, modified)
-    states = _read_trial_states(folder)
-    if not (is_alive and {"running", "waiting"} & set(states)):
-        is_finished = bool(states) and set(states) == {"done"}
-        state = "finished" if is_finished else "failed" if "failed" in states else "stopped"
-    return RunEntry(relative_path, folder, "study", state, modified, states.count("done"), len(states))
+    if error:
+        state = "damaged"
+    elif content.kind == "run":
+        state = "finished" if content.is_finished else state
+    elif not (is_alive and {"running", "waiting"} & set(content.states)):
+        is_finished = bool(content.states) and set(content.states) == {"done"}
+        state = "finished" if is_finished else "failed" if "failed" in content.states else "stopped"
+    return RunEntry(
+        relative_path, folder, content.kind, state, modified, content.states.count("done"), len(content.states),
+        content.phase, error, signature,
+    )  # fmt: skip
 
 
-def _iterate_files(folder: Path) -> Iterator[Path]:
-    """The existing files of a run or study that the dashboard reads."""
-    yield from (folder / name for name in _FILE_NAMES if os.path.lexists(folder / name))
-    if (folder / "study.json").exists():
-        for trial in (folder / "trials").glob("*/*"):
-            yield from (trial / name for name in _FILE_NAMES if os.path.lexists(trial / name))
-
-
-def _read_trial_states(folder: Path) -> list[str]:
+def _read_trial_states(folder: Path) -> tuple[str, ...]:
     from limbeck.workflows.compare.load_runs import read_study
 
-    try:
-        return [str(trial["state"]) for trial in read_study(folder)["trials"]]
-    except LimbeckError:
-        return []
+    return tuple(str(trial["state"]) for trial in read_study(folder)["trials"])
 
 
-def _is_locked(path: Path) -> bool:
-    """Whether a process holds a run's lock, by the kernel's list: acquiring the lock could block the run."""
+def _locked_inodes() -> set[str]:
+    """The files that a process has locked, by the kernel's list: acquiring the lock of a run could block it."""
     try:
-        stat, lines = path.stat(), Path("/proc/locks").read_text().splitlines()
+        return {word for line in Path("/proc/locks").read_text().splitlines() for word in line.split() if ":" in word}
     except OSError:
-        return False
-    inode = f"{os.major(stat.st_dev):02x}:{os.minor(stat.st_dev):02x}:{stat.st_ino}"
-    return any(inode in line.split() for line in lines)
+        return set()
 
 
 def _read_recipe(path: Path) -> Mapping[str, Any]:
     """The content of a recipe; empty where it cannot be read."""
-    import yaml
-
     recipe: Any = {}
-    with suppress(OSError, ValueError, yaml.YAMLError):
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    with suppress(LimbeckError):
+        recipe = parse_yaml(*read_source(path))
     return recipe if isinstance(recipe, Mapping) else {}
 
 

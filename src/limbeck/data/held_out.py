@@ -13,9 +13,9 @@ from typing import Any, final
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data.split import Split
-from limbeck.utils.io import write_text
+from limbeck.utils.io import parse_json, write_text
 
-__all__ = ["HeldOutTest"]
+__all__ = ["HeldOutTest", "close_access_log"]
 
 _LOG_KEYS = {"num_reads", "opened_at", "reason", "is_closed"}
 _FIRST_LOG_NAME = "sealed.json"
@@ -47,22 +47,8 @@ class HeldOutTest:
 
         It may be that of a run with a record of schema 2, which has another file name and other keys.
         """
-        if self._log_path is None:
-            return dict(self._in_memory_log)
-        path = next((p for p in (self._log_path, self._log_path.with_name(_FIRST_LOG_NAME)) if p.exists()), None)
-        if path is None:
-            return dict(self._in_memory_log)
-        try:
-            log = json.loads(path.read_text())
-            if path.name == _FIRST_LOG_NAME and isinstance(log, dict):
-                log = {_FIRST_LOG_KEYS.get(key, key): value for key, value in log.items()}
-            if not isinstance(log, dict) or not log.keys() >= _LOG_KEYS:
-                raise ValueError(f"it needs {', '.join(sorted(_LOG_KEYS))}")
-        except (OSError, ValueError) as error:
-            raise LimbeckError(
-                f"{path} is damaged, so it is unknown whether the test split was read: start a new run"
-            ) from error
-        return log
+        log = None if self._log_path is None else _read_log(self._log_path)
+        return dict(self._in_memory_log) if log is None else log
 
     def fingerprint(self) -> str:
         """A hash that changes when the test samples do; computing it is not a read."""
@@ -101,3 +87,27 @@ class HeldOutTest:
         self._in_memory_log = log
         if self._log_path is not None:
             write_text(self._log_path, json.dumps(log, indent=1))
+
+
+def close_access_log(path: Path) -> None:
+    """Mark the metrics of a finished run as written, where its process was killed before :meth:`HeldOutTest.close`."""
+    log = _read_log(path)
+    if log is not None and not log["is_closed"]:
+        write_text(path, json.dumps({**log, "is_closed": True}, indent=1))
+
+
+def _read_log(log_path: Path) -> dict[str, Any] | None:
+    path = next((path for path in (log_path, log_path.with_name(_FIRST_LOG_NAME)) if path.exists()), None)
+    if path is None:
+        return None
+    try:
+        log = parse_json(path.read_text())
+        if path.name == _FIRST_LOG_NAME and isinstance(log, dict):
+            log = {_FIRST_LOG_KEYS.get(key, key): value for key, value in log.items()}
+        if not isinstance(log, dict) or not log.keys() >= _LOG_KEYS:
+            raise ValueError(f"it needs {', '.join(sorted(_LOG_KEYS))}")
+    except (OSError, ValueError) as error:
+        raise LimbeckError(
+            f"{path} is damaged, so it is unknown whether the test split was read: start a new run"
+        ) from error
+    return log

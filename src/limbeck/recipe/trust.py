@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from limbeck.core.errors import LimbeckError
 from limbeck.recipe.plugins import plugin_error
-from limbeck.utils.io import write_text
+from limbeck.utils.io import parse_json, write_text
 
 __all__ = ["require_trusted", "trust_plugins"]
 
@@ -86,10 +86,10 @@ def _config_dir() -> Path:
 def _read_trusted(path: Path) -> dict[str, str]:
     """What is trusted, by hash."""
     try:
-        trusted: Any = json.loads(path.read_text(encoding="utf-8"))
+        trusted: Any = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise LimbeckError(f"{path} must be a readable JSON file, got {type(error).__name__}; remove it") from error
     if not isinstance(trusted, dict):
         raise LimbeckError(f"{path} must be a mapping of hashes, got {type(trusted).__name__}; remove it")

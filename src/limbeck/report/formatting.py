@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, TypeGuard
 
 from limbeck.core.metric_spec import MetricSpec
+from limbeck.utils.console import escape_controls
 from limbeck.utils.durations import format_duration as format_duration  # a filter of the templates
 
 if TYPE_CHECKING:
@@ -226,8 +227,18 @@ def escape_markdown(text: object) -> str:
     >>> print(escape_markdown("<b>[x](y)</b>\n# 1"))
     &lt;b&gt;\[x\](y)&lt;/b&gt; \# 1
     """
-    line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = escape_controls(" ".join(str(text).split())).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]{}#|~$!])", r"\\\1", line)
+
+
+def escape_csv(text: str) -> str:
+    """``text`` for a cell: without control characters, and with a quote before what a spreadsheet takes for a formula.
+
+    >>> escape_csv("=HYPERLINK(A1)"), escape_csv("student")
+    ("'=HYPERLINK(A1)", 'student')
+    """
+    is_formula = re.match(r"\s*[=+\-@\t\r\n＝＋－＠]", text)
+    return f"'{escape_controls(text)}" if is_formula else escape_controls(text)
 
 
 def _is_finite(value: float | None) -> TypeGuard[float]:

@@ -17,6 +17,7 @@ from limbeck.report.record import Record
 from limbeck.report.record_io import read_record
 from limbeck.report.record_sections import SplitMetrics
 from limbeck.report.verdict import classify_interval
+from limbeck.utils.console import escape_controls
 from limbeck.utils.io import write_text
 
 _HUB_DATASETS = {
@@ -69,27 +70,28 @@ def _render_front_matter(record: Record, metrics: SplitMetrics | None, license: 
         "license": license, **({"license_name": "not-stated"} if license == "other" else {}),
         "library_name": "limbeck", **({"pipeline_tag": tag} if tag else {}),
         "tags": ["knowledge-distillation", "model-compression", "limbeck", "pytorch", "safetensors", *formats],
-        "datasets": [dataset], "metrics": [_HUB_METRICS.get(name, name) for name in record.metric_info],
+        "datasets": [dataset], "metrics": [_plain(_HUB_METRICS.get(name, name)) for name in record.metric_info],
     }  # fmt: skip
     if metrics is not None and metrics.metrics.get(record.primary_metric) is not None:
         result = {
-            "task": {"type": tag or "other", "name": record.task.name or tag or "other"},
-            "dataset": {"type": dataset, "name": _join_lines(record.data.name) or "data", "split": record.split},
+            "task": {"type": tag or "other", "name": _plain(record.task.name or tag or "other")},
+            "dataset": {"type": dataset, "name": _plain(record.data.name) or "data", "split": record.split},
             "metrics": [
-                {"type": _HUB_METRICS.get(spec.name, spec.name), "name": spec.label, "value": round(value, 6)}
+                {"type": _plain(_HUB_METRICS.get(spec.name, spec.name)), "name": _plain(spec.label),
+                 "value": round(value, 6)}
                 for spec in record.metric_specs if (value := metrics.metrics.get(spec.name)) is not None
             ],
         }  # fmt: skip
-        front_matter["model-index"] = [{"name": _join_lines(record.name), "results": [result]}]
+        front_matter["model-index"] = [{"name": _plain(record.name), "results": [result]}]
     return f"---\n{yaml.safe_dump(front_matter, sort_keys=False, allow_unicode=True, width=100)}---\n"
 
 
 def _pipeline_tag(record: Record) -> str:
     """The task on the Hub; a classifier of rows of features is tabular."""
-    tag = record.task.pipeline_tag
+    tag = _plain(record.task.pipeline_tag)
     return tag.replace("image", "tabular") if len(record.data.shape) == 1 else tag
 
 
-def _join_lines(text: str) -> str:
-    """``text`` in one line, since a line break in a name could end the YAML."""
-    return " ".join(text.split())
+def _plain(text: str) -> str:
+    """``text`` in one line, since a line break could end the YAML, and without the brackets of HTML."""
+    return escape_controls(re.sub(r"[\s<>]+", " ", text).strip())

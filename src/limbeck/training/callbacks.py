@@ -14,7 +14,7 @@ from limbeck.core.errors import LimbeckError, format_root_cause
 from limbeck.core.metric_spec import MetricSpec
 from limbeck.distiller.objective import LossOutput
 from limbeck.training.metric_accumulator import update_stats
-from limbeck.utils.io import write_atomically
+from limbeck.utils.io import open_no_link, write_atomically
 
 __all__ = ["Callback", "MetricsCSV", "MetricsRow", "TemperatureCSV", "make_logger", "read_metrics"]
 
@@ -105,9 +105,12 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
         return []
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+            rows = list(csv.DictReader(file))
+        if rows and not {"phase", "stage"} <= rows[0].keys():
+            raise ValueError("it has no columns phase and stage")
+    except (OSError, ValueError, csv.Error) as error:
         raise LimbeckError(f"{path} could not be read ({error}): put a copy back, or remove it") from error
+    return rows
 
 
 @final
@@ -160,7 +163,7 @@ class TemperatureCSV(Callback):
         ]
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a", newline="", encoding="utf-8") as file:
+            with open(self._path, "a", newline="", encoding="utf-8", opener=open_no_link) as file:
                 table = csv.writer(file)
                 if not file.tell():
                     table.writerow(_TEMPERATURE_COLUMNS)
@@ -180,7 +183,10 @@ class TemperatureCSV(Callback):
             table = csv.writer(file)
             table.writerow(_TEMPERATURE_COLUMNS)
             for line in (text for text in source if text.endswith("\n") and len(text) < _MAX_LINE_LENGTH):
-                row = next(csv.reader([line]), [])
+                try:
+                    row = next(csv.reader([line]), [])
+                except csv.Error:
+                    continue
                 is_valid = len(row) == len(_TEMPERATURE_COLUMNS) and row[2].isdecimal()
                 if is_valid and ((row[0], row[1]) != self._key or int(row[2]) <= last_step):
                     table.writerow(row)

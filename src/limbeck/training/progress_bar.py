@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, Protocol, final
 
 from limbeck.core.metric_spec import MetricSpec
 from limbeck.training.callbacks import Callback, MetricsRow
+from limbeck.utils.console import print_text
 from limbeck.utils.durations import format_duration
 
 __all__ = ["ProgressBar", "training_title"]
@@ -225,7 +226,7 @@ class _LogLines:
     def _write(self, status: _Status) -> None:
         if status.step == self._last_step:
             return
-        print(status.line, file=sys.stderr, flush=True)  # noqa: T201
+        print_text(status.line, file=sys.stderr)
         self._last_time, self._last_step = time.monotonic(), status.step
 
 

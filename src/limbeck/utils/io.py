@@ -1,16 +1,24 @@
-"""Atomic writes and digests of files."""
+"""Atomic writes, opening without links, JSON of bounded depth, and digests of files."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, Final
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["digest", "read_text", "write_atomically", "write_text"]
+__all__ = [
+    "digest", "open_no_link", "parse_json", "read_text", "remove_leftovers", "write_atomically", "write_text",
+]  # fmt: skip
+
+_MAX_JSON_DEPTH: Final = 100
+_TOO_DEEP: Final = f"it is nested more than {_MAX_JSON_DEPTH} deep"
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
@@ -26,6 +34,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
             kind = "a folder" if path.is_dir() else "a device"
             raise LimbeckError(f"{path} must be a file, got {kind}: give another path")
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)  # a link of this name would be written through
         write(partial)
         with partial.open("rb") as file:
             os.fsync(file.fileno())
@@ -62,6 +71,41 @@ def read_text(path: Path) -> str:
         raise LimbeckError(f"{path} is not UTF-8 text (byte {error.start}): put a copy back, or remove it") from error
     except OSError as error:
         raise LimbeckError(f"{path} could not be read ({error.strerror}): put a copy back, or remove it") from error
+
+
+def open_no_link(path: str | Path, flags: int) -> int:
+    """``os.open`` of a file that may be made; a link is refused, with an ``OSError``. An ``opener`` of ``open``."""
+    return os.open(path, flags | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of :func:`write_atomically` in ``folder`` that a killed process has left.
+
+    No process may be writing in the folder.
+    """
+    for path in folder.glob(".*.partial"):
+        if re.fullmatch(r"\..+\.\d+\.partial", path.name) and (path.is_symlink() or path.is_file()):
+            with suppress(OSError):
+                path.unlink()
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON document.
+
+    Raises:
+        ValueError: it is no JSON, is no UTF-8, or is nested more than 100 deep, which no file of limbeck is.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    level = [value]
+    for _ in range(_MAX_JSON_DEPTH):
+        containers = (item for item in level if isinstance(item, dict | list))
+        level = [child for item in containers for child in (item.values() if isinstance(item, dict) else item)]
+        if not level:
+            return value
+    raise ValueError(_TOO_DEEP)
 
 
 def digest(path: Path) -> str:

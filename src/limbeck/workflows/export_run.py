@@ -20,6 +20,7 @@ from limbeck.export import (
     to_onnx,
 )
 from limbeck.models import load_weights
+from limbeck.utils.console import print_text
 from limbeck.utils.eval_mode import eval_mode
 from limbeck.workflows._job.job import Job
 
@@ -43,7 +44,7 @@ def export_run(
     path = output_path or folder / "student.onnx"
     student = load_weights(job.build_deployed_student(), folder).eval()
     info = export_onnx(job, student, path)
-    print(  # noqa: T201
+    print_text(
         f"{path}: {info['bytes']:,} bytes, largest difference of an output {info['max_abs_difference']:.2g}, "
         f"agreement of predictions {100 * info['label_agreement']:.1f} % (n = {info['num_samples']}), "
         f"{info['latency_ms']['median']:.3f} ms per sample (median, 1 thread)"
@@ -84,7 +85,7 @@ def compare_deployed(
     (value, actual), (_, expected) = (evaluate_deployed(module, task, split) for module in (exported, model))
     agreement = measure_prediction_agreement(expected, actual)
     metric = f"{task.primary_metric.heading} {task.primary_metric.format(value)}"
-    print(f"{file.name}: {metric}, agreement with torch {100 * agreement:.1f} % (n = {len(split)})")  # noqa: T201
+    print_text(f"{file.name}: {metric}, agreement with torch {100 * agreement:.1f} % (n = {len(split)})")
     return {"file": file.name, "value": value, "agreement": agreement}
 
 

@@ -12,6 +12,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.limits import MAX_INPUT_SIZE
 from limbeck.features import list_layers, parse_layer
 from limbeck.recipe.resolve_node import resolve_node
+from limbeck.utils.console import print_text
 
 __all__ = ["print_layers"]
 
@@ -36,7 +37,7 @@ def print_layers(model: str, shape: str, *, plugins: Sequence[str] = ()) -> None
             text = "×".join(map(str, output_shape[1:]))
         if num_calls > 1:
             text += f"   runs {num_calls} times: write {replace(parse_layer(path), call_index=0)} …"
-        print(f"{path:<{width}}  {kind:<{kind_width}}  {text}")  # noqa: T201
+        print_text(f"{path:<{width}}  {kind:<{kind_width}}  {text}")
 
 
 def _parse_shape(text: str) -> list[int]:

@@ -29,6 +29,7 @@ from limbeck.report.record_io import integrity_error, load_json, parse_record
 from limbeck.report.terminal import render_reproduce_table
 from limbeck.training import init_processes
 from limbeck.training.callbacks import Callback
+from limbeck.utils.console import print_text
 from limbeck.utils.io import write_text
 from limbeck.workflows._job.job import Job
 from limbeck.workflows._job.provenance import hash_weight_files
@@ -79,7 +80,7 @@ def reproduce(
     reasons = _environment_differences(raw_record, record, processes.world_size)
     header = f"{record.name}: repeating the run of {record.created or 'an unknown day'} from its record"
     text = "\n".join([header, *(f" - changed: {reason}" for reason in reasons)])
-    processes.run_on_rank_zero(lambda: print(text, flush=True))  # noqa: T201
+    processes.run_on_rank_zero(lambda: print_text(text))
     reproduces = {
         "name": record.name, "record_hash": record.record_hash, "config_hash": record.config_hash,
         "num_reads": record.test_set.num_reads + (record.reproduces.num_reads if record.reproduces else 0),
@@ -96,7 +97,7 @@ def reproduce(
     }  # fmt: skip
     result_json = json.dumps(result, indent=1, allow_nan=False)
     processes.run_on_rank_zero(lambda: write_text(folder / "reproduce.json", result_json))
-    processes.run_on_rank_zero(lambda: print(render_reproduce_table(result), flush=True))  # noqa: T201
+    processes.run_on_rank_zero(lambda: print_text(render_reproduce_table(result)))
     return result
 
 

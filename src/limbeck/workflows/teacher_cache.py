@@ -6,7 +6,6 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -17,11 +16,11 @@ from limbeck.core.limits import MAX_BATCH_SIZE
 from limbeck.recipe import Recipe, find_recipe, load_recipe
 from limbeck.teachers import CachedTeacher, ExternalTeacher
 from limbeck.teachers.cache.cache_registry import CacheEntry, cache_dir, list_caches, remove_cache, verify_cache
+from limbeck.utils.console import print_text
 from limbeck.workflows._job.job import Job
 
 __all__ = ["populate_cache", "print_caches", "prune_caches", "verify_caches"]
 
-_print = partial(print, flush=True)
 _SECONDS_PER_DAY = 86_400
 
 
@@ -60,7 +59,7 @@ def populate_cache(
             for num_done, _ in cached.populate(job.task, batch_size=batch_size, rank=rank, world_size=world_size):
                 progress.update(bar, completed=num_done)
         stats = cached.stats()
-        _print(
+        print_text(
             f"{name}: {stats['misses']:,} outputs computed, {cached.num_entries - stats['misses']:,} cached before; "
             f"{stats['bytes'] / 1e6:,.1f} MB in {stats['folder']}"
         )
@@ -71,13 +70,13 @@ def print_caches(root: str | Path | None = None) -> list[CacheEntry]:
     """Print every cache, the last used first."""
     entries = list_caches(root)
     if not entries:
-        _print(f"there is no cache in {cache_dir(root)}")
+        print_text(f"there is no cache in {cache_dir(root)}")
     for entry in entries:
         metadata, days = entry.metadata, (time.time() - entry.last_used) / _SECONDS_PER_DAY
         config, fields = metadata["layout"]["config"], [field["name"] for field in metadata["layout"]["fields"]]
         top_k_text = "all logits" if config["top_k"] is None else f"top {config['top_k']}, {config['tail']}"
         contents = ", ".join([top_k_text, config["dtype"], *(name for name in fields if name != "logits")])
-        _print(
+        print_text(
             f"{entry.folder.name}  {metadata['teacher']}: {metadata['num_samples']:,} samples × "
             f"{metadata['num_views']} views, {contents}; {entry.num_bytes / 1e6:,.1f} MB, "
             f"{'complete' if entry.complete else 'not complete'}, used "
@@ -94,13 +93,13 @@ def verify_caches(keys: Sequence[str] = (), root: str | Path | None = None) -> N
         for path, num_damaged, num_missing, is_unchanged in verify_cache(entry):
             damaged, missing, changed = damaged + num_damaged, missing + num_missing, changed or not is_unchanged
             if num_damaged or not is_unchanged or (num_missing and entry.complete):
-                _print(f"{path}: {num_damaged} damaged, {num_missing} missing")
+                print_text(f"{path}: {num_damaged} damaged, {num_missing} missing")
         if damaged or changed or (missing and entry.complete):
             damaged_keys.append(entry.folder.name)
             state = f"{damaged} damaged, {missing} missing"
         else:
             state = "intact" if entry.complete else f"intact, {missing:,} still to be computed"
-        _print(f"{entry.folder.name}: {state}")
+        print_text(f"{entry.folder.name}: {state}")
     if damaged_keys:
         raise LimbeckError(
             f"damaged: {', '.join(damaged_keys)}; the next run that reads one computes what was damaged again, and "
@@ -124,9 +123,10 @@ def prune_caches(
     entries = [entry for entry in _select_entries(keys, root) if older_than is None or entry.last_used < oldest]
     for entry in entries:
         remove_cache(entry)
-        _print(f"removed {entry.folder.name} ({entry.num_bytes / 1e6:,.1f} MB)")
+        rest = f"; {entry.folder} keeps files that limbeck did not write" if entry.folder.exists() else ""
+        print_text(f"removed {entry.folder.name} ({entry.num_bytes / 1e6:,.1f} MB){rest}")
     if not entries:
-        _print("nothing to remove")
+        print_text("nothing to remove")
 
 
 def _select_entries(keys: Sequence[str], root: str | Path | None) -> list[CacheEntry]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from limbeck.data.module import DataModule, make_splits
 from limbeck.data.sequence_store import SequenceStore
 from limbeck.data.sources.lookup import candidate_folders
 from limbeck.data.split import Split
+from limbeck.utils.io import parse_json
 from limbeck.utils.model_folder import find_model_folder
 
 _SUFFIXES: Final = (".csv", ".tsv", ".jsonl")
@@ -150,10 +150,10 @@ def _read_rows(root: Path, name: str, group_column: str | None) -> list[tuple[st
     try:
         with path.open(encoding="utf-8", newline="") as file:
             if path.suffix == ".jsonl":
-                table = [json.loads(line) for line in file if line.strip()]
+                table = [parse_json(line) for line in file if line.strip()]
             else:
                 table = _read_table(file, delimiter="," if path.suffix == ".csv" else "\t")
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise LimbeckError(f"{path} cannot be read ({error}): give {path.suffix} in UTF-8") from error
     if not all(isinstance(row, dict) for row in table):
         raise LimbeckError(f"each line of {path} must be a JSON object with text and label")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -18,6 +17,7 @@ from typing import Any, Final, Literal, NamedTuple
 from limbeck.core.metric_spec import MetricSpec
 from limbeck.report.compare.comparison import Comparison, PairedGain, SeedMean, VariantResult
 from limbeck.report.formatting import (
+    escape_csv,
     escape_markdown,
     format_bytes,
     format_count,
@@ -30,6 +30,7 @@ from limbeck.report.formatting import (
 )
 from limbeck.report.task_metrics import TaskMetrics
 from limbeck.report.verdict import Outcome
+from limbeck.utils.console import escape_controls
 
 _OUTCOME_LABELS: Final[dict[Outcome, str]] = {
     "improves": "improves", "degrades": "degrades", "inconclusive": "no significant difference", "unknown": "unknown",
@@ -124,9 +125,9 @@ def to_csv(comparison: Comparison) -> str:
     """A row for each variant: unrounded numbers, metrics in their own scale, gains as shown; CRLF line ends."""
     buffer = io.StringIO()
     rows = [_csv_row(variant, comparison) for variant in comparison.variants]
-    table = csv.DictWriter(buffer, list(dict.fromkeys(name for row in rows for name in row)))
-    table.writeheader()
-    table.writerows(rows)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    csv.writer(buffer).writerow(map(escape_csv, columns))
+    csv.DictWriter(buffer, columns).writerows(rows)
     return buffer.getvalue()
 
 
@@ -145,12 +146,13 @@ def to_latex(comparison: Comparison) -> str:
     r"""A ``tabular`` for booktabs (``\usepackage{booktabs}``); verdicts and rule are comments above it."""
     table = _text_rows(comparison)
     heading, *rows = (
-        " & ".join(" ".join(text.split()).translate(_LATEX_ESCAPES) for text in row) + r" \\" for row in table
+        " & ".join(escape_controls(" ".join(text.split())).translate(_LATEX_ESCAPES) for text in row) + r" \\"
+        for row in table
     )
     verdicts = [variant.verdict for variant in comparison.variants if variant.verdict]
     notes = (f"{comparison.title}, {comparison.split} split", *verdicts, comparison.rule)
     return "\n".join(
-        [*(f"% {' '.join(text.split())}" for text in notes),
+        [*(f"% {escape_controls(' '.join(text.split()))}" for text in notes),
          r"\begin{tabular}{l" + "r" * (len(table[0]) - 2) + "l}", r"\toprule", heading, r"\midrule", *rows,
          r"\bottomrule", r"\end{tabular}", ""]
     )  # fmt: skip
@@ -171,8 +173,8 @@ def _text_rows(comparison: Comparison) -> list[list[str]]:
 
 def _csv_row(variant: VariantResult, comparison: Comparison) -> dict[str, str | float | int | None]:
     row: dict[str, str | float | int | None] = {
-        "variant": _escape_csv(variant.name), "role": variant.role, "title": _escape_csv(variant.title),
-        "note": _escape_csv(variant.note), "baseline": _escape_csv(variant.baseline or ""), "split": comparison.split,
+        "variant": escape_csv(variant.name), "role": variant.role, "title": escape_csv(variant.title),
+        "note": escape_csv(variant.note), "baseline": escape_csv(variant.baseline or ""), "split": comparison.split,
         "num_seeds": comparison.count_seeds(variant.name),
     }  # fmt: skip
     for name in comparison.task_metrics.metric_info:
@@ -187,16 +189,11 @@ def _csv_row(variant: VariantResult, comparison: Comparison) -> dict[str, str | 
         "gain_sample_high": sample_high, "gain_p_value": gain and gain.p_value,
         "gain_num_seeds": gain and gain.num_seeds, "gap_recovered": gap and gap.fraction, "gap_low": gap and gap.low,
         "gap_high": gap and gap.high, "outcome": variant.outcome if variant.verdict else "",
-        "verdict_text": _escape_csv(variant.verdict), "parameters": variant.parameters, "flops": variant.flops,
+        "verdict_text": escape_csv(variant.verdict), "parameters": variant.parameters, "flops": variant.flops,
         "bytes": variant.bytes, "latency_ms": variant.latency_ms,
         "latency_low": variant.latency and variant.latency.low,
         "latency_high": variant.latency and variant.latency.high, "steps": variant.steps, **asdict(variant.resources),
     }  # fmt: skip
-
-
-def _escape_csv(text: str) -> str:
-    text = "".join(letter for letter in text if letter >= " " or letter in "\t\r\n")
-    return f"'{text}" if re.match(r"[=+\-@\t\r\n＝＋－＠]", text) else text
 
 
 COST_COLUMNS: Final = (

@@ -30,6 +30,7 @@ def content_security_policy() -> str:
     )
 
 
+@cache
 def load_template(name: str, *, folder: Path = _TEMPLATE_DIR) -> Template:
     """A template with the formatters as filters, and style sheets, script and Content-Security-Policy as globals.
 

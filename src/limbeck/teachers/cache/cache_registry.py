@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
+import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import IO, Any, Final, final
 
 from limbeck.core.errors import LimbeckError
 from limbeck.teachers.cache.layout import RecordLayout
 from limbeck.teachers.cache.output_store import OutputStore
+from limbeck.utils.io import open_no_link, parse_json
 
 __all__ = ["CacheEntry", "cache_dir", "list_caches", "lock_cache", "remove_cache", "verify_cache"]
 
-_LOCK_FILE = ".lock"
+_LOCK_FILE: Final = ".lock"
+_SHARD_FILE: Final = re.compile(r"shard-\d{5,}\.bin")
+_ROW_FOLDER: Final = re.compile(r"rows-\d+")
+_CACHE_FILE: Final = re.compile(rf"{_SHARD_FILE.pattern}|\.lock|(index|layout)\.json|\..+\.\d+\.partial")
 
 
 @final
@@ -53,8 +57,8 @@ def cache_dir(root: str | Path | None = None) -> Path:
 def lock_cache(folder: Path) -> Any:
     """Lock the cache in ``folder`` against removal while the returned object lives."""
     folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / _LOCK_FILE).open("a")
-    os.utime(folder / _LOCK_FILE)
+    file = _open_lock(folder)
+    os.utime(file.fileno() if os.utime in os.supports_fd else file.name)
     try:
         import fcntl
     except ImportError:  # Windows has no shared locks
@@ -64,8 +68,8 @@ def lock_cache(folder: Path) -> Any:
 
 
 def list_caches(root: str | Path | None = None) -> list[CacheEntry]:
-    """All caches, the last used first."""
-    folders = [path.parent for path in cache_dir(root).glob("*/layout.json")]
+    """All caches, the last used first; linked folders are left out, since their caches are those of another folder."""
+    folders = [path.parent for path in cache_dir(root).glob("*/layout.json") if not path.parent.is_symlink()]
     return sorted(filter(None, map(_read_entry, folders)), key=lambda entry: -entry.last_used)
 
 
@@ -79,11 +83,14 @@ def verify_cache(entry: CacheEntry) -> Iterator[tuple[Path, int, int, bool]]:
 
 
 def remove_cache(entry: CacheEntry) -> None:
-    """Remove a cache that is not in use; its index first, so that a partial one is not taken for complete."""
+    """Remove a cache that is not in use; its index first, so that a partial one is not taken for complete.
+
+    Files that limbeck did not write, and linked folders, stay.
+    """
     try:
         import fcntl
 
-        with (entry.folder / _LOCK_FILE).open("a") as file:
+        with _open_lock(entry.folder) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except ImportError:
         pass
@@ -91,16 +98,47 @@ def remove_cache(entry: CacheEntry) -> None:
         raise LimbeckError(f"{entry.folder} is in use by another process: remove it after that has ended") from None
     for name in ("index.json", "layout.json"):
         (entry.folder / name).unlink(missing_ok=True)
-    shutil.rmtree(entry.folder, ignore_errors=True)
+    for path in [*_own_files(entry.folder)]:
+        path.unlink(missing_ok=True)
+    for folder in [*entry.folder.glob("rows-*"), entry.folder]:
+        with suppress(OSError):  # it holds a file that limbeck did not write, or is a link
+            folder.rmdir()
+
+
+def _own_files(folder: Path) -> Iterator[Path]:
+    """The files that limbeck writes in the folder of a cache, by their names; no linked folder is followed."""
+    for path in folder.iterdir():
+        if _ROW_FOLDER.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+            yield from (file for file in path.iterdir() if _SHARD_FILE.fullmatch(file.name) and _is_file(file))
+        elif _CACHE_FILE.fullmatch(path.name) and _is_file(path):
+            yield path
+
+
+def _is_file(path: Path) -> bool:
+    return path.is_file() or path.is_symlink()
+
+
+def _open_lock(folder: Path) -> IO[str]:
+    """The file of the lock; a link is refused, since it may lead outside.
+
+    Raises:
+        LimbeckError: it is a link, or cannot be written.
+    """
+    path = folder / _LOCK_FILE
+    try:
+        return open(path, "a", opener=open_no_link)  # closed by the caller
+    except OSError as error:
+        kind = "a link" if path.is_symlink() else error.strerror
+        raise LimbeckError(f"{path} must be a file that this user may write, got {kind}: remove it") from error
 
 
 def _read_entry(folder: Path) -> CacheEntry | None:
     try:
-        metadata = json.loads((folder / "layout.json").read_text())
+        metadata = parse_json((folder / "layout.json").read_text())
         RecordLayout.from_dict(metadata["layout"])
-        num_bytes = sum(path.stat().st_blocks * 512 for path in folder.rglob("*"))
+        num_bytes = sum(path.lstat().st_blocks * 512 for path in _own_files(folder))
         lock = folder / _LOCK_FILE
-        last_used = lock.stat().st_mtime if lock.exists() else time.time()
+        last_used = lock.lstat().st_mtime if lock.exists() else time.time()
     except (OSError, ValueError, KeyError, TypeError, LimbeckError):
         return None
     return CacheEntry(folder, metadata, num_bytes, (folder / "index.json").exists(), last_used)

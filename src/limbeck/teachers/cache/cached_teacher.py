@@ -40,7 +40,8 @@ from limbeck.teachers.cache.output_store import OutputStore
 from limbeck.teachers.cache.store import Indices
 from limbeck.teachers.frozen import FrozenTeacher
 from limbeck.teachers.identity import describe_network
-from limbeck.utils.io import write_text
+from limbeck.utils.console import print_text
+from limbeck.utils.io import parse_json, write_text
 
 __all__ = ["CACHE_VERSION", "CachedTeacher", "IndexedBatches"]
 
@@ -289,7 +290,7 @@ class CachedTeacher(Teacher):
         if not path.exists():
             return None
         try:
-            self._layout = RecordLayout.from_dict(json.loads(path.read_text())["layout"])
+            self._layout = RecordLayout.from_dict(parse_json(path.read_text())["layout"])
         except (OSError, ValueError, KeyError, TypeError, LimbeckError) as error:
             self._log_message(f"{path} is damaged ({error}) and is written again with the first output")
             return None
@@ -379,4 +380,4 @@ class CachedTeacher(Teacher):
 
 
 def _print_to_stderr(text: str) -> None:
-    print(f"limbeck: {text}", file=sys.stderr)  # noqa: T201
+    print_text(f"limbeck: {text}", file=sys.stderr)

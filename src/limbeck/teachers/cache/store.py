@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.core.errors import LimbeckError
-from limbeck.utils.io import digest, write_text
+from limbeck.utils.io import digest, open_no_link, parse_json, write_text
 
 __all__ = ["CRC_BYTES", "ByteArray", "Indices", "RecordStore"]
 
@@ -80,20 +80,18 @@ class RecordStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         for shard in np.unique(shards).tolist():
             path = self.shard_path(shard)
-            file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
             try:
-                for i in np.flatnonzero(shards == shard).tolist():
-                    record, offset = raw[i].tobytes(), int(rows[i]) * self._stride
-                    while record:
-                        num_written = os.pwrite(file, record, offset)
-                        record, offset = record[num_written:], offset + num_written
+                with open(path, "r+b", buffering=0, opener=open_no_link) as file:
+                    for i in np.flatnonzero(shards == shard).tolist():
+                        record, offset = raw[i].tobytes(), int(rows[i]) * self._stride
+                        while record:
+                            num_written = os.pwrite(file.fileno(), record, offset)
+                            record, offset = record[num_written:], offset + num_written
             except OSError as error:
                 raise LimbeckError(
                     f"{path} could not be written ({error}): free some space or set another folder for the cache; "
                     "records written before stay valid"
                 ) from error
-            finally:
-                os.close(file)
 
     def scan_shard(self, shard: int) -> tuple[Indices, Indices]:
         """The indices of damaged records in a shard, and of those that were never written."""
@@ -123,7 +121,7 @@ class RecordStore:
     def changed_shards(self) -> list[int]:
         """The shards whose bytes differ from those at the time of the index."""
         try:
-            digests = list(json.loads((self.folder / "index.json").read_text())["shards"])
+            digests = list(parse_json((self.folder / "index.json").read_text())["shards"])
         except (OSError, ValueError, KeyError, TypeError):
             digests = []
         paths = map(self.shard_path, range(self.num_shards))

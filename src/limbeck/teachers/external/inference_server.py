@@ -18,6 +18,7 @@ from torch import Tensor
 from limbeck.core.errors import LimbeckError, format_root_cause
 from limbeck.data import Normalization
 from limbeck.teachers.external.external_teacher import ExternalTeacher, InputType, OutputType
+from limbeck.utils.io import parse_json
 
 __all__ = ["inference_server"]
 
@@ -144,7 +145,7 @@ class _InferenceClient:
 
     def _parse_response(self, response: bytes, *, num_rows: int) -> NDArray[np.float32]:
         try:
-            outputs = {str(output["name"]): output for output in json.loads(response)["outputs"]}
+            outputs = {str(output["name"]): output for output in parse_json(response)["outputs"]}
         except (ValueError, KeyError, TypeError) as error:
             prefix = response[:60].decode("utf-8", "replace")
             raise LimbeckError(f"{self.address} must respond by the Open Inference Protocol, got {prefix!r}") from error

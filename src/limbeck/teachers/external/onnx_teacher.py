@@ -65,7 +65,10 @@ def _external_data_files(file: Path) -> list[Path]:
     """Files with weights that are not in ``file`` itself."""
     import onnx as library
 
-    tensors = library.load(str(file), load_external_data=False).graph.initializer
+    try:
+        tensors = library.load(str(file), load_external_data=False).graph.initializer
+    except Exception as error:  # protobuf has its own error types
+        raise LimbeckError(f"{file} is damaged or no ONNX file ({type(error).__name__}); copy it again") from error
     entries = [e for t in tensors if t.data_location == library.TensorProto.EXTERNAL for e in t.external_data]
     paths = sorted({file.parent / entry.value for entry in entries if entry.key == "location"})
     return [path for path in paths if path.is_file()]

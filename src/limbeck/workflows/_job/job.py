@@ -19,6 +19,7 @@ from limbeck.core.task import EvaluableTask, require_evaluable
 from limbeck.data import DataModule
 from limbeck.data.batch_sampler import BatchSampler
 from limbeck.data.counter_rng import derive_seed
+from limbeck.data.held_out import close_access_log
 from limbeck.data.module import LabelSubset
 from limbeck.distiller import (
     Distiller,
@@ -132,6 +133,7 @@ class Job:
             raise LimbeckError(f"{folder} is no run folder: it has no recipe.yaml")
         if not (folder / "record.json").exists():
             raise LimbeckError(f"{folder} is not finished: go on with limbeck distill --resume --out {folder}")
+        close_access_log(folder / "checkpoint" / "test_access.json")
         overrides = [] if data_root is None else [f"data.root={json.dumps(data_root, ensure_ascii=False)}"]
         return cls.from_recipe(load_recipe(path, overrides), folder)
 

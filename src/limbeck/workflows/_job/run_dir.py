@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from limbeck.core.errors import LimbeckError
+from limbeck.utils.io import remove_leftovers
 
 RUNS_DIR = Path("runs")
 
@@ -100,23 +101,32 @@ def lock_folder(folder: Path, *, timeout: float = 0.0) -> Iterator[None]:
     """Keep other processes out of ``folder``; the operating system releases the lock of a process that ends.
 
     Args:
-        folder: is made if it does not exist.
+        folder: is made if it does not exist. Files that a killed process was writing are removed from it and its
+            ``checkpoint`` folder.
         timeout: seconds to wait for a process that holds the lock; negative: no limit.
 
     Raises:
-        LimbeckError: another process holds the lock; or the folder cannot be written, or its checkpoints are a link.
+        LimbeckError: another process holds the lock; or the folder cannot be written, or its lock, checkpoints or
+            trials are a link.
     """
     with _named_errors(folder, "--out"):
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("checkpoint", "trials"):
             if (folder / name).is_symlink():
                 raise LimbeckError(f"{folder / name} is a link, and files are not written through it: remove the link")
-        lock = FileLock(folder / ".lock", timeout=timeout)
+        path = folder / ".lock"
+        lock = FileLock(path, timeout=timeout)
         try:
             lock.acquire()
         except Timeout:
             raise LimbeckError(f"another process is working in {folder}: wait for it, or give another --out") from None
+        except OSError as error:
+            if path.is_symlink():
+                raise LimbeckError(f"{path} must be a file, got a link: remove it") from error
+            raise
     try:
+        for written in (folder, folder / "checkpoint"):
+            remove_leftovers(written)
         yield
     finally:
         lock.release()

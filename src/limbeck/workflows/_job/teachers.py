@@ -25,6 +25,7 @@ from limbeck.teachers import (
 )
 from limbeck.teachers.cache.cache_registry import cache_dir
 from limbeck.teachers.cache.round_trip import RoundTripTeacher
+from limbeck.utils.console import print_text
 from limbeck.workflows._job.run_dir import require_writable
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _backend_name(job: Job, name: str) -> str:
 
 
 def _print_backend(name: str, backend: str) -> None:
-    print(f"{name}: outputs computed by {backend}", flush=True)  # noqa: T201
+    print_text(f"{name}: outputs computed by {backend}")
 
 
 def adapt_teacher_network(network: nn.Module, config: TeacherNode, data: DataModule, *, config_path: str) -> nn.Module:

@@ -18,6 +18,7 @@ from limbeck.report.metrics_csv import TrainingCurve, load_curves
 from limbeck.report.record import Record
 from limbeck.report.record_io import read_record
 from limbeck.report.record_sections import DataInfo, ModelRecord, SplitMetrics
+from limbeck.utils.io import parse_json
 
 __all__ = ["TrialResult", "TrialsBySeed", "check_comparable", "load_runs", "load_study_trials", "read_study"]
 
@@ -110,13 +111,13 @@ def read_study(folder: Path) -> dict[str, Any]:
     """
     path = folder / "study.json"
     try:
-        study: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        study: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
         is_valid = (study["schema"], study["kind"]) == (2, "study") and isinstance(study["variants"], dict)
         is_valid &= all(
             isinstance(trial["variant"], str) and isinstance(trial["folder"], str) and trial["state"] in _STATES
             for trial in study["trials"]
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise LimbeckError(
             f"{path} cannot be read as a study: remove it, and limbeck study --resume writes it again"
         ) from error

@@ -16,6 +16,7 @@ from limbeck.report.compare.tables import to_csv, to_latex, to_markdown
 from limbeck.report.task_metrics import UNKNOWN_METRIC, TaskMetrics, load_task_metrics
 from limbeck.report.terminal import render_compare_table
 from limbeck.report.verdict import VARIANT_RULE
+from limbeck.utils.console import print_text
 from limbeck.utils.io import write_text
 from limbeck.workflows.compare.load_runs import (
     TrialResult,
@@ -54,10 +55,10 @@ def compare(
     outputs: list[tuple[Path | None, Callable[[Comparison], str]]] = [
         (csv, to_csv), (markdown, to_markdown), (latex, to_latex), (page_path, render_compare_page),
     ]  # fmt: skip
-    print(render_compare_table(comparison))  # noqa: T201
+    print_text(render_compare_table(comparison))
     for path, render in outputs:
         if path is not None:
-            print(write_text(Path(path), render(comparison)).resolve())  # noqa: T201
+            print_text(write_text(Path(path), render(comparison)).resolve())
     return comparison
 
 

@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -31,6 +30,7 @@ from limbeck.teachers import ExternalTeacher
 from limbeck.training import FitResult, Processes, init_processes
 from limbeck.training.callbacks import Callback
 from limbeck.training.progress_bar import ProgressBar
+from limbeck.utils.console import print_text
 from limbeck.utils.io import digest, read_text, write_text
 from limbeck.workflows._job.job import Job, TrainOptions
 from limbeck.workflows._job.measure import (
@@ -52,7 +52,6 @@ from limbeck.workflows.export_run import export_onnx
 
 __all__ = ["distill", "save_extra_models"]
 
-_print = partial(print, flush=True)
 _STUDENT_TITLES = {
     Role.BASELINE: "Student without a teacher",
     Role.NO_ASSISTANTS: "Student without assistants",
@@ -141,19 +140,21 @@ def _make_valid_job(recipe: Recipe, folder: Path, processes: Processes) -> Job:
 
 
 def _report_finished_run(folder: Path) -> dict[str, Any]:
-    _print(f"{folder} is finished: nothing is left to do")
+    print_text(f"{folder} is finished: nothing is left to do")
+    if not (folder / "README.md").exists():  # the run was killed after its record was written
+        write_model_card(folder)
     return _report_run(folder, load_json(folder / "record.json"))
 
 
 def _report_run(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     page = write_report(folder)
-    _print(render_summary_table(record))
+    print_text(render_summary_table(record))
     for text in record["warnings"]:
-        _print(f"warning: {text}")
-    _print(record["verdict"]["text"])
+        print_text(f"warning: {text}")
+    print_text(record["verdict"]["text"])
     if "vs_no_assistants" in record["verdict"]:
-        _print(record["verdict"]["vs_no_assistants"]["text"])
-    _print(str(page.resolve()))
+        print_text(record["verdict"]["vs_no_assistants"]["text"])
+    print_text(str(page.resolve()))
     return record
 
 
@@ -166,7 +167,7 @@ def _train_all(job: Job, **options: Unpack[TrainOptions]) -> tuple[dict[str, nn.
         options["callbacks"] = [ProgressBar(run_steps=training_steps(job))]
     labeled_text = "" if data.num_labeled == len(data.train) else f" ({data.num_labeled} with a label)"
     job.processes.run_on_rank_zero(
-        _print,
+        print_text,
         f"{job.recipe.name}: {len(data.train)} to train on{labeled_text}, {len(data.validation)} to choose on, "
         f"{len(data.test)} held out for the test",
     )
@@ -193,7 +194,7 @@ def _finish_run(
     start_time: float,
 ) -> dict[str, Any]:
     """Measure, export, open the test set, and write the record, the model card and the report."""
-    _print("measuring …")
+    print_text("measuring …")
     record = {**base_record, **_measure_models(job, networks, runs)}
     for name, network in networks.items():
         # `limbeck evaluate` reads the weights of teachers and baselines.
@@ -203,7 +204,7 @@ def _finish_run(
             save_weights(network, job.run_dir / file_name, metadata=metadata)
     record |= save_extra_models(job, job.run_dir / "checkpoint", networks)
     if "onnx" in job.recipe.export.to:
-        _print("exporting …")
+        print_text("exporting …")
         record["export"]["onnx"] = export_onnx(job, networks[Role.DISTILLED], job.run_dir / "student.onnx")
     record |= _evaluate_test_set(job, networks, record)
     record["files"] = {

@@ -7,7 +7,6 @@ import time
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from fractions import Fraction
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from limbeck.models import load_weights
 from limbeck.report.record_io import read_record
 from limbeck.report.record_sections import ModelRecord
 from limbeck.teachers import ExternalTeacher
+from limbeck.utils.console import print_text
 from limbeck.utils.io import write_text
 from limbeck.workflows._job.job import Job
 from limbeck.workflows._job.measure import evaluate_split, to_split_metrics
@@ -39,7 +39,6 @@ from limbeck.workflows.export_run import compare_deployed
 
 __all__ = ["evaluate_networks", "evaluate_student"]
 
-_print = partial(print, flush=True)
 _STUDENTS_OF_SAME_COST = (Role.BASELINE.value, Role.NO_ASSISTANTS.value)
 
 
@@ -56,11 +55,11 @@ def evaluate_student(folder: Path, *, split: str = "validation", data_root: str 
     eval_data = _open_split(job, split, {"distilled": student})
     scores = evaluate_split(student, job.data, job.task, eval_data)
     metrics = to_split_metrics(scores, job.task)
-    _print(f"{folder}, {split} split, n = {metrics['num_samples']}:")
+    print_text(f"{folder}, {split} split, n = {metrics['num_samples']}:")
     for spec in job.task.metric_specs:
         interval = metrics["interval"].get(spec.name)
         ends = "" if interval is None else f"  (95 %: {spec.format(interval[0])} to {spec.format(interval[1])})"
-        _print(f"  {spec.label:<28} {spec.format(metrics['metrics'][spec.name])}{ends}")
+        print_text(f"  {spec.label:<28} {spec.format(metrics['metrics'][spec.name])}{ends}")
     record = read_record(folder / "record.json")
     model = record.models.get("distilled")
     recorded = None if model is None else model.validation if split == "validation" else model.test
@@ -68,7 +67,7 @@ def evaluate_student(folder: Path, *, split: str = "validation", data_root: str 
         values = recorded.metrics.get(record.primary_metric), metrics["metrics"].get(record.primary_metric)
         is_same = None not in values and abs(values[0] - values[1]) < 1e-9
         text = "the same" if is_same else "different; check whether the data changed"
-        _print(f"the record has {job.task.primary_metric.format(values[0])}: {text}")
+        print_text(f"the record has {job.task.primary_metric.format(values[0])}: {text}")
     if (file := folder / "student.onnx").exists() and isinstance(job.task, DeployableTask):
         metrics["exported"] = compare_deployed(file, student, job.task, job.data, eval_data)
     if split == "test":
@@ -141,8 +140,8 @@ def evaluate_networks(
     path = write_text(folder / "evaluation.json", text)
     if split == "test":
         job.data.test.close()
-    _print(render_evaluation_table(evaluation))
-    _print(str(path.resolve()))
+    print_text(render_evaluation_table(evaluation))
+    print_text(str(path.resolve()))
     return evaluation
 
 

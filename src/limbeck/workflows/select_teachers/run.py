@@ -44,6 +44,7 @@ from limbeck.teachers import Candidate, ExternalTeacher, SelectionRules, greedy_
 from limbeck.teachers.identity import fingerprint_network, network_signature
 from limbeck.training.callbacks import Callback
 from limbeck.training.checkpoint import TrainingInterrupted
+from limbeck.utils.console import print_text
 from limbeck.utils.io import write_text
 from limbeck.workflows._job.job import Job
 from limbeck.workflows._job.measure import evaluate_split, example_inputs, to_split_metrics
@@ -132,7 +133,7 @@ def select_teachers(
         result["seconds"] = round(time.monotonic() - start_time, 2)
         write_text(folder / "teacher_selection.json", json.dumps(result, indent=1, allow_nan=False))
         figure_path = write_selection_plot(folder)
-    print(f"{render_candidates_table(result)}\n{figure_path.resolve()}", flush=True)  # noqa: T201
+    print_text(f"{render_candidates_table(result)}\n{figure_path.resolve()}")
     return result
 
 
@@ -161,10 +162,10 @@ def _measure_and_select(
 ) -> dict[str, Any]:
     data, metric = job.data, job.task.primary_metric
     num_candidates = len(job.recipe.teachers)
-    print(f"{job.recipe.name}: {num_candidates} candidate(s), {len(data.validation)} samples", flush=True)  # noqa: T201
+    print_text(f"{job.recipe.name}: {num_candidates} candidate(s), {len(data.validation)} samples")
     candidates = {name: _load_or_train_candidate(job, name, callbacks=callbacks) for name in job.recipe.teachers}
     baseline = baseline or _load_or_train_baseline(job, callbacks=callbacks)
-    print("measuring …", flush=True)  # noqa: T201
+    print_text("measuring …")
     networks = {name: candidate.network for name, candidate in candidates.items()}
     student, models, scores = _measure_models(job, candidates, baseline)
     pairs, layers = compare_teachers(job, networks, scores)

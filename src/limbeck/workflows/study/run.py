@@ -30,6 +30,7 @@ from limbeck.training.convert_precision import to_precision
 from limbeck.training.distributed import get_launched_world_size
 from limbeck.training.fit import get_batches
 from limbeck.training.optimizers import make_optimizer
+from limbeck.utils.console import print_text
 from limbeck.utils.io import write_text
 from limbeck.utils.settings import TrainingSettings
 from limbeck.utils.timing import measure_latencies
@@ -85,7 +86,7 @@ def study(
     context = _load_or_make_context(recipe, variants, folder, data_cache)
     num_waiting = [state for state, _ in read_states(folder, trials).values()].count("waiting")
     num_seeds = len(trials) // len(variants)
-    print(f"{recipe.name}: {len(variants)} variants x {num_seeds} seeds, {num_waiting} to run", flush=True)  # noqa: T201
+    print_text(f"{recipe.name}: {len(variants)} variants x {num_seeds} seeds, {num_waiting} to run")
     try:
         run_workers(recipe, context, jobs, callbacks, data_cache)
     except TrainingInterrupted as interruption:
@@ -95,7 +96,7 @@ def study(
         summary = write_study(recipe, context)
     comparison = build_comparison([folder])
     page = write_text(folder / "compare.html", render_compare_page(comparison))
-    print("\n".join([render_compare_table(comparison), comparison.rule, str(page.resolve())]), flush=True)  # noqa: T201
+    print_text("\n".join([render_compare_table(comparison), comparison.rule, str(page.resolve())]))
     failed = [trial for trial in summary["trials"] if trial["state"] == "failed"]
     if failed:
         raise LimbeckError(

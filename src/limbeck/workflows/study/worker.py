@@ -19,6 +19,7 @@ from limbeck.report.record_io import parse_record
 from limbeck.training.callbacks import Callback
 from limbeck.training.checkpoint import TrainingInterrupted
 from limbeck.training.progress_bar import ProgressBar
+from limbeck.utils.console import print_text
 from limbeck.utils.durations import format_duration
 from limbeck.workflows._job.job import DataCache
 from limbeck.workflows.study.results import write_study
@@ -138,18 +139,18 @@ def _run_trials(
         except TrainingInterrupted:
             raise
         except LimbeckError as error:
-            print(f"failed: {error}", flush=True)  # noqa: T201
+            print_text(f"failed: {error}")
             # Without its error file, as on a full disk, the trial would be taken again and again.
             if trial is None or read_states(context.study_dir, [trial])[trial][0] == "waiting":
                 raise
         except Exception:  # user code can raise anything; the trial keeps the message and the traceback
             if trial is None:
                 raise
-            print(f"failed: {read_states(context.study_dir, [trial])[trial][1]}", flush=True)  # noqa: T201
+            print_text(f"failed: {read_states(context.study_dir, [trial])[trial][1]}")
         else:
             result, seconds = _format_result(record), time.monotonic() - start_time
             progress = _format_progress(write_study(recipe, context)["trials"], num_other_workers + 1)
-            print(f"{trial.variant}, seed {trial.seed}: {result} ({seconds:.0f} s) · {progress}", flush=True)  # noqa: T201
+            print_text(f"{trial.variant}, seed {trial.seed}: {result} ({seconds:.0f} s) · {progress}")
 
 
 def _make_callbacks(trial: Trial, trials: Sequence[Trial], num_other_workers: int) -> list[Callback]:
