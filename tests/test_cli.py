@@ -127,7 +127,7 @@ def test_the_options_of_a_command_are_arguments_of_its_function(name, parser):
     if isinstance(run, str):
         module, _, function = run.partition(":")
         run = getattr(importlib.import_module(module), function)
-    options = {action.dest for action in parser._actions} - {"help", "debug"}
+    options = {action.dest for action in parser._actions} - {"help", "debug", "trust"}
     if "overrides" in options:
         options -= {"data_root", "seed"}
     inspect.signature(run).bind(**dict.fromkeys(options))
