@@ -66,6 +66,12 @@ def test_a_loss_that_fails_is_named(rehearse, monkeypatch):
         rehearse()
 
 
+def test_threads_are_limited_by_the_cores_of_the_machine(rehearse, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    with pytest.raises(LimbeckError, match="num_threads must be at most 32 on this machine, which has 2 cores, got 33"):
+        rehearse("num_threads=33")
+
+
 def test_schedulers_that_end_with_the_stage_are_accepted(rehearse):
     rehearse("training.scheduler={use: OneCycleLR, max_lr: 0.1, total_steps: 20}")
     rehearse("training.scheduler={use: StepLR, step_size: 1, interval: epoch}")

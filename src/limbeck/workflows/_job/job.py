@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -42,6 +43,8 @@ from limbeck.workflows._job.stages import BASELINE_PHASES, make_distiller, make_
 from limbeck.workflows._job.teachers import adapt_teacher_network, make_uncached_teacher
 
 _BASELINE_PHASE_NAMES = {"student_only": Role.BASELINE.value}
+_MAX_THREADS_PER_CORE: Final = 16
+"""With more, a step of a small network takes seconds."""
 
 
 @final
@@ -108,8 +111,7 @@ class Job:
     ) -> Self:
         """Check the recipe, then load its data, or take it from ``data_cache``."""
         plan = resolve_recipe(recipe)
-        if recipe.num_threads is not None:
-            torch.set_num_threads(recipe.num_threads)
+        _set_num_threads(recipe.num_threads)
         data = (data_cache or DataCache()).load(plan)
         if not isinstance(data, DataModule):
             raise LimbeckError(
@@ -333,6 +335,18 @@ class Job:
     def _build(self, node: ResolvedNode, name: str) -> Any:
         torch.manual_seed(derive_seed(self.recipe.seed, zlib.crc32(name.encode())))
         return node.build(**data_facts(self.data))
+
+
+def _set_num_threads(num_threads: int | None) -> None:
+    if num_threads is None:
+        return
+    cores = os.cpu_count() or 1
+    if num_threads > _MAX_THREADS_PER_CORE * cores:
+        raise LimbeckError(
+            f"num_threads must be at most {_MAX_THREADS_PER_CORE * cores} on this machine, which has {cores} cores, got "
+            f"{num_threads}: remove it, or set it to {cores}"
+        )
+    torch.set_num_threads(num_threads)
 
 
 def _require_module(module: Any, node: ResolvedNode) -> nn.Module:
