@@ -30,7 +30,7 @@ from results import make_row, write_rows
 
 from limbeck.cli import main as limbeck_main
 
-COUNTS = {"recipe": 1000, "arguments": 500, "files": 300}
+COUNTS = {"files": 300, "arguments": 500, "recipe": 1000}
 CPU_SECONDS, WALL_SECONDS = 60, 180
 MEMORY_BYTES = 12 * 2**30
 UNEXPECTED_STATUS = 70
