@@ -343,8 +343,8 @@ def _set_num_threads(num_threads: int | None) -> None:
     cores = os.cpu_count() or 1
     if num_threads > _MAX_THREADS_PER_CORE * cores:
         raise LimbeckError(
-            f"num_threads must be at most {_MAX_THREADS_PER_CORE * cores} on this machine, which has {cores} cores, got "
-            f"{num_threads}: remove it, or set it to {cores}"
+            f"num_threads must be at most {_MAX_THREADS_PER_CORE * cores} on this machine, which has {cores} cores, "
+            f"got {num_threads}: remove it, or set it to {cores}"
         )
     torch.set_num_threads(num_threads)
 
