@@ -146,7 +146,7 @@ def _recorded_recipe(record: Record, data_root: str | None) -> Recipe:
     recipe_dict = dict(record.recipe)
     if not recipe_dict:
         raise LimbeckError("the record holds no recipe, so its run cannot be repeated: give a run of limbeck distill")
-    if data_root is not None:
+    if data_root is not None and isinstance(recipe_dict.get("data"), Mapping):
         recipe_dict["data"] = {**recipe_dict["data"], "root": data_root}
     recipe = validate(Recipe, recipe_dict, "the recipe of the record")
     require_trusted(recipe.plugins, "the recipe of the record")

@@ -136,9 +136,11 @@ def _read_entry(folder: Path) -> CacheEntry | None:
     try:
         metadata = parse_json((folder / "layout.json").read_text())
         RecordLayout.from_dict(metadata["layout"])
+        if not all(isinstance(metadata[name], int) for name in ("num_samples", "num_views")):
+            return None
         num_bytes = sum(path.lstat().st_blocks * 512 for path in _own_files(folder))
         lock = folder / _LOCK_FILE
         last_used = lock.lstat().st_mtime if lock.exists() else time.time()
-    except (OSError, ValueError, KeyError, TypeError, LimbeckError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, LimbeckError):
         return None
     return CacheEntry(folder, metadata, num_bytes, (folder / "index.json").exists(), last_used)

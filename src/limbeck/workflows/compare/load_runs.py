@@ -113,11 +113,13 @@ def read_study(folder: Path) -> dict[str, Any]:
     try:
         study: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
         is_valid = (study["schema"], study["kind"]) == (2, "study") and isinstance(study["variants"], dict)
+        is_valid &= all(isinstance(variant, dict) for variant in study["variants"].values())
         is_valid &= all(
             isinstance(trial["variant"], str) and isinstance(trial["folder"], str) and trial["state"] in _STATES
+            and isinstance(trial.get("seed"), int | None) and isinstance(trial.get("error"), str | None)
             for trial in study["trials"]
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise LimbeckError(
             f"{path} cannot be read as a study: remove it, and limbeck study --resume writes it again"
         ) from error
@@ -213,7 +215,7 @@ def _load_trial(folder: Path, study: Mapping[str, Any], entry: Mapping[str, Any]
     variant, trial_dir = entry["variant"], folder / entry["folder"]
     # A link out of the study could show the files of another one.
     paths = (trial_dir, *(trial_dir / name for name in _FILES))
-    if not all(path.resolve().is_relative_to(folder.resolve()) for path in paths):
+    if not all(_is_inside(path, folder) for path in paths):
         raise LimbeckError(f"{folder} has a trial outside of itself ({entry['folder']}): move the trial into it")
     trial = TrialResult(
         variant=variant,
@@ -243,6 +245,14 @@ def _load_trial(folder: Path, study: Mapping[str, Any], entry: Mapping[str, Any]
         )
     except LimbeckError as error:
         return replace(trial, state="failed" if is_done else trial.state, error=trial.error or str(error))
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    """Whether ``path``, with its links followed, is in ``folder``; a link in a circle is nowhere."""
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):
+        return False
 
 
 def _find_model_name(record: Record, variant: str) -> str:
