@@ -174,16 +174,22 @@ def _check_features(record: Record, curve: TrainingCurve, result: Diagnosis) -> 
 
 def _feature_loss_names(recipe: Mapping[str, Any]) -> list[str]:
     """The names of losses with a ``layer`` or ``layers``, in the order of the recipe."""
-    objectives = [stage.get("objective") or {} for stage in recipe.get("stages") or ()]
-    losses = [item for objective in objectives for item in objective.items()]
+    objectives = [stage.get("objective") for stage in _stages(recipe)]
+    losses = [item for objective in objectives if isinstance(objective, Mapping) for item in objective.items()]
     names = (name for name, loss in losses if isinstance(loss, Mapping) and {"layer", "layers"} & loss.keys())
     return list(dict.fromkeys(names))
 
 
+def _stages(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The stages of a recorded recipe, which may have been edited."""
+    stages = recipe.get("stages")
+    return [stage for stage in stages if isinstance(stage, Mapping)] if isinstance(stages, list | tuple) else []
+
+
 def _check_projections(folder: Path, record: Record, phase: str, result: Diagnosis) -> None:
     """Learned projections of losses, from the checkpoint of the last stage."""
-    stages = record.recipe.get("stages") or ()
-    path = folder / "checkpoint" / f"{phase}.{stages[-1]['name']}.pt" if stages else None
+    stages = _stages(record.recipe)
+    path = folder / "checkpoint" / f"{phase}.{stages[-1].get('name')}.pt" if stages else None
     projections = _load_projections(path) if path is not None and path.exists() else {}
     for name, projection in projections.items():
         import torch
@@ -209,6 +215,6 @@ def _load_projections(path: Path) -> dict[str, Any]:
 
     return {
         key.removeprefix("trainable.").partition(".")[0]: tensor
-        for key, tensor in load_checkpoint(path)["losses"].items()
+        for key, tensor in (load_checkpoint(path).get("losses") or {}).items()
         if key.startswith("trainable.") and "projection" in key and key.endswith("weight") and tensor.ndim > 1
     }
