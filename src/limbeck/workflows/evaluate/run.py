@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
-from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -205,7 +204,8 @@ def _parse_eps(text: str | None) -> float:
     if text is None:
         return DEFAULT_EPS
     try:
-        eps = float(Fraction(text))
+        numerator, _, denominator = text.partition("/")
+        eps = float(numerator) / float(denominator or 1)
     except (ValueError, ZeroDivisionError):
         eps = 0.0
     if not 0 < eps <= 1:
