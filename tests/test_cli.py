@@ -13,6 +13,7 @@ import pytest
 import limbeck
 from limbeck.cli import _parse, main, make_parser
 from limbeck.cli.renamed import RENAMED_COMMANDS, RENAMED_OPTIONS
+from limbeck.recipe import find_recipe, load_recipe, resolve_recipe
 from limbeck.recipe.overrides import apply_overrides
 
 
@@ -90,7 +91,8 @@ def test_bundled_recipes_are_valid(capsys):
     assert names == sorted(names)
     assert {"cifar100_resnet152_resnet18", "digits", "fashion_mnist", "fashion_mnist_full"} <= set(names)
     for name in names:
-        assert main(["recipe", "check", name]) == 0
+        resolve_recipe(load_recipe(find_recipe(name)))
+    assert main(["recipe", "check", "digits"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ def test_a_part_smaller_than_a_batch_repeats_in_the_next_views():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Augmentation((horizontal_flip(),), repeats=0), "at least 1, got 0"),
+        (lambda: Augmentation((horizontal_flip(),), repeats=0), "from 1 to 1,000,000, got 0"),
         (lambda: Augmentation((), repeats=2), "repeats must be 1 without transforms, got 2: add transforms"),
         (lambda: Augmentation((horizontal_flip(),), num_views=6, repeats=4), r"a multiple of repeats \(4\), got 6"),
         (lambda: Augmentation((horizontal_flip(),), num_views=1, repeats=2), r"a multiple of repeats \(2\), got 1"),

@@ -11,7 +11,7 @@ from PIL import Image
 
 from limbeck import LimbeckError
 from limbeck.data import from_datasets, from_tensors
-from limbeck.data.image_store import ImageFiles
+from limbeck.data.image_files import ImageFiles
 from limbeck.data.labels import to_class_indices
 from limbeck.data.sources import ImageFolder
 from limbeck.tasks import Classification

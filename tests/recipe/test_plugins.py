@@ -135,8 +135,8 @@ def test_a_recipe_file_with_new_plugins_stops_before_the_import(own, recipe, cap
 
 
 def test_trust_is_remembered_until_the_code_changes(own, recipe, capsys):
-    assert main(["recipe", "check", "recipe.yaml", "--trust"]) == 0
-    assert main(["recipe", "check", "recipe.yaml"]) == 0
+    assert main(["recipe", "show", "recipe.yaml", "--trust"]) == 0
+    assert main(["recipe", "show", "recipe.yaml"]) == 0
     assert list(json.loads(Path("config/trusted_plugins.json").read_text()).values()) == [
         f"own_things in {Path.cwd() / 'own_things.py'}"
     ]

@@ -30,6 +30,7 @@ def add_commands(commands: _SubParsers) -> None:
     _add_run_files(commands)
     _add_overviews(commands)
     _add_cache(commands)
+    _add_data(commands)
     _add_recipe(commands)
 
 
@@ -287,27 +288,29 @@ def _add_cache(commands: _SubParsers) -> None:
         add("--root", metavar="DIR", help="default: $LIMBECK_CACHE, or ~/.cache/limbeck/teacher_outputs")
 
 
+def _add_data(commands: _SubParsers) -> None:
+    data = commands.add_parser("data", help="check the data of a recipe")
+    actions = data.add_subparsers(required=True, metavar="ACTION")
+    add = _command(
+        actions,
+        "check",
+        "limbeck.workflows.check_data:check_data",
+        help="list unreadable files, duplicates, odd sizes and tiny classes; exit status 1: there are some",
+        description="Reads every file of the data once, those of the test split too. Trains and downloads nothing.",
+    )
+    _add_recipe_arguments(add)
+    add("--json", action="store_true", dest="as_json", help="print JSON in place of text")
+
+
 def _add_recipe(commands: _SubParsers) -> None:
     recipe = commands.add_parser("recipe", help="check or show a recipe, or list those that come with limbeck")
     actions = recipe.add_subparsers(required=True, metavar="ACTION")
-    add = _command(actions, "check", _recipe_check, help="check that a recipe is valid")
-    _add_recipe_arguments(add, data_root=False)
+    text = "check that a recipe is valid, and that its networks run on its data"
+    add = _command(actions, "check", "limbeck.workflows.check_recipe:check_recipe", help=text)
+    _add_recipe_arguments(add)
     add = _command(actions, "show", _recipe_show, help="print it with every setting, defaults included")
     _add_recipe_arguments(add, data_root=False)
     _command(actions, "list", _recipe_list, help="the recipes that come with limbeck")
-
-
-def _recipe_check(*, recipe: str, overrides: list[str]) -> str:
-    from limbeck.recipe import find_recipe, load_recipe, resolve_recipe
-    from limbeck.recipe.constructors import check_constructors
-
-    loaded_recipe = load_recipe(find_recipe(recipe), overrides)
-    check_constructors(resolve_recipe(loaded_recipe))
-    if loaded_recipe.study is not None:
-        from limbeck.workflows.study.variants import check_variants
-
-        check_variants(loaded_recipe)
-    return f"{recipe}: recipe is valid"
 
 
 def _recipe_show(*, recipe: str, overrides: list[str]) -> str:

@@ -5,7 +5,7 @@ from limbeck.data.box_store import BoxStore
 from limbeck.data.held_out import HeldOutTest
 from limbeck.data.image_store import InMemory
 from limbeck.data.mask_store import MasksInMemory
-from limbeck.data.module import DataModule, from_datasets, from_loaders, from_tensors, iterate_batches, make_splits
+from limbeck.data.module import DataModule, iterate_batches, make_splits
 from limbeck.data.normalization import Normalization, NormalizedModel
 from limbeck.data.sequence_store import SequenceStore
 from limbeck.data.sources import CIFAR10, CIFAR100, Digits, FashionMNIST, ImageFolder, SegmentationFolder
@@ -22,6 +22,7 @@ from limbeck.data.transforms import (
     spec_augment,
     torchvision,
 )
+from limbeck.data.user_data import from_datasets, from_loaders, from_tensors
 
 __all__ = [
     "CIFAR10",

@@ -12,11 +12,12 @@ from limbeck.core.errors import LimbeckError
 from limbeck.data.augmentation import Augmentation
 from limbeck.data.collated_dataset import CollatedDataset
 from limbeck.data.counter_rng import derive_seed, make_generator
-from limbeck.data.image_store import ImageFiles, InMemory, preserve_rng_state
+from limbeck.data.image_store import preserve_rng_state
 from limbeck.data.normalization import InputNormalization
 from limbeck.data.sequence_store import SequenceStore
 from limbeck.data.split import Split
 from limbeck.data.token_batches import TokenBatches
+from limbeck.data.unlabeled_images import reads_user_code
 
 __all__ = ["Batch", "BatchSampler", "BatchStream"]
 
@@ -80,7 +81,7 @@ class BatchSampler:
         self._seed, self.order_seed = seed, seed if order_seed is None else order_seed
         self._classes, self.rank = classes, rank
         self._epoch_order: tuple[int, Tensor] = (-1, torch.empty(0))
-        self._has_user_code = not isinstance(split.images, InMemory | ImageFiles | SequenceStore) or any(
+        self._has_user_code = reads_user_code(split.images) or any(
             not type(transform).__module__.startswith("limbeck.") for transform in augmentation.transforms
         )
         self._token_batches = None if batch_tokens is None else self._make_token_batches(batch_tokens, world_size)

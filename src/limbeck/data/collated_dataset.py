@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from limbeck.core.errors import LimbeckError
+from limbeck.core.errors import LimbeckError, format_root_cause
 from limbeck.data.image_store import evenly_spaced_indices, preserve_rng_state, tensor_bytes
+from limbeck.data.input_checks import read_item, require_finite
 
 __all__ = ["CollatedDataset"]
 
@@ -36,11 +37,19 @@ class CollatedDataset:
 
     def read_batch(self, indices: Tensor) -> dict[str, Any]:
         """The batch of the items at ``indices`` (``[n]`` integers)."""
-        batch = self.collate_fn([self.dataset[i] for i in indices.tolist()])
+        items = [read_item(self.dataset, i) for i in indices.tolist()]
+        try:
+            batch = self.collate_fn(items)
+        except Exception as error:  # user code
+            raise LimbeckError(
+                f"collate_fn failed on the samples {indices.tolist()[:8]} ({format_root_cause(error)}): correct it"
+            ) from error
         if not isinstance(batch, Mapping):
             raise LimbeckError(
                 f"collate_fn must return a mapping, got a {type(batch).__name__}: return {{'input': …, 'target': …}}"
             )
+        if isinstance(inputs := batch.get("input"), Tensor) and len(inputs) == len(indices):
+            require_finite(inputs, lambda i: f"sample {int(indices[i])} of the data set")
         return dict(batch)
 
     def read(self, indices: Tensor) -> Tensor:
@@ -55,14 +64,15 @@ class CollatedDataset:
         """A hash of all items; of type and length where the data set is not :meth:`is_deterministic`."""
         digest = hashlib.sha256(f"{type(self.dataset).__name__} {len(self.dataset)}".encode())
         for i in range(len(self)) if self.is_deterministic() else ():
-            digest.update(_item_bytes(self.dataset[i]))
+            digest.update(_item_bytes(read_item(self.dataset, i)))
         return digest.hexdigest()
 
     def is_deterministic(self) -> bool:
         """Whether 32 evenly spaced items are equal when read twice; random states are restored."""
         with preserve_rng_state():
             return all(
-                _item_bytes(self.dataset[i]) == _item_bytes(self.dataset[i]) for i in evenly_spaced_indices(len(self))
+                _item_bytes(read_item(self.dataset, i)) == _item_bytes(read_item(self.dataset, i))
+                for i in evenly_spaced_indices(len(self))
             )
 
 

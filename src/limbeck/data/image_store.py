@@ -1,4 +1,4 @@
-"""Images read by index: in memory, in files, or from a user's data set."""
+"""Images read by index: in memory, or from a user's data set."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ import torch
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
+from limbeck.data.input_checks import read_item, require_finite, require_input_type, to_tensor
+from limbeck.utils.batch_fields import get_input
 
 __all__ = [
     "DatasetAdapter",
-    "ImageFiles",
     "ImageStore",
     "InMemory",
     "evenly_spaced_indices",
     "hash_files",
     "preserve_rng_state",
+    "stack_images",
     "tensor_bytes",
+    "to_unit_range",
 ]
 
 _MAX_HASHED_BYTES = 256 * 2**20
@@ -60,7 +63,7 @@ class InMemory:
         return len(self.tensor)
 
     def read(self, indices: Tensor) -> Tensor:
-        return _to_unit_range(self.tensor[indices])
+        return to_unit_range(self.tensor[indices])
 
     def fingerprint(self) -> str:
         description = f"{self.tensor.dtype} {list(self.tensor.shape)} ".encode()
@@ -72,43 +75,8 @@ class InMemory:
 
 @final
 @dataclass(frozen=True, slots=True)
-class ImageFiles:
-    """Images in files, read on access: upright by their EXIF orientation, transparent pixels on white.
-
-    Args:
-        paths: the files.
-        size: length of the shorter side after resizing, before a center crop; or height and width to resize to;
-            ``None``: images are unchanged and must have one size.
-        channels: 1 for gray, 3 for color.
-    """
-
-    paths: tuple[Path, ...]
-    size: int | tuple[int, int] | None
-    channels: int
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def read(self, indices: Tensor) -> Tensor:
-        return _to_unit_range(self.read_uint8(indices.tolist()))
-
-    def read_uint8(self, indices: Sequence[int]) -> Tensor:
-        """Like :meth:`read`, as uint8 0..255."""
-        images = [_decode_image(self.paths[i], self.size, self.channels) for i in indices]
-        return _stack(images, "images must have one size", "set `size`")
-
-    def fingerprint(self) -> str:
-        """A hash of names, sizes and bytes of the files; above 256 MB in total, of modification times for bytes."""
-        return hashlib.sha256(f"{self.size} {self.channels} ".encode() + hash_files(self.paths)).hexdigest()
-
-    def is_deterministic(self) -> bool:
-        return True
-
-
-@final
-@dataclass(frozen=True, slots=True)
 class DatasetAdapter:
-    """The inputs of a map-style torch data set whose items are ``(input, target)``."""
+    """The inputs of a map-style torch data set whose items are ``(input, target)``, or a mapping of both."""
 
     dataset: Any
 
@@ -117,15 +85,15 @@ class DatasetAdapter:
 
     def read(self, indices: Tensor) -> Tensor:
         tensors = [self._read_item(i) for i in indices.tolist()]
-        return _to_unit_range(
-            _stack(tensors, "inputs of a data set must have one shape", "add a transform such as Resize")
+        return to_unit_range(
+            stack_images(tensors, "inputs of a data set must have one shape", "add a transform such as Resize")
         )
 
     def fingerprint(self) -> str:
         """A hash of all items; of type and length where the data set is not :meth:`is_deterministic`.
 
         Where the data set lists its files as ``samples``, as torchvision's folders do: of these files, as in
-        :class:`ImageFiles`, and of 32 items.
+        :class:`~limbeck.data.image_files.ImageFiles`, and of 32 items.
         """
         digest = hashlib.sha256(f"{type(self.dataset).__name__} {len(self.dataset)}".encode())
         if self.is_deterministic():
@@ -146,20 +114,19 @@ class DatasetAdapter:
         return True
 
     def _read_item(self, index: int) -> Tensor:
-        value = self.dataset[index][0]
-        try:
-            return torch.as_tensor(value)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise LimbeckError(
-                f"inputs of a data set must be tensors, got a {type(value).__name__}: add a transform such as ToTensor"
-            ) from error
+        tensor = to_tensor(get_input(read_item(self.dataset, index)), index)
+        require_input_type(tensor.dtype)
+        require_finite(tensor[None], lambda _: f"sample {index} of the data set ({type(self.dataset).__name__})")
+        return tensor
 
 
-def _to_unit_range(images: Tensor) -> Tensor:
+def to_unit_range(images: Tensor) -> Tensor:
+    """uint8 of 0..255 as floats in 0..1; other types as floats."""
     return images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
 
-def _stack(images: list[Tensor], rule: str, remedy: str) -> Tensor:
+def stack_images(images: list[Tensor], rule: str, remedy: str) -> Tensor:
+    """``images`` as one tensor; an error with ``rule`` and ``remedy`` where their shapes differ."""
     if len(shapes := {tuple(image.shape) for image in images}) > 1:
         raise LimbeckError(f"{rule}, got {sorted(shapes)[:3]} …: {remedy}")
     return torch.stack(images)
@@ -212,30 +179,3 @@ def preserve_rng_state(seed: int | None = None) -> Iterator[None]:
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
-
-
-def _decode_image(path: Path, size: int | tuple[int, int] | None, channels: int) -> Tensor:
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as file:
-            mode, upright = file.mode, ImageOps.exif_transpose(file)
-            if upright.has_transparency_data:
-                white = Image.new("RGBA", upright.size, "white")
-                upright = Image.alpha_composite(white, upright.convert("RGBA"))
-            image = upright.convert("L" if channels == 1 else "RGB")
-    except Exception as error:  # each decoder raises its own error
-        raise LimbeckError(f"the image {path} cannot be read ({error}): replace or remove it") from error
-    if mode[0] in "IF":  # PIL would clip everything above 255 to white
-        raise LimbeckError(f"the image {path} must have 8 bits per channel, got mode {mode}: convert it")
-    if isinstance(size, tuple):
-        image = image.resize(size[::-1], Image.Resampling.BILINEAR)
-    elif size is not None:
-        width, height = image.size
-        scale = size / min(width, height)
-        resized_size = max(size, round(width * scale)), max(size, round(height * scale))
-        image = image.resize(resized_size, Image.Resampling.BILINEAR)
-        left, top = (image.size[0] - size) // 2, (image.size[1] - size) // 2
-        image = image.crop((left, top, left + size, top + size))
-    pixels = torch.from_numpy(np.asarray(image).copy())
-    return pixels.unsqueeze(0) if channels == 1 else pixels.permute(2, 0, 1).contiguous()

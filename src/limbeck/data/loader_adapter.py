@@ -7,10 +7,12 @@ from typing import Any, Final, final
 
 import torch
 
-from limbeck.core.errors import LimbeckError
+from limbeck.core.errors import LimbeckError, format_root_cause
+from limbeck.data.batch_checks import BatchChecks, check_batch
+from limbeck.data.input_checks import read_item
 from limbeck.utils.random_states import get_rng_states, set_rng_states
 
-__all__ = ["LoaderAdapter"]
+__all__ = ["LoaderAdapter", "checked_batches"]
 
 _GENERATOR_OWNERS: Final = ("", "sampler", "batch_sampler", "batch_sampler.sampler")
 
@@ -31,7 +33,7 @@ class LoaderAdapter:
             raise LimbeckError("a loader must have a length: use a DataLoader of a map-style data set") from None
         if not self.steps_per_epoch:
             raise LimbeckError("a loader must have at least 1 batch, got 0")
-        self._loader, self._next_step = loader, 0
+        self._loader, self._next_step, self._checks = loader, 0, BatchChecks(self.steps_per_epoch)
         self._batches: Iterator[Any] | None = None
         self._first_batch: Any = None
         self._epoch_states: dict[str, Any] | None = None
@@ -79,12 +81,16 @@ class LoaderAdapter:
     def _next_batch(self, position: int) -> Any:
         assert self._batches is not None
         try:
-            return next(self._batches)
+            batch = next(self._batches)
         except StopIteration:
             raise LimbeckError(
                 f"a loader must return as many batches as its length ({self.steps_per_epoch}) each time, got only "
                 f"{position}"
             ) from None
+        except Exception as error:  # user code
+            raise _unreadable(self._loader, position, error) from error
+        self._checks.check(batch, position)
+        return batch
 
     def _generators(self) -> Iterator[tuple[str, torch.Generator]]:
         """The generators of the loader and its samplers, each once."""
@@ -105,3 +111,34 @@ class LoaderAdapter:
         for path, generator in self._generators():
             if path in states:
                 generator.set_state(states[path])
+
+
+def checked_batches(loader: Any, batches: Iterator[Any]) -> Iterator[Any]:
+    """``batches`` of a user's ``loader``; what it raises, and inputs that are not finite, become one sentence.
+
+    Raises:
+        LimbeckError: names the batch, and the sample where it is known.
+    """
+    position = 0
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except Exception as error:  # user code
+            raise _unreadable(loader, position, error) from error
+        check_batch(batch, f"batch {position} of the validation loader")
+        yield batch
+        position += 1
+
+
+def _unreadable(loader: Any, position: int, error: Exception) -> LimbeckError:
+    """The error of a loader that raised: that of the first sample of its data set that cannot be read, else its own."""
+    dataset: Any = getattr(loader, "dataset", None)
+    if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
+        for index in range(len(dataset)):
+            try:
+                read_item(dataset, index)
+            except LimbeckError as item_error:
+                return item_error
+    return LimbeckError(f"batch {position} of a loader could not be read ({format_root_cause(error)}): correct it")

@@ -23,7 +23,9 @@ def read_wav(path: Path) -> tuple[Tensor, int]:
     try:
         with wave.open(str(path), "rb") as file:
             channels, width, rate = file.getnchannels(), file.getsampwidth(), file.getframerate()
-            raw = file.readframes(file.getnframes())
+            # A header may ask for gigabytes, which would be allocated.
+            num_frames = min(file.getnframes(), path.stat().st_size // max(channels * width, 1))
+            raw = file.readframes(num_frames)
     except (OSError, wave.Error, EOFError) as error:
         raise LimbeckError(f"the clip {path} cannot be read ({error}): replace or remove it") from error
     if not raw or len(raw) % (channels * width):

@@ -16,7 +16,7 @@ from torch import Tensor
 from limbeck.core.errors import LimbeckError
 from limbeck.data.image_store import hash_files
 
-__all__ = ["UNLABELED", "MaskFiles", "MaskStore", "MasksInMemory", "is_mask"]
+__all__ = ["UNLABELED", "MaskFiles", "MaskStore", "MasksInMemory", "is_mask", "open_mask"]
 
 UNLABELED: Final = -100
 
@@ -100,7 +100,12 @@ def is_mask(targets: Any) -> bool:
     return tv_tensors is not None and is_list and isinstance(targets[0], tv_tensors.Mask)
 
 
-def _decode_mask(path: Path, size: tuple[int, int] | None) -> Tensor:
+def open_mask(path: Path) -> Any:
+    """The PIL image of one channel in ``path``.
+
+    Raises:
+        LimbeckError: the file cannot be read, or has several channels.
+    """
     from PIL import Image
 
     try:
@@ -112,6 +117,13 @@ def _decode_mask(path: Path, size: tuple[int, int] | None) -> Tensor:
         raise LimbeckError(
             f"the mask {path} must have one channel whose values are class indices, got mode {image.mode}: convert it"
         )
+    return image
+
+
+def _decode_mask(path: Path, size: tuple[int, int] | None) -> Tensor:
+    from PIL import Image
+
+    image = open_mask(path)
     if size is not None:
         image = image.resize(size[::-1], Image.Resampling.NEAREST)
     return torch.from_numpy(np.asarray(image).astype(np.uint8))

@@ -1,11 +1,11 @@
-"""A data set with splits, augmentation and normalization, and constructors for a user's data."""
+"""A data set with splits, augmentation and normalization."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, Literal, Protocol, final
 
 import torch
@@ -13,39 +13,23 @@ from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data.augmentation import Augmentation
-from limbeck.data.batch_sampler import Batch, BatchSampler, BatchStream
-from limbeck.data.box_store import BoxStore
+from limbeck.data.batch_sampler import Batch, BatchSampler
 from limbeck.data.collated_dataset import CollatedDataset
 from limbeck.data.groups import require_disjoint_groups
 from limbeck.data.held_out import HeldOutTest
-from limbeck.data.image_store import evenly_spaced_indices
-from limbeck.data.labels import to_class_indices
-from limbeck.data.loader_adapter import LoaderAdapter
-from limbeck.data.mask_store import MasksInMemory, is_mask
+from limbeck.data.image_store import ImageStore, InMemory
+from limbeck.data.input_checks import require_finite
 from limbeck.data.normalization import InputNormalization, NoNormalization, Normalization
-from limbeck.data.split import (
-    UNLABELED,
-    DatasetAdapter,
-    InMemory,
-    Split,
-    hide_labels,
-    stratified_split,
-    stratified_subsample,
-)
+from limbeck.data.split import UNLABELED, Split, hide_labels, stratified_split, stratified_subsample
+from limbeck.data.unlabeled_images import add_unlabeled
 
-__all__ = [
-    "DataModule",
-    "DataSource",
-    "from_datasets",
-    "from_loaders",
-    "from_tensors",
-    "iterate_batches",
-    "make_splits",
-]
+__all__ = ["DataModule", "DataSource", "iterate_batches", "make_splits"]
 
 LabelSubset = Literal["all", "labeled"]
 NormalizeMode = Literal["data", "imagenet", "none"]
 _VALIDATION, _TEST = 5, 6
+_MIN_LABELS = 10
+"""Labels of a split from which on those of one class are a warning."""
 
 
 @final
@@ -145,14 +129,64 @@ def make_splits(
     name: str, class_names: Sequence[str], train: Split, *, seed: int, validation: Split | float, test: Split | float,
     num_labeled: int | None = None, num_samples: int | None = None, augment: Augmentation = Augmentation(),
     normalize: NormalizeMode | InputNormalization = "data", facts: Mapping[str, Any] | None = None,
+    unlabeled: ImageStore | None = None,
 ) -> DataModule:  # fmt: skip
     """A data module: missing splits are split off ``train``, labels hidden, the normalization computed.
 
-    The test split is split off first, so that it does not depend on the validation split. Sequences and values have no
-    normalization but an object.
+    The test split is split off first, so that it does not depend on the validation split. Samples without a label stay
+    in ``train``. Sequences and values have no normalization but an object.
+
+    Args:
+        name: name of the data set.
+        class_names: names of the classes, by index.
+        train: the training samples.
+        seed: seed of the splits.
+        validation: the validation split, or a fraction of ``train``.
+        test: the test split, or a fraction of ``train``.
+        num_labeled: number of training samples that keep their label; ``None``: all.
+        num_samples: number of training samples; ``None``: all.
+        augment: transforms of training inputs.
+        normalize: ``data`` (statistics of ``train``), ``imagenet``, ``none``, or an object.
+        facts: see :class:`DataModule`.
+        unlabeled: further training images without a label, of the size of those of ``train``; not in ``num_samples``.
+
+    Raises:
+        LimbeckError: a label is no class, an input is not finite, a split has no sample or no label, or the
+            augmentation does not support the samples.
     """
     if isinstance(normalize, str) and normalize not in _NORMALIZE:
         raise LimbeckError(f"`normalize` must be {', '.join(_NORMALIZE)}, got {normalize!r}")
+    _check_augmentation(train, augment)
+    for split_name, given in (("training", train), ("validation", validation), ("test", test)):
+        if isinstance(given, Split):
+            _check_samples(given, split_name, len(class_names), name)
+    if not isinstance(test, Split):
+        train, test = stratified_split(train, test, seed=seed, purpose=_TEST)
+    if not isinstance(validation, Split):
+        train, validation = stratified_split(train, validation, seed=seed, purpose=_VALIDATION)
+    if num_samples is not None:
+        train = stratified_subsample(train, num_samples, seed=seed)
+    if num_labeled is not None:
+        train = hide_labels(train, num_labeled, seed=seed)
+    splits = {"training": train, "validation": validation, "test": test}
+    _check_splits(splits, class_names, name)
+    require_disjoint_groups(splits)
+    if not isinstance(normalize, str):
+        normalization = normalize
+    else:
+        has_images = train.sequences is None and not isinstance(train.images, CollatedDataset)
+        normalization = _NORMALIZE[normalize](train) if has_images else NoNormalization()
+    if unlabeled is not None:
+        first_id = 1 + max(int(split.sample_ids.max()) for split in splits.values())
+        train = add_unlabeled(train, unlabeled, first_id=first_id)
+    return DataModule(
+        name, tuple(class_names), train, validation, HeldOutTest(test), augment, normalization, seed,
+        facts=facts or {},
+    )  # fmt: skip
+
+
+def _check_augmentation(train: Split, augment: Augmentation) -> None:
+    """Refuse transforms that do not support the samples."""
     if train.masks is not None:
         augment.require_masks()
     if train.boxes is not None:
@@ -163,215 +197,39 @@ def make_splits(
         raise LimbeckError("augment must be empty with collate_fn: put transforms into the data set")
     if train.values is not None and augment.mix_transforms:
         raise LimbeckError(f"{augment.mix_transforms[0]!r} mixes classes, and the targets are values: remove it")
-    for split in (train, validation, test):
-        if isinstance(split, Split) and split.has_class_targets:
-            _check_labels(split.target, len(class_names), name)
-    if not isinstance(test, Split):
-        train, test = stratified_split(train, test, seed=seed, purpose=_TEST)
-    if not isinstance(validation, Split):
-        train, validation = stratified_split(train, validation, seed=seed, purpose=_VALIDATION)
-    if num_samples is not None:
-        train = stratified_subsample(train, num_samples, seed=seed)
-    if num_labeled is not None:
-        train = hide_labels(train, num_labeled, seed=seed)
-    for split_name, split in (("training", train), ("validation", validation), ("test", test)):
+
+
+def _check_samples(split: Split, split_name: str, classes: int, name: str) -> None:
+    """Refuse labels that are no class, and inputs in memory that are not finite."""
+    if split.has_class_targets:
+        _check_labels(split.target, classes, name)
+    if isinstance(split.images, InMemory):
+        ids = torch.arange(len(split.images)).index_copy(0, split.indices, split.sample_ids)
+        require_finite(split.images.tensor, lambda i: f"sample {int(ids[i])} ({split_name} split of {name})")
+
+
+def _check_splits(splits: Mapping[str, Split], class_names: Sequence[str], name: str) -> None:
+    """Refuse splits without a sample or (but for training) without a label; warn where all labels are one class."""
+    for split_name, split in splits.items():
         if not len(split):
             raise LimbeckError(f"the {split_name} split of {name} must have samples, got none: change the fractions")
-    require_disjoint_groups({"training": train, "validation": validation, "test": test})
-    if not isinstance(normalize, str):
-        normalization = normalize
-    else:
-        has_images = train.sequences is None and not isinstance(train.images, CollatedDataset)
-        normalization = _NORMALIZE[normalize](train) if has_images else NoNormalization()
-    return DataModule(
-        name, tuple(class_names), train, validation, HeldOutTest(test), augment, normalization, seed,
-        facts=facts or {},
-    )  # fmt: skip
-
-
-def from_tensors(
-    inputs: Tensor, target: Any, *, class_names: Sequence[str] | None = None, name: str = "arrays", seed: int = 0,
-    val_split: float = 0.2, test_split: float = 0.2, num_labeled: int | None = None,
-    augment: Augmentation = Augmentation(), normalize: NormalizeMode = "data", groups: Any = None,
-) -> DataModule:  # fmt: skip
-    """Data from tensors: ``inputs`` ``[n, channels, height, width]`` (uint8, or float 0..1), ``target`` ``[n]``.
-
-    Labels are class indices (−100: no label), names, or one-hot rows; see
-    :func:`~limbeck.data.labels.to_class_indices`. Samples of one of ``groups`` ``[n]`` (integers or names: a speaker,
-    an identity) are in one split only.
-
-    >>> data = from_tensors(torch.rand(100, 1, 8, 8), torch.arange(100) % 4)
-    >>> len(data.train), len(data.validation), len(data.test), data.class_names
-    (64, 16, 20, ('0', '1', '2', '3'))
-    """
-    inputs = torch.as_tensor(inputs)
-    if augment.transforms and inputs.dtype != torch.uint8 and len(inputs):
-        _require_unit_range(inputs)
-    target, class_names = to_class_indices(target, class_names)
-    return make_splits(
-        name, class_names or _default_class_names(target), Split.from_images(InMemory(inputs), target, groups=groups),
-        seed=seed, validation=val_split, test=test_split, num_labeled=num_labeled, augment=augment, normalize=normalize,
-    )  # fmt: skip
-
-
-def from_datasets(
-    train: Any, validation: Any = None, test: Any = None, *, class_names: Sequence[str] | None = None,
-    name: str = "datasets", seed: int = 0, groups: Any = None, augment: Augmentation = Augmentation(),
-    collate_fn: Callable[[list[Any]], Any] | None = None,
-) -> DataModule:  # fmt: skip
-    """Data from map-style torch data sets, with their own transforms.
-
-    An item is ``(input, target)``: a class; a ``torchvision.tv_tensors.Mask``; or boxes, a mapping with ``boxes`` and
-    ``labels`` (as torchvision's ``wrap_dataset_for_transforms_v2`` gives). Items of any other kind need ``collate_fn``.
-
-    Args:
-        train: the training samples.
-        validation: ``None``: 20 % of ``train``.
-        test: ``None``: 20 % of ``train``.
-        class_names: names of the classes by index.
-        name: name of the data set.
-        seed: seed of the splits and of the order.
-        groups: the group of each item of ``train``, see :func:`from_tensors`.
-        augment: transforms of training inputs, which are in 0..1.
-        collate_fn: maps a list of items to a batch, a mapping, as of ``torch.utils.data.DataLoader``; limbeck adds
-            ``sample_id`` and ``view``.
-
-    Raises:
-        LimbeckError: validation or test items are random, or training items with masks or boxes are.
-    """
-    train_split, names = _read_dataset(train, "train", class_names, collate_fn, groups=groups)
-    if (validation is None or test is None) and not train_split.images.is_deterministic():
-        raise LimbeckError(
-            "items of `train` change each time they are read, so splits of it cannot be evaluated: give `validation` "
-            "and `test` with a fixed transform, or move the random transforms into an Augmentation"
-        )
-    if augment.transforms and isinstance(train_split.images, DatasetAdapter):
-        _require_unit_range(train_split.images.read(torch.tensor(evenly_spaced_indices(len(train_split)))))
-    splits, first_id = dict[str, Split](), len(train_split)
-    # Ids continue across splits, since an id identifies one sample.
-    for split_name, dataset in (("validation", validation), ("test", test)):
-        if dataset is not None:
-            split, _ = _read_dataset(dataset, split_name, names, collate_fn, first_id=first_id)
-            splits[split_name], first_id = split, first_id + len(split)
-            if not split.images.is_deterministic():
-                raise LimbeckError(
-                    f"items of `{split_name}` must be the same each time, and they change: use a fixed transform"
-                )
-    return make_splits(
-        name, names, train_split, seed=seed, validation=splits.get("validation", 0.2), test=splits.get("test", 0.2),
-        augment=augment, normalize="none",
-    )  # fmt: skip
-
-
-def _read_dataset(
-    dataset: Any, split_name: str, class_names: Sequence[str] | None,
-    collate_fn: Callable[[list[Any]], Any] | None, *, first_id: int = 0, groups: Any = None,
-) -> tuple[Split, Sequence[str]]:  # fmt: skip
-    """A user's data set as a split, and the names of the classes."""
-    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
-        raise LimbeckError(
-            f"a data set must be map-style (__len__ and __getitem__), got a {type(dataset).__name__}: use "
-            "limbeck.data.from_loaders"
-        )
-    position: dict[str, Any] = {"first_id": first_id, "groups": groups}
-    if collate_fn is not None:
-        store = CollatedDataset(dataset, collate_fn)
-        return Split.from_images(store, torch.zeros(len(store), dtype=torch.long), **position), class_names or ()
-    images, targets = DatasetAdapter(dataset), _read_targets(dataset)
-    is_mapping = isinstance(targets, list) and bool(targets) and isinstance(targets[0], Mapping)
-    if (is_mapping or is_mask(targets)) and not images.is_deterministic():
-        raise LimbeckError(
-            f"items of `{split_name}` change each time they are read, so masks and boxes that were read before do not "
-            "fit: move the random transforms into `augment`, or give collate_fn"
-        )
-    if is_mask(targets):
-        masks = MasksInMemory(torch.stack([torch.as_tensor(mask).squeeze() for mask in targets]))
-        names = class_names or _default_class_names(masks.read(torch.arange(len(masks))).flatten())
-        return Split.from_masks(images, masks, **position), names
-    if is_mapping:
-        boxes = _read_boxes(targets)
-        return Split.from_boxes(images, boxes, **position), class_names or _default_class_names(
-            torch.cat([*boxes.labels])
-        )
-    target, label_names = to_class_indices(targets, class_names)
-    return Split.from_images(images, target, **position), label_names or _default_class_names(target)
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class LoaderDataModule:
-    """A user's loaders, see :func:`from_loaders`."""
-
-    train: Iterable[Any]
-    validation: Iterable[Any]
-
-    def batches(
-        self, *, batch_size: int, subset: LabelSubset = "all", rank: int = 0, world_size: int = 1
-    ) -> BatchStream:
-        """The batches of the training loader, whatever the arguments."""
-        if subset != "all":
+        labels = split.target[split.target != UNLABELED]
+        if not len(labels) and split_name != "training":
             raise LimbeckError(
-                f"`subset` must be 'all' with your own loader, got {subset!r}: pass a loader of these samples"
+                f"the {split_name} split of {name} must have labeled samples, got {len(split)} without a label: label "
+                "some, or change the fractions"
             )
-        return LoaderAdapter(self.train)
-
-    def validation_batches(self, *, batch_size: int = 512, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
-        """The validation loader: all of it with a ``DistributedSampler``, else every ``world_size``-th batch."""
-        is_distributed = isinstance(getattr(self.validation, "sampler", None), torch.utils.data.DistributedSampler)
-        return iter(self.validation) if is_distributed else islice(self.validation, rank, None, world_size)
-
-
-def from_loaders(train: Iterable[Any], validation: Iterable[Any] = ()) -> LoaderDataModule:
-    """Data from ``DataLoader`` s, for :func:`limbeck.fit`, with batches that the task can read.
-
-    With several processes, they need a ``DistributedSampler``. A resumed training repeats the order of a ``DataLoader``
-    that draws it from a generator or from the random state of torch; a loader with a random state of its own begins it
-    again.
-
-    Raises:
-        LimbeckError: ``validation`` is an iterator, which is empty after the first epoch.
-    """
-    if isinstance(validation, Iterator):
-        raise LimbeckError(
-            f"validation must be a DataLoader or a list of batches, got a {type(validation).__name__}, which is empty "
-            "after the first epoch: pass list(validation)"
-        )
-    return LoaderDataModule(train, validation)
-
-
-def _read_targets(dataset: Any) -> Any:
-    targets, target_transform = getattr(dataset, "targets", None), getattr(dataset, "target_transform", None)
-    if targets is None:
-        targets = [dataset[i][1] for i in range(len(dataset))]
-    elif target_transform is not None:
-        targets = [target_transform(label) for label in targets]
-    if isinstance(targets, list) and targets and isinstance(targets[0], Tensor) and not is_mask(targets):
-        return torch.stack([torch.as_tensor(target) for target in targets])
-    return targets
-
-
-def _read_boxes(targets: Sequence[Mapping[str, Any]]) -> BoxStore:
-    if incomplete := [i for i, target in enumerate(targets) if not target.keys() >= {"boxes", "labels"}]:
-        keys = ", ".join(map(str, targets[incomplete[0]]))
-        raise LimbeckError(
-            f"a target that is a mapping must have boxes and labels, got {keys}: "
-            "use torchvision's wrap_dataset_for_transforms_v2, or give collate_fn"
-        )
-    return BoxStore([target["boxes"] for target in targets], [target["labels"] for target in targets])
-
-
-def _require_unit_range(inputs: Tensor) -> None:
-    low, high = float(inputs.min()), float(inputs.max())
-    if not 0 <= low <= high <= 1:
-        raise LimbeckError(
-            f"inputs must be uint8 or in 0..1 for augmentation, got {inputs.dtype} from {low:g} to {high:g}"
-        )
-
-
-def _default_class_names(target: Tensor) -> tuple[str, ...]:
-    if not len(target):
-        raise LimbeckError("a data set must have samples, got none")
-    return tuple(str(i) for i in range(int(target.max()) + 1))
+        if (
+            split.has_class_targets
+            and len(class_names) > 1
+            and len(labels) >= _MIN_LABELS
+            and bool((labels == labels[0]).all())
+        ):
+            warnings.warn(
+                f"all {len(labels)} labels of the {split_name} split of {name} are of one class "
+                f"({class_names[int(labels[0])]}): its accuracy has no meaning; check the labels",
+                stacklevel=4,
+            )
 
 
 def _check_labels(target: Tensor, classes: int, name: str) -> None:

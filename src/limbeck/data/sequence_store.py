@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from limbeck.core.errors import LimbeckError
+from limbeck.data.input_checks import require_finite
 
 __all__ = ["SequenceStore"]
 
@@ -53,6 +54,8 @@ class SequenceStore:
                 raise LimbeckError(
                     f"{name} must be [length, ...] tensors of one type and shape, got {sorted(map(str, shapes))}"
                 )
+        for index, sequence in enumerate(self.fields[self.input_name]):
+            _require_finite_sequence(sequence, f"sequence {index} of {self.input_name}")
         for name in (*self.pad_values, *self.masks):
             if name not in self.fields:
                 raise LimbeckError(f"no field is named {name!r}; the fields are {', '.join(self.fields)}")
@@ -99,3 +102,7 @@ class SequenceStore:
     def is_deterministic(self) -> bool:
         """Always: the sequences are in memory."""
         return True
+
+
+def _require_finite_sequence(sequence: Tensor, name: str) -> None:
+    require_finite(sequence[None], lambda _: name)

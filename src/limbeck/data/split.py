@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -14,7 +15,8 @@ from limbeck.data.box_store import BoxStore
 from limbeck.data.collated_dataset import CollatedDataset
 from limbeck.data.counter_rng import make_generator
 from limbeck.data.groups import select_groups, to_groups
-from limbeck.data.image_store import DatasetAdapter, ImageFiles, ImageStore, InMemory
+from limbeck.data.image_files import ImageFiles
+from limbeck.data.image_store import DatasetAdapter, ImageStore, InMemory
 from limbeck.data.mask_store import UNLABELED, MaskStore
 from limbeck.data.sequence_store import SequenceStore
 
@@ -212,7 +214,8 @@ class Split:
 def stratified_split(split: Split, fraction: float, *, seed: int, purpose: int = _SPLIT) -> tuple[Split, Split]:
     """Split off ``fraction`` of ``split``, in proportion by class: (remainder, fraction).
 
-    A split with groups is cut between groups, as near to the fraction as they allow.
+    A split with groups is cut between groups, as near to the fraction as they allow. Samples without a label stay in
+    the remainder; those of a group of the fraction are in neither, with a warning.
 
     >>> split = Split.from_images(InMemory(torch.zeros(10, 1)), torch.tensor([0, 1] * 5))
     >>> remainder, validation = stratified_split(split, 0.2, seed=0)
@@ -221,10 +224,19 @@ def stratified_split(split: Split, fraction: float, *, seed: int, purpose: int =
     """
     if not 0 < fraction < 1:
         raise LimbeckError(f"a split must be a fraction between 0 and 1, got {fraction}")
+    is_labeled = split.target != UNLABELED
+    if not is_labeled.any():
+        raise LimbeckError("a split by fraction must have labeled samples, got none: label some")
     if split.groups is not None:
         selected = select_groups(split.target, split.groups, fraction, seed=seed, purpose=purpose)
-        return split.subset(~selected), split.subset(selected)
-    selected = _select_stratified(split.target, round(fraction * len(split)), seed=seed, purpose=purpose)
+        if num_dropped := int((selected & ~is_labeled).sum()):
+            warnings.warn(
+                f"{num_dropped} samples without a label are not used: their groups are in the validation or test split",
+                stacklevel=3,
+            )
+        return split.subset(~selected), split.subset(selected & is_labeled)
+    selected, target = torch.zeros_like(is_labeled), split.target[is_labeled]
+    selected[is_labeled] = _select_stratified(target, round(fraction * len(target)), seed=seed, purpose=purpose)
     return split.subset(~selected), split.subset(selected)
 
 

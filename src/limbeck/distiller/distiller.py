@@ -15,6 +15,7 @@ from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
 from limbeck.core.protocols import Loss, Task, Teacher
 from limbeck.core.schedules import Schedule
+from limbeck.distiller.logit_checks import require_logits
 from limbeck.distiller.objective import LossOutput, Objective
 from limbeck.features import FeatureExtractor
 from limbeck.losses.temperature import Range, temperature_warnings
@@ -115,6 +116,7 @@ class Distiller(nn.Module):
         }
         self.student_feature_layers = dict(feature_layers.get("student", {}))
         self._feature_extractor = FeatureExtractor(student, self.student_feature_layers)
+        self._has_checked_logits = False
 
     @property
     def ensemble(self) -> EnsembleMethod:
@@ -122,7 +124,11 @@ class Distiller(nn.Module):
         return self._ensemble[0]
 
     def forward(self, batch: Any = None, /, **fields: Any) -> LossOutput:
-        """Compute the loss of a batch, given as one argument or, as by ``transformers.Trainer``, as keywords."""
+        """Compute the loss of a batch, given as one argument or, as by ``transformers.Trainer``, as keywords.
+
+        Raises:
+            LimbeckError: the losses are not prepared, or (in the first call) a network returns probabilities.
+        """
         objective = self.objective
         if not objective.is_prepared:
             raise LimbeckError(_NOT_PREPARED)
@@ -133,6 +139,9 @@ class Distiller(nn.Module):
             for teacher in self.teachers.values():
                 teacher.on_step_start(self.student, self.progress)
         context = self.forward_context(batch)
+        if not self._has_checked_logits:
+            object.__setattr__(self, "_has_checked_logits", True)
+            require_logits({"student": context.student, **context.teachers})
         loss: LossOutput = objective(context)
         if self.training:
             for teacher in self.teachers.values():

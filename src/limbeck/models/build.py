@@ -16,7 +16,7 @@ from limbeck.core.errors import LimbeckError, format_root_cause, suggest_names
 from limbeck.models.options import require_positive
 from limbeck.models.weights import load_weights
 
-__all__ = ["timm", "torchvision"]
+__all__ = ["require_model_name", "timm", "torchvision"]
 
 _RENAMED_OPTIONS = {"num_classes": "classes", "in_chans": "channels", "checkpoint_path": "weights"}
 # Auxiliary heads would get no loss; and torchvision warns unless the initialization is chosen.
@@ -54,14 +54,8 @@ def torchvision(
 
     require_positive(classes=classes, channels=channels)
     _validate_options(name, options, pretrained=pretrained, weights=weights)
-    segmentation_names = zoo.list_models(module=zoo.segmentation)
-    names = [*zoo.list_models(module=zoo), *segmentation_names]
-    if name not in names:
-        raise LimbeckError(
-            f"torchvision has no network for classification or segmentation named {name!r}; the nearest: "
-            f"{suggest_names(name, names)}"
-        )
-    if name in segmentation_names:
+    require_model_name("torchvision", name)
+    if name in zoo.list_models(module=zoo.segmentation):
         settings = {"num_classes": classes, "weights_backbone": "DEFAULT" if pretrained else None, **options}
         model = _build_or_raise("torchvision", zoo.get_model, name, settings)
     elif pretrained:
@@ -98,18 +92,38 @@ def timm(
     Raises:
         LimbeckError: timm is not installed, a name or option is unknown, or weights cannot be downloaded or do not fit.
     """
+    require_model_name("timm", name)
+    import timm as zoo
+
+    require_positive(classes=classes, channels=channels)
+    _validate_options(name, options, pretrained=pretrained, weights=weights)
+    settings = {"num_classes": classes, "in_chans": channels, **options, **({"pretrained": True} if pretrained else {})}
+    model = _build_or_raise("timm", zoo.create_model, name, settings)
+    return model if weights is None else load_weights(model, weights)
+
+
+def require_model_name(library: Literal["timm", "torchvision"], name: str) -> None:
+    """Refuse a name that the library does not have.
+
+    Raises:
+        LimbeckError: has the nearest names; or timm is not installed.
+    """
+    if library == "torchvision":
+        from torchvision import models
+
+        names = [*models.list_models(module=models), *models.list_models(module=models.segmentation)]
+        if name not in names:
+            raise LimbeckError(
+                f"torchvision has no network for classification or segmentation named {name!r}; the nearest: "
+                f"{suggest_names(name, names)}"
+            )
+        return
     try:
         import timm as zoo
     except ImportError as error:
         raise LimbeckError(f"{name} comes from timm, which is not installed: pip install 'limbeck[timm]'") from error
-
-    require_positive(classes=classes, channels=channels)
-    _validate_options(name, options, pretrained=pretrained, weights=weights)
     if not zoo.is_model(name):
         raise LimbeckError(f"timm has no network named {name!r}; the nearest: {suggest_names(name, zoo.list_models())}")
-    settings = {"num_classes": classes, "in_chans": channels, **options, **({"pretrained": True} if pretrained else {})}
-    model = _build_or_raise("timm", zoo.create_model, name, settings)
-    return model if weights is None else load_weights(model, weights)
 
 
 def _validate_options(name: str, options: Mapping[str, Any], *, pretrained: bool, weights: str | Path | None) -> None:

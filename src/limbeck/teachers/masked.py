@@ -22,8 +22,9 @@ def load_sample_mask(path: str | Path) -> Tensor:
     import numpy as np
 
     try:
-        mask = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        # Mapped first: a header may ask for terabytes, which would be allocated.
+        mask = np.array(np.load(path, allow_pickle=False, mmap_mode="r"))
+    except (OSError, ValueError, EOFError, OverflowError, SyntaxError) as error:
         raise LimbeckError(
             f"{path} cannot be read as a mask ({type(error).__name__}): save one with numpy.save(path, booleans)"
         ) from error

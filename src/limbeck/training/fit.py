@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, final
 
@@ -26,6 +26,7 @@ from limbeck.training.gradient_norms import GradientNorms
 from limbeck.training.initialize import initialize_state
 from limbeck.training.progress_bar import ProgressBar, training_title
 from limbeck.training.train_state import TrainState
+from limbeck.training.training_checks import require_labels
 from limbeck.training.training_length import compute_training_length, training_seed
 from limbeck.training.training_loop import TrainingLoop
 
@@ -62,6 +63,7 @@ class FitResult:
         steps: number of optimizer steps.
         seconds: training time, including that before a resume.
         run_dir: folder of the run, or ``None``.
+        warnings: of a loss that diverged.
     """
 
     student: nn.Module
@@ -69,6 +71,7 @@ class FitResult:
     steps: int
     seconds: float
     run_dir: Path | None = None
+    warnings: list[str] = field(default_factory=list)
 
 
 def fit(
@@ -120,13 +123,15 @@ def fit(
         The trained student with its history.
 
     Raises:
-        LimbeckError: if the task refuses the data (``check_data``), or a setting does not fit it.
+        LimbeckError: if the task refuses the data (``check_data``), a setting does not fit it, or a loss needs labels
+            and there are none.
         TrainingDiverged: if a loss or the weights are not finite.
         TrainingInterrupted: on Ctrl-C, SIGTERM or SIGHUP, after a checkpoint is written.
     """
     fabric = fabric or make_fabric()
     if (check_data := getattr(distiller.task, "check_data", None)) is not None:
         check_data(distiller.student, data)
+    require_labels(distiller, data)
     stream = get_batches(data, training, subset, rank=fabric.global_rank, world_size=fabric.world_size)
     length = compute_training_length(
         stream, epochs, steps, steps_per_epoch, training,
@@ -148,7 +153,7 @@ def fit(
         fabric.barrier()
     for teacher in distiller.teachers.values() if fabric.global_rank == 0 else ():
         teacher.close()
-    return FitResult(state.finalize(), state.history, state.step, state.seconds, folder)
+    return FitResult(state.finalize(), state.history, state.step, state.seconds, folder, state.warnings)
 
 
 def _train(state: TrainState, data: Any, all_callbacks: list[Callback]) -> None:

@@ -41,7 +41,10 @@ def initialize_state(
     distiller.to(fabric.device)
     precision = fabric.strategy.precision
     precision.convert_module(distiller)
-    first_batch = to_precision(fabric, stream.batch(0))
+    first_batch = stream.batch(0)
+    if fabric.device.type != "cpu":
+        distiller.task.target(first_batch)  # tasks check the values of a target on the CPU only
+    first_batch = to_precision(fabric, first_batch)
     with precision.forward_context():
         distiller.prepare(first_batch)
     _require_deployable(distiller, training, fabric)

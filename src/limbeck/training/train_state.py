@@ -48,6 +48,7 @@ class TrainState:
         is_verified: whether a checkpoint of this training has been read back.
         accumulator: metrics of the epoch so far, in this process.
         best: metric, epoch and weights of the best epoch.
+        warnings: of a loss that diverged.
     """
 
     training: TrainingConfig
@@ -73,6 +74,7 @@ class TrainState:
     history: list[MetricsRow] = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=dict)
     should_stop: bool = False
+    warnings: list[str] = field(default_factory=list)
 
     def step_optimizer(self) -> None:
         """Clip the gradient, and update the weights, the learning rate and the averaged weights."""

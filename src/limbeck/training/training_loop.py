@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from limbeck.training.epoch_validation import require_same_validation, validate_
 from limbeck.training.fsdp import local_shard
 from limbeck.training.metric_accumulator import MetricAccumulator
 from limbeck.training.train_state import TrainState
+from limbeck.training.training_checks import DivergenceCheck
 from limbeck.utils.count_samples import count_samples
 
 __all__ = ["TrainingLoop"]
@@ -37,6 +39,7 @@ class TrainingLoop:
     def __init__(self, state: TrainState, data: Any, callbacks: list[Callback], signals: list[int]) -> None:
         self.state, self.data, self.callbacks, self.signals = state, data, callbacks, signals
         self.fabric, self.training, self.length = state.fabric, state.training, state.length
+        self.divergence = DivergenceCheck()
         self.accumulator, self.reducer = state.accumulator, MaxReducer(self.fabric)
         self.all_gather = partial(all_gather_object, self.fabric)
         self.should_log = self.is_epoch_end = self.should_save = False
@@ -65,6 +68,7 @@ class TrainingLoop:
                 for callback in self.callbacks:
                     callback.on_loss(state.step + 1, loss)
                 state.backward(loss.total if num_micro == 1 else loss.total / num_micro)
+            self.divergence.update(loss)
             self.accumulator.update(loss, count_samples(batch))
         state.step_optimizer()
 
@@ -106,6 +110,10 @@ class TrainingLoop:
         state.sync_buffers()
         validation = validate_epoch(self.data, state)
         require_same_validation(validation, state.history)
+        warning = self.divergence.check(metrics)
+        if warning is not None and self.fabric.global_rank == 0:
+            state.warnings.append(f"{state.phase}: {warning}")
+            warnings.warn(state.warnings[-1], stacklevel=2)
         row |= metrics | validation
         state.end_epoch(row)
         for callback in self.callbacks:

@@ -1,9 +1,10 @@
 """Public data sets, and folders of images, with masks too. A source is a frozen dataclass with ``load(seed=…)``."""
 
+from limbeck.data.image_files import IMG_EXTENSIONS
 from limbeck.data.sources.cifar import CIFAR10, CIFAR100
 from limbeck.data.sources.digits import Digits
 from limbeck.data.sources.fashion_mnist import FashionMNIST
-from limbeck.data.sources.image_folder import IMG_EXTENSIONS, ImageFolder
+from limbeck.data.sources.image_folder import ImageFolder
 from limbeck.data.sources.segmentation_folder import SegmentationFolder
 from limbeck.data.sources.spoken_digits import SpokenDigits
 from limbeck.data.sources.text_files import TextFiles

@@ -12,6 +12,8 @@ from limbeck.data.augmentation import Augmentation
 from limbeck.data.module import DataModule, NormalizeMode, make_splits
 from limbeck.data.sources.image_folder import ImageFolder, list_class_folders
 from limbeck.data.sources.lookup import candidate_folders, download_dataset, download_root
+from limbeck.data.sources.source_file import SourceFile
+from limbeck.data.sources.unlabeled_folder import find_unlabeled_folder, read_unlabeled
 from limbeck.data.split import InMemory, Split
 
 __all__ = ["CIFAR10", "CIFAR100"]
@@ -26,6 +28,7 @@ class CIFAR10:
         root: parent of ``cifar-10-batches-py``, or of ``train/<class>/…`` and ``test/<class>/…``; ``None``:
             ``$LIMBECK_DATA``, or a download to ``~/.cache/limbeck``.
         val_split: validation fraction of the official training split.
+        unlabeled: see :class:`~limbeck.data.Digits`.
 
     Other settings as :class:`~limbeck.data.Digits`.
     """
@@ -34,12 +37,18 @@ class CIFAR10:
     num_labeled: int | None = None
     num_samples: int | None = None
     val_split: float = 0.1
+    unlabeled: str | None = None
     augment: Augmentation = Augmentation()
     normalize: NormalizeMode = "data"
 
     def load(self, *, seed: int = 0) -> DataModule:
         """The data; the official test split is held out."""
         return _load_cifar(self, "CIFAR10", 10, archive="cifar-10-batches-py", seed=seed)
+
+    def list_files(self) -> list[SourceFile]:
+        """The images where they are files; see :meth:`ImageFolder.list_files`."""
+        folder = _find_image_folder(self, "CIFAR10", 10)
+        return [] if folder is None else folder.list_files()
 
 
 @final
@@ -51,6 +60,7 @@ class CIFAR100:
     num_labeled: int | None = None
     num_samples: int | None = None
     val_split: float = 0.1
+    unlabeled: str | None = None
     augment: Augmentation = Augmentation()
     normalize: NormalizeMode = "data"
 
@@ -58,8 +68,14 @@ class CIFAR100:
         """The data; the official test split is held out."""
         return _load_cifar(self, "CIFAR100", 100, archive="cifar-100-python", seed=seed)
 
+    def list_files(self) -> list[SourceFile]:
+        """The images where they are files; see :meth:`ImageFolder.list_files`."""
+        folder = _find_image_folder(self, "CIFAR100", 100)
+        return [] if folder is None else folder.list_files()
 
-def _load_cifar(source: CIFAR10 | CIFAR100, name: str, classes: int, *, archive: str, seed: int) -> DataModule:
+
+def _find_image_folder(source: CIFAR10 | CIFAR100, name: str, classes: int) -> ImageFolder | None:
+    """The data as folders of images, if they are."""
     for folder in candidate_folders(source.root, name.lower()):
         if (folder / "train").is_dir():
             if (num_folders := len(list_class_folders(folder / "train"))) != classes:
@@ -69,8 +85,16 @@ def _load_cifar(source: CIFAR10 | CIFAR100, name: str, classes: int, *, archive:
                 )
             return ImageFolder(
                 root=str(folder), num_labeled=source.num_labeled, num_samples=source.num_samples,
-                val_split=source.val_split, test_split="test", augment=source.augment, normalize=source.normalize,
-            ).load(seed=seed)  # fmt: skip
+                val_split=source.val_split, test_split="test", unlabeled=source.unlabeled, augment=source.augment,
+                normalize=source.normalize,
+            )  # fmt: skip
+    return None
+
+
+def _load_cifar(source: CIFAR10 | CIFAR100, name: str, classes: int, *, archive: str, seed: int) -> DataModule:
+    if (image_folder := _find_image_folder(source, name, classes)) is not None:
+        return image_folder.load(seed=seed)
+    unlabeled = find_unlabeled_folder(source.unlabeled, source.root)
     from torchvision import datasets
 
     folders = [folder for folder in candidate_folders(source.root) if (folder / archive).is_dir()]
@@ -89,5 +113,5 @@ def _load_cifar(source: CIFAR10 | CIFAR100, name: str, classes: int, *, archive:
     return make_splits(
         name, train_data.classes, train, seed=seed, validation=source.val_split, test=test,
         num_labeled=source.num_labeled, num_samples=source.num_samples, augment=source.augment,
-        normalize=source.normalize,
+        normalize=source.normalize, unlabeled=read_unlabeled(unlabeled, train),
     )  # fmt: skip

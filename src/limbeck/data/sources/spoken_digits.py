@@ -16,7 +16,8 @@ from limbeck.data.log_mel import log_mel, read_wav
 from limbeck.data.module import DataModule, make_splits
 from limbeck.data.normalization import FrameNormalization
 from limbeck.data.sequence_store import SequenceStore
-from limbeck.data.sources.lookup import candidate_folders
+from limbeck.data.sources.lookup import DataNotFoundError, candidate_folders
+from limbeck.data.sources.source_file import SourceFile
 from limbeck.data.split import Split
 
 _FILE: Final = re.compile(r"(\d)_([a-z]+)_(\d+)\.wav")
@@ -81,6 +82,13 @@ class SpokenDigits:
             augment=self.augment, normalize=FrameNormalization.from_frames(training_frames), facts={"mels": self.mels},
         )  # fmt: skip
 
+    def list_files(self) -> list[SourceFile]:
+        """Every clip with its digit, and its split where it is a test clip."""
+        return [
+            SourceFile(path, "test" if self._is_test(speaker, take) else "training", str(digit), "audio")
+            for digit, speaker, take, path in self._find_clips()
+        ]
+
     def _find_clips(self) -> list[tuple[int, str, int, Path]]:
         """Digit, speaker, take and file of each clip, in the order of file names."""
         for folder in candidate_folders(self.root, "fsdd", "recordings"):
@@ -88,7 +96,7 @@ class SpokenDigits:
             clips = [(int(m[1]), str(m[2]), int(m[3]), path) for m, path in matches if m is not None]
             if clips:
                 return clips
-        raise LimbeckError(
+        raise DataNotFoundError(
             "the spoken digits were not found: clone https://github.com/Jakobovski/free-spoken-digit-dataset, and set "
             "data.root to its folder"
         )

@@ -17,7 +17,7 @@ from limbeck.core.errors import LimbeckError, format_root_cause
 from limbeck.data.labels import to_class_indices
 from limbeck.data.module import DataModule, make_splits
 from limbeck.data.sequence_store import SequenceStore
-from limbeck.data.sources.lookup import candidate_folders
+from limbeck.data.sources.lookup import DataNotFoundError, candidate_folders
 from limbeck.data.split import Split
 from limbeck.utils.io import parse_json
 from limbeck.utils.model_folder import find_model_folder
@@ -106,7 +106,7 @@ class TextFiles:
             if _find_file(folder, self.train_file) is not None:
                 return folder
         where = ", ".join(str(folder.resolve()) for folder in folders) or "$LIMBECK_DATA"
-        raise LimbeckError(f"{_describe_file(self.train_file)} must be in {where}, got none: set data.root")
+        raise DataNotFoundError(f"{_describe_file(self.train_file)} must be in {where}, got none: set data.root")
 
     def _make_tokenizer(self, texts: Sequence[str]) -> tuple[Callable[[str], Tensor], list[str]]:
         """A function from a text to its token ids ``[tokens]``, at least one, and the tokens by id."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, ClassVar, final
 
 import torch
@@ -22,6 +21,7 @@ from limbeck.losses.temperature import CLASSIFICATION, Range
 from limbeck.tasks.classification.metrics import ACCURACY, METRICS, ClassificationMetrics
 from limbeck.tasks.classification.report import classification_examples
 from limbeck.utils.batch_fields import get_input, get_sample_ids, get_target
+from limbeck.utils.class_target import require_class_target
 from limbeck.utils.logits import find_logits
 
 __all__ = ["Classification"]
@@ -71,24 +71,14 @@ class Classification:
     def target(self, batch: Any) -> Tensor | None:
         """Class indices or probabilities, or ``None`` for a batch without a target."""
         target: Tensor | None = get_target(batch)
-        # Only on the CPU, since reading values synchronizes a device. For so few numbers a set is faster than tensors.
-        if target is not None and target.is_cpu and target.ndim == 1 and not target.is_floating_point():
-            labels, allowed = target.tolist(), _valid_labels(self.classes)
-            if not allowed.issuperset(labels):
-                wrong = next(label for label in labels if label not in allowed)
-                raise LimbeckError(
-                    f"labels must be in 0..{self.classes - 1} for {self.classes} classes, or {IGNORE_INDEX} for no "
-                    f"label, got {wrong}"
-                )
-        if target is not None and target.is_cpu and target.ndim == 2 and target.is_floating_point():
-            totals = target.float().sum(dim=1)
-            # All zeros is no label; the tolerance is that of bfloat16.
-            is_wrong = ((totals - 1).abs() > 1e-2) & (totals != 0)
-            if bool(is_wrong.any()):
-                raise LimbeckError(
-                    f"rows of probabilities must sum to 1, or to 0 for no label, got {float(totals[is_wrong][0]):.4g}; "
-                    "several classes per sample are another task"
-                )
+        # Only on the CPU, since reading values synchronizes a device.
+        if isinstance(target, Tensor) and target.is_cpu:
+            require_class_target(target, self.classes)
+        elif target is not None and not isinstance(target, Tensor):
+            raise LimbeckError(
+                f"a target must be a tensor of class indices or probabilities, got a {type(target).__name__}: return "
+                "the index of each class (limbeck.data.from_datasets takes names)"
+            )
         return target
 
     def monitor(self, network: nn.Module, batch: Any) -> Tensor:
@@ -151,8 +141,3 @@ class Classification:
 
 def _mask_unlabeled(statistics: Tensor, labels: Tensor) -> Tensor:
     return statistics.masked_fill((labels.cpu() < 0)[:, None], torch.nan)
-
-
-@lru_cache(maxsize=8)
-def _valid_labels(classes: int) -> frozenset[int]:
-    return frozenset((*range(classes), IGNORE_INDEX))

@@ -20,6 +20,7 @@ from limbeck.losses.temperature import CLASSIFICATION, Range
 from limbeck.tasks.text.metrics import METRICS, TextMetrics, macro_f1
 from limbeck.tasks.text.report import text_examples
 from limbeck.utils.batch_fields import get_sample_ids, get_target
+from limbeck.utils.class_target import require_class_target
 from limbeck.utils.logits import find_logits
 
 __all__ = ["TextClassification"]
@@ -74,13 +75,8 @@ class TextClassification:
         """Class indices or probabilities, or ``None`` for a batch without a target."""
         target: Tensor | None = get_target(batch)
         # Only on the CPU, since reading values synchronizes a device.
-        if target is not None and target.is_cpu and target.ndim == 1 and target.numel():
-            wrong = target[((target < 0) & (target != IGNORE_INDEX)) | (target >= self.classes)]
-            if len(wrong):
-                raise LimbeckError(
-                    f"labels must be in 0..{self.classes - 1} for {self.classes} classes, or {IGNORE_INDEX} for no "
-                    f"label, got {wrong[0].item()}"
-                )
+        if target is not None and target.is_cpu:
+            require_class_target(target, self.classes)
         return target
 
     def input_mask(self, batch: Any) -> Tensor:

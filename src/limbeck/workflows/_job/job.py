@@ -37,6 +37,7 @@ from limbeck.teachers import CachedTeacher, ExternalTeacher, InferenceBackend, f
 from limbeck.teachers.identity import fingerprint_network, network_signature
 from limbeck.training import FitResult, Processes, TrainingConfig, fit, freeze_modules, make_fabric
 from limbeck.training.callbacks import Callback, make_logger
+from limbeck.workflows._job.data_cache import DataCache
 from limbeck.workflows._job.facts import data_facts
 from limbeck.workflows._job.rehearsal import rehearse
 from limbeck.workflows._job.stages import BASELINE_PHASES, make_distiller, make_training_config
@@ -45,28 +46,6 @@ from limbeck.workflows._job.teachers import adapt_teacher_network, make_uncached
 _BASELINE_PHASE_NAMES = {"student_only": Role.BASELINE.value}
 _MAX_THREADS_PER_CORE: Final = 16
 """With more, a step of a small network takes seconds."""
-
-
-@final
-class DataCache:
-    """What jobs of one process have loaded, so that those with the same data and seed read it once; the newest few."""
-
-    _MAX_ENTRIES: Final = 2
-
-    def __init__(self) -> None:
-        self._entries: dict[str, Any] = {}
-
-    def load(self, plan: ResolvedRecipe) -> Any:
-        """The data of ``plan``."""
-        recipe = plan.recipe
-        seed = recipe.seed if recipe.split_seed is None else recipe.split_seed
-        key = f"{plan.data} {seed}"
-        self._entries[key] = data = (
-            self._entries.pop(key) if key in self._entries else plan.data.build().load(seed=seed)
-        )
-        while len(self._entries) > self._MAX_ENTRIES:
-            del self._entries[next(iter(self._entries))]
-        return data
 
 
 class TrainOptions(TypedDict):
@@ -92,6 +71,7 @@ class Job:
         peers: the students that were trained together with the distilled one.
         early_exits: of the distilled student, after training.
         latencies: by architecture, each measured once.
+        data_warnings: warnings of loading the data.
     """
 
     plan: ResolvedRecipe
@@ -104,6 +84,7 @@ class Job:
     peers: dict[str, nn.Module] = field(default_factory=dict)
     early_exits: dict[str, nn.Module] = field(default_factory=dict)
     latencies: dict[str, Any] = field(default_factory=dict)
+    data_warnings: tuple[str, ...] = ()
 
     @classmethod
     def from_recipe(
@@ -112,7 +93,7 @@ class Job:
         """Check the recipe, then load its data, or take it from ``data_cache``."""
         plan = resolve_recipe(recipe)
         _set_num_threads(recipe.num_threads)
-        data = (data_cache or DataCache()).load(plan)
+        data, data_warnings = (data_cache or DataCache()).load(plan)
         if not isinstance(data, DataModule):
             raise LimbeckError(
                 f"data: {plan.data.use}.load must return a limbeck.data.DataModule, got a {type(data).__name__}"
@@ -125,7 +106,8 @@ class Job:
                 f"{' …' if len(names) > 5 else ''}): remove task.classes, or give other data"
             )
         held_out_test = data.test.with_log(run_dir / "checkpoint" / "test_access.json")
-        return cls(plan, replace(data, test=held_out_test, order_seed=recipe.seed), task, run_dir, processes=processes)
+        data = replace(data, test=held_out_test, order_seed=recipe.seed)
+        return cls(plan, data, task, run_dir, processes=processes, data_warnings=data_warnings)
 
     @classmethod
     def from_run(cls, folder: Path, data_root: str | None = None) -> Self:
@@ -275,7 +257,8 @@ class Job:
         if phase not in self.recipe.assistants:
             self.early_exits.update(early_exits(distiller))
         history, steps = [row for run in runs for row in run.history], sum(run.steps for run in runs)
-        return FitResult(student, history, steps, sum(run.seconds for run in runs), self.run_dir)
+        seconds, texts = sum(run.seconds for run in runs), [text for run in runs for text in run.warnings]
+        return FitResult(student, history, steps, seconds, self.run_dir, texts)
 
     def train_assistants(
         self, teachers: Mapping[str, nn.Module], **options: Unpack[TrainOptions]

@@ -265,7 +265,8 @@ def _measure_models(
         if name in models:
             models[name]["backend"] = backend.report.to_dict()
     warnings += collect_teacher_warnings(job, networks, models, scores) + _order_warnings(job, models)
-    warnings += job.temperature_warnings()
+    warnings += job.temperature_warnings() + list(job.data_warnings)
+    warnings += [text for run in runs.values() if run is not None for text in run.warnings]
     fidelity = measure_student_fidelity(job, networks, scores, teacher=best_teacher(job, models))
     training_batch, batch_warnings = show_training_batch(job)
     return {

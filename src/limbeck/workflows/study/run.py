@@ -34,7 +34,8 @@ from limbeck.utils.console import print_text
 from limbeck.utils.io import write_text
 from limbeck.utils.settings import TrainingSettings
 from limbeck.utils.timing import measure_latencies
-from limbeck.workflows._job.job import DataCache, Job
+from limbeck.workflows._job.data_cache import DataCache
+from limbeck.workflows._job.job import Job
 from limbeck.workflows._job.run_dir import choose_run_dir, lock_folder
 from limbeck.workflows.compare.load_runs import read_study
 from limbeck.workflows.compare.run import build_comparison

@@ -19,7 +19,8 @@ from limbeck.teachers import ExternalTeacher
 from limbeck.training import FitResult
 from limbeck.training.callbacks import Callback
 from limbeck.utils.io import read_text, write_text
-from limbeck.workflows._job.job import DataCache, Job
+from limbeck.workflows._job.data_cache import DataCache
+from limbeck.workflows._job.job import Job
 from limbeck.workflows._job.measure import measure_models, measure_student_fidelity, open_test_set
 from limbeck.workflows._job.provenance import collect_provenance, write_task_file
 from limbeck.workflows.distill.run import save_extra_models

@@ -21,7 +21,7 @@ from limbeck.training.checkpoint import TrainingInterrupted
 from limbeck.training.progress_bar import ProgressBar
 from limbeck.utils.console import print_text
 from limbeck.utils.durations import format_duration
-from limbeck.workflows._job.job import DataCache
+from limbeck.workflows._job.data_cache import DataCache
 from limbeck.workflows.study.results import write_study
 from limbeck.workflows.study.trial import run_trial
 from limbeck.workflows.study.trials import Trial, claim_trial, estimate_seconds_left, list_trials, read_states

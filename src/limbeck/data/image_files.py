@@ -1,0 +1,111 @@
+"""Images in files: which files of a folder are images, and how they are decoded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from limbeck.core.errors import LimbeckError
+from limbeck.data.image_store import hash_files, stack_images, to_unit_range
+
+__all__ = ["IMG_EXTENSIONS", "ImageFiles", "list_image_files", "open_image"]
+
+IMG_EXTENSIONS: Final = {
+    ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".pgm", ".ppm", ".tif", ".tiff",
+}  # fmt: skip
+_MAX_RESIZED_PIXELS: Final = 2**27
+"""Before the center crop; more are hundreds of megabytes for one image."""
+
+
+def list_image_files(folder: Path, *, nested: bool = True) -> list[Path]:
+    """The image files in ``folder`` (``nested``: and below), sorted, without hidden ones."""
+    return sorted(
+        path for path in (folder.rglob("*") if nested else folder.iterdir())
+        if path.suffix.lower() in IMG_EXTENSIONS and not path.name.startswith(".") and not path.is_dir()
+    )  # fmt: skip
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ImageFiles:
+    """Images in files, read on access: upright by their EXIF orientation, transparent pixels on white.
+
+    Args:
+        paths: the files.
+        size: length of the shorter side after resizing, before a center crop; or height and width to resize to;
+            ``None``: images are unchanged and must have one size.
+        channels: 1 for gray, 3 for color.
+    """
+
+    paths: tuple[Path, ...]
+    size: int | tuple[int, int] | None
+    channels: int
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, indices: Tensor) -> Tensor:
+        return to_unit_range(self.read_uint8(indices.tolist()))
+
+    def read_uint8(self, indices: Sequence[int]) -> Tensor:
+        """Like :meth:`read`, as uint8 0..255."""
+        images = [_decode_image(self.paths[i], self.size, self.channels) for i in indices]
+        return stack_images(images, "images must have one size", "set `size`")
+
+    def fingerprint(self) -> str:
+        """A hash of names, sizes and bytes of the files; above 256 MB in total, of modification times for bytes."""
+        return hashlib.sha256(f"{self.size} {self.channels} ".encode() + hash_files(self.paths)).hexdigest()
+
+    def is_deterministic(self) -> bool:
+        return True
+
+
+def open_image(path: Path, channels: int) -> Any:
+    """The PIL image in ``path``, upright by its EXIF orientation, transparent pixels on white.
+
+    Raises:
+        LimbeckError: the file cannot be read, has more than 8 bits per channel, or more pixels than PIL allows.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as file:
+            mode, upright = file.mode, ImageOps.exif_transpose(file)
+            if upright.has_transparency_data:
+                white = Image.new("RGBA", upright.size, "white")
+                upright = Image.alpha_composite(white, upright.convert("RGBA"))
+            image = upright.convert("L" if channels == 1 else "RGB")
+    except Exception as error:  # each decoder raises its own error
+        raise LimbeckError(f"the image {path} cannot be read ({error}): replace or remove it") from error
+    if mode[0] in "IF":  # PIL would clip everything above 255 to white
+        raise LimbeckError(f"the image {path} must have 8 bits per channel, got mode {mode}: convert it")
+    return image
+
+
+def _decode_image(path: Path, size: int | tuple[int, int] | None, channels: int) -> Tensor:
+    from PIL import Image
+
+    image = open_image(path, channels)
+    if isinstance(size, tuple):
+        image = image.resize(size[::-1], Image.Resampling.BILINEAR)
+    elif size is not None:
+        width, height = image.size
+        scale = size / min(width, height)
+        resized_size = max(size, round(width * scale)), max(size, round(height * scale))
+        if resized_size[0] * resized_size[1] > _MAX_RESIZED_PIXELS:
+            raise LimbeckError(
+                f"the image {path} must have sides of similar length, got {width}x{height}, which is "
+                f"{resized_size[0]}x{resized_size[1]} at size {size}: crop or remove it, or set a smaller size"
+            )
+        image = image.resize(resized_size, Image.Resampling.BILINEAR)
+        left, top = (image.size[0] - size) // 2, (image.size[1] - size) // 2
+        image = image.crop((left, top, left + size, top + size))
+    pixels = torch.from_numpy(np.asarray(image).copy())
+    return pixels.unsqueeze(0) if channels == 1 else pixels.permute(2, 0, 1).contiguous()

@@ -1,0 +1,43 @@
+"""A check that networks return logits, and no probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from limbeck.core.errors import LimbeckError
+from limbeck.core.outputs import Outputs
+
+__all__ = ["are_probabilities", "require_logits"]
+
+
+def are_probabilities(logits: Tensor) -> bool:
+    """Whether all rows ``[rows, classes]`` are probabilities: not negative, with a sum of 1, and not all one-hot.
+
+    >>> are_probabilities(torch.tensor([[0.2, 0.8]])), are_probabilities(torch.tensor([[0.2, 0.9], [0.5, 0.5]]))
+    (True, False)
+    """
+    if logits.ndim != 2 or logits.shape[1] < 2 or not logits.numel():
+        return False
+    values = logits.detach().float()
+    tolerance = 1e-3 if logits.dtype in (torch.float32, torch.float64) else 2e-2
+    is_distribution = (values >= 0).all() & ((values.sum(dim=1) - 1).abs() < tolerance).all()
+    return bool(is_distribution & ((values > 0) & (values < 1)).any())
+
+
+def require_logits(outputs: Mapping[str, Outputs]) -> None:
+    """Refuse probabilities in place of logits; their softmax would be almost uniform.
+
+    Raises:
+        LimbeckError: names the network.
+    """
+    for name, output in outputs.items():
+        if output.logits is not None and are_probabilities(output.logits):
+            network = "the student" if name == "student" else f"the teacher {name!r}"
+            more = "" if name == "student" else ", or set output_type: probabilities of an ONNX file or a callable"
+            raise LimbeckError(
+                f"{network} must return logits, got probabilities (no row is negative, and each sums to 1): remove "
+                f"its softmax{more}"
+            )
