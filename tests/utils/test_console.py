@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import warnings
 
 import pytest
 import torch
@@ -38,3 +40,17 @@ def test_tensor_names_of_a_weights_file_are_printed_without_escapes(tmp_path, ca
     assert "names that the model does not have" in error
     assert "fc\\x1b]0;owned\\x07" in error
     assert not any(letter < " " for letter in error.rstrip("\n"))
+
+
+def test_a_warning_of_a_command_is_printed_without_escapes(capsys, monkeypatch):
+    def warn(**options):
+        warnings.warn(f"the folder {HOSTILE}", stacklevel=1)
+
+    monkeypatch.setattr("limbeck.report.render_json_schema", warn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *args: sys.stderr.write(warnings.formatwarning(message, *args[:3]))
+        assert main(["record", "schema"]) == 0
+    error = capsys.readouterr().err
+    assert "the folder fc\\x1b]0;owned" in error
+    assert "\x1b" not in error

@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from importlib import import_module
@@ -20,7 +21,7 @@ from limbeck._version import __version__
 from limbeck.cli.commands import add_commands
 from limbeck.cli.renamed import renamed_message
 from limbeck.core.errors import LimbeckError, StoppedBySignal
-from limbeck.utils.console import print_text
+from limbeck.utils.console import escape_controls, print_text
 
 __all__ = ["main", "make_parser"]
 
@@ -52,7 +53,7 @@ def _run(options: dict[str, Any]) -> int:
     if isinstance(run, str):
         module, _, function = run.partition(":")
         run = getattr(import_module(module), function)
-    with _trust_plugins(options.pop("trust", False)):
+    with _trust_plugins(options.pop("trust", False)), _escape_warnings():
         result = run(**options)
     if isinstance(result, str | Path):
         print_text(result, end="" if str(result).endswith("\n") else "\n")
@@ -172,6 +173,21 @@ def _is_text(argument: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+@contextmanager
+def _escape_warnings() -> Iterator[None]:
+    """Show the control characters of a name in a Python warning, as in other output."""
+    format_warning = warnings.formatwarning
+
+    def format_escaped(*args: Any, **kwargs: Any) -> str:
+        return escape_controls(format_warning(*args, **kwargs))
+
+    warnings.formatwarning = format_escaped
+    try:
+        yield
+    finally:
+        warnings.formatwarning = format_warning
 
 
 def _process_suffix() -> str:

@@ -121,7 +121,8 @@ def _is_subtype(hint: Any, expected: Any) -> bool:
     if expected in actual.__mro__:
         return True
     if expected is _CALLABLE:  # a class of callables that says what they return
-        return "return" in get_hints(actual.__call__) if inspect.isfunction(vars(actual).get("__call__")) else False
+        function = getattr(actual, "__call__", None)  # noqa: B004  # of the class, not of its metaclass
+        return inspect.isfunction(function) and "return" in get_hints(function)
     return bool(getattr(expected, "_is_protocol", False)) and _has_methods(actual, expected)
 
 
