@@ -11,7 +11,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.progress import Progress
 from limbeck.distiller import Objective
 from limbeck.losses import CrossEntropyLoss, FitNetLoss, GramLoss, KDLoss
-from limbeck.testing import make_context
+from limbeck.testing import check_loss, make_context
 
 
 def number(value):
@@ -82,8 +82,44 @@ def test_a_loss_of_ones_own_that_is_a_module_brings_its_parameters():
 
 
 def test_a_loss_that_is_no_number_is_refused_by_name_and_shape():
-    with pytest.raises(LimbeckError, match=r"the loss 'rows' must return a scalar, got a tensor of shape \[6\]"):
+    with pytest.raises(LimbeckError, match=r"the loss 'rows' must return a scalar tensor, got a tensor of shape \[6\]"):
         Objective({"rows": lambda context: context.student.require_logits().sum(1)})(make_context())
+
+
+def test_a_function_of_student_and_teacher_gets_their_logits_without_a_gradient_to_the_teacher():
+    context = make_context()
+    student, teacher = context.pair()
+
+    def squared_error(student, teacher, power=2):
+        assert student.dtype == teacher.dtype == torch.float32
+        assert not teacher.requires_grad
+        return (student - teacher).abs().pow(power).mean()
+
+    expected = (student.require_logits() - teacher.require_logits()).square().mean()
+    objective = Objective({"function": squared_error, "torch": torch.nn.functional.mse_loss, "module": nn.MSELoss()})
+    for value in objective(context).by_loss.values():
+        torch.testing.assert_close(value, expected.detach())
+    assert "squared_error" in str(objective)
+    check_loss(squared_error, skip={"unchanged by an impossible class"})
+
+
+def test_a_module_of_student_and_teacher_is_trained():
+    class Projected(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, student, teacher):
+            return nn.functional.mse_loss(self.scale * student, teacher)
+
+    assert [name for name, _ in Objective({"own": Projected()}).named_parameters()] == ["trainable.own.fn.scale"]
+
+
+def test_a_function_of_other_arguments_or_results_is_refused():
+    with pytest.raises(LimbeckError, match="got the arguments student, teacher, target: give the others a default"):
+        Objective({"own": lambda student, teacher, target: 0})
+    with pytest.raises(LimbeckError, match=r"the loss 'own' must return a scalar tensor, got 0\.5"):
+        Objective({"own": lambda student, teacher: 0.5})(make_context())
 
 
 @pytest.mark.parametrize("name", ["keys", "pop", "a.b", "", "training"])

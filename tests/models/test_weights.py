@@ -233,7 +233,7 @@ def test_paths_without_weights_are_errors(tmp_path):
     (tmp_path / "notes.txt").write_text("nothing")
     for name, says in [
         ("nat.safetensors", "in its folder: net.safetensors"),
-        ("", "holds no student.safetensors"),
+        ("", "holds no student.safetensors or model.safetensors"),
         ("notes.txt", "not from 'notes.txt'"),
         ("nowhere/net.pt", "there are no weights at"),
     ]:

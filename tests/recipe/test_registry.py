@@ -16,7 +16,7 @@ from limbeck.recipe.registry import NODE_KINDS, NodeKind, list_names, resolve_ta
 
 def test_every_kind_has_names_and_each_resolves():
     for kind in NODE_KINDS:
-        assert list_names(kind)
+        assert list_names(kind) or kind in ("callback", "logger")  # classes of users only
         for name in list_names(kind):
             resolved_kind, target = resolve_target(name, [kind])
             assert resolved_kind == kind

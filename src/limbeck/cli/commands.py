@@ -76,6 +76,7 @@ def _add_trainings(commands: _SubParsers) -> None:
     add("--out", dest="run_dir", **_FOLDER, help="the run folder (default: runs/NAME, numbered if taken)")
     add("--seed", type=int, metavar="N", help="replaces the recipe's seed")
     add("--resume", action="store_true", help="continue the run in --out, or the newest; RECIPE can be left out")
+    _add_new(commands)
     add = _command(
         commands,
         "study",
@@ -114,6 +115,31 @@ def _add_trainings(commands: _SubParsers) -> None:
     add("--tolerance", type=float, default=0.005, metavar="X", help="largest difference that agrees (default: 0.005)")
     _add_run_arguments(add)
     add("--resume", action="store_true", help="continue a reproduction in --out that was stopped")
+
+
+def _add_new(commands: _SubParsers) -> None:
+    add = _command(
+        commands,
+        "new",
+        "limbeck.workflows.new_recipe.run:new_recipe",
+        help="write a recipe for a folder of images, a teacher and a student",
+        description="Loads the data, builds the networks and runs each stage on two samples before it writes the file.",
+    )
+    add("--data", required=True, **_FOLDER, help="one folder of images per class; or train/, val/ and test/ of these")
+    add(
+        "--teacher",
+        required=True,
+        metavar="MODEL",
+        help="timm:NAME, torchvision:NAME, hf:FOLDER, onnx:FILE, the folder of a run, or my_module:Net",
+    )
+    add("--student", required=True, metavar="MODEL", help="timm:NAME, torchvision:NAME, hf:FOLDER, or my_module:Net")
+    add("--out", dest="output", type=Path, metavar="FILE", default=Path("recipe.yaml"), help="default: recipe.yaml")
+    add("--teacher-weights", metavar="FILE", help="its weights for your classes (default: it is trained first)")
+    add("--pretrained", action="store_true", help="start from the weights that timm and torchvision publish")
+    add("--size", type=int, metavar="PIXELS", help="shorter side of the images (default: by images and networks)")
+    add("--trust", action="store_true", help=_TRUST_HELP)
+    add("--unlabeled", metavar="DIR", help="a folder in --data, or a path, of images without a label, for training")
+    add("--num-labeled", type=int, metavar="N", help="use the labels of N training images only (default: all)")
 
 
 def _distill(*, recipe: str | None, overrides: list[str], **options: Any) -> None:
@@ -261,7 +287,11 @@ def _add_overviews(commands: _SubParsers) -> None:
     add("--port", type=int, default=8642, metavar="N", help="port on 127.0.0.1 (default: 8642)")
     text = "list the layers of a model whose features can be read"
     add = _command(commands, "layers", "limbeck.workflows.print_layers:print_layers", help=text)
-    add("model", metavar="MODEL", help="resnet20, torchvision:resnet18, timm:NAME, or package.module:function")
+    add(
+        "model",
+        metavar="MODEL",
+        help="resnet20, torchvision:resnet18, timm:NAME, hf:FOLDER, or package.module:function",
+    )
     add("--input", default="3x32x32", dest="shape", metavar="CxHxW", help="shape of one input (default: 3x32x32)")
     add("--plugin", action="append", default=[], dest="plugins", metavar="PACKAGE", help="a package of MODEL")
     text = "list every loss: what it compares, its paper, parameters, buffers and layers"
@@ -311,6 +341,8 @@ def _add_recipe(commands: _SubParsers) -> None:
     add = _command(actions, "show", _recipe_show, help="print it with every setting, defaults included")
     _add_recipe_arguments(add, data_root=False)
     _command(actions, "list", _recipe_list, help="the recipes that come with limbeck")
+    text = "print docs/recipe-reference.md: every key with type, default and meaning"
+    _command(actions, "reference", "limbeck.workflows.recipe_reference:recipe_reference", help=text)
 
 
 def _recipe_show(*, recipe: str, overrides: list[str]) -> str:

@@ -13,8 +13,9 @@ from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.core.loss_context import DEFAULT_TEMPERATURE, LossContext
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
-from limbeck.core.protocols import Loss, Task, Teacher
+from limbeck.core.protocols import Task, Teacher
 from limbeck.core.schedules import Schedule
+from limbeck.distiller.function_loss import LossLike
 from limbeck.distiller.logit_checks import require_logits
 from limbeck.distiller.objective import LossOutput, Objective
 from limbeck.features import FeatureExtractor
@@ -35,7 +36,7 @@ class Distiller(nn.Module):
         student: the network to train.
         teachers: a module, a list (named ``teacher0`` …) or a mapping by name; ``None`` trains without a teacher. Those
             of :mod:`limbeck.teachers.self_teachers` are made of the student.
-        objective: losses by name, or an :class:`Objective`.
+        objective: losses by name, also functions of the logits of student and teacher; or an :class:`Objective`.
         weights: a number or a schedule per loss, or a loss weighting such as ``GradNorm()``.
         loss_weighting: adapts the weights during training, as factors of ``weights``.
         gather_distributed: names of losses that get the batches of all processes, see :class:`Objective`.
@@ -68,7 +69,7 @@ class Distiller(nn.Module):
         student: nn.Module,
         teachers: Teachers | None = None,
         *,
-        objective: Mapping[str, Loss] | Objective,
+        objective: Mapping[str, LossLike] | Objective,
         weights: Mapping[str, float | Schedule] | LossWeighting | None = None,
         loss_weighting: LossWeighting | None = None,
         gather_distributed: Collection[str] = (),

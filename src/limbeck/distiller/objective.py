@@ -16,6 +16,7 @@ from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss, Preparable
 from limbeck.core.schedules import Schedule, resolve
+from limbeck.distiller.function_loss import LossLike, as_loss
 from limbeck.distiller.gather_context import gather_context
 from limbeck.losses.temperature import TemperatureRecord
 from limbeck.losses.weighting import LossWeighting
@@ -50,7 +51,8 @@ class Objective(nn.Module):
     """Σ weight · loss.
 
     Args:
-        losses: by name; a callable from a context to a scalar, an ``nn.Module`` if it has parameters or buffers.
+        losses: by name; a callable from a context to a scalar, an ``nn.Module`` if it has parameters or buffers; or a
+            function of the logits of student and teacher (:class:`~limbeck.distiller.function_loss.FunctionLoss`).
         weights: a number or a schedule by loss, 1 by default; or a loss weighting.
         gather_distributed: names of losses that get the context of all processes
             (:func:`~limbeck.distiller.gather_context`): those that relate samples, or average over some rows only.
@@ -65,7 +67,7 @@ class Objective(nn.Module):
     """
 
     def __init__(
-        self, losses: Mapping[str, Loss], weights: Mapping[str, float | Schedule] | LossWeighting | None = None, *,
+        self, losses: Mapping[str, LossLike], weights: Mapping[str, float | Schedule] | LossWeighting | None = None, *,
         gather_distributed: Collection[str] = (), loss_weighting: LossWeighting | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -81,23 +83,21 @@ class Objective(nn.Module):
                     raise LimbeckError(
                         f"{argument} names {name!r}, which is no loss; the losses are: {suggest_names(name, losses)}"
                     )
-        for name, loss in losses.items():
-            if isinstance(loss, type) or not callable(loss):
-                raise LimbeckError(f"the loss {name!r} must be an object such as KDLoss(), got {loss!r}")
+        self.losses: dict[str, Loss] = {name: as_loss(name, loss) for name, loss in losses.items()}
+        for name, loss in self.losses.items():
             if trainable_modules(loss) and (not name or "." in name or hasattr(nn.ModuleDict(), name)):
                 raise LimbeckError(f"a loss with state cannot be called {name!r}, which PyTorch reserves: rename it")
-        self.losses = dict(losses)
         self.gather_distributed = tuple(name for name in losses if name in gather_distributed)
         self.weights: dict[str, float | Schedule] = {name: (weights or {}).get(name, 1.0) for name in losses}
         self.trainable = nn.ModuleDict(
-            {name: module for name, loss in losses.items() for module in trainable_modules(loss)[:1]}
+            {name: module for name, loss in self.losses.items() for module in trainable_modules(loss)[:1]}
         )
         self.loss_weighting = loss_weighting
         if loss_weighting is not None:
             loss_weighting.register_losses(list(losses))
         self.collect_diagnostics = False
         self._is_prepared = not self._unprepared()
-        _require_separate_state(losses)
+        _require_separate_state(self.losses)
         self._previous_state: dict[str, dict[str, Tensor]] = {}
 
     @property
@@ -188,8 +188,9 @@ class Objective(nn.Module):
             except Exception as error:
                 error.add_note(f"raised by the loss {name!r}")
                 raise
-            if value.ndim:
-                raise LimbeckError(f"the loss {name!r} must return a scalar, got a tensor of shape {list(value.shape)}")
+            if not isinstance(value, Tensor) or value.ndim:
+                got = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+                raise LimbeckError(f"the loss {name!r} must return a scalar tensor, got {got}")
             if record.temperatures:
                 temperatures[name] = tuple(record.temperatures)
             if record.teacher_entropy:

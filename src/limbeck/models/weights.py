@@ -18,11 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError, suggest_names
+from limbeck.models.pretrained_image import PretrainedImage
 from limbeck.utils.io import write_atomically
 
-__all__ = ["load_weights", "read_metadata", "save_weights"]
+__all__ = ["find_weights_file", "load_weights", "read_metadata", "save_weights"]
 
-_RUN_WEIGHTS_FILE = "student.safetensors"
+_FOLDER_WEIGHTS_FILES = ("student.safetensors", "model.safetensors")
+"""Of a run folder, and of a folder that ``save_pretrained`` of transformers writes."""
 _NESTED_KEYS = ("student", "state_dict", "model")
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.", "network.")
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
@@ -34,15 +36,18 @@ def load_weights(model: nn.Module, path: str | Path, *, ignore_modules: Sequence
     Args:
         model: the network; unchanged on an error.
         path: a ``.safetensors`` file; a ``.pt``, ``.pth``, ``.pth.tar``, ``.ckpt`` or ``.bin`` file with a state
-            dict, bare or under ``student``, ``state_dict`` or ``model``; or a run folder, whose
-            ``student.safetensors`` is loaded. Names may have the prefix of a wrapper (``module.``, ``_orig_mod.``) or
-            of a LightningModule (``model.``, ``network.``).
+            dict, bare or under ``student``, ``state_dict`` or ``model``; a run folder, whose ``student.safetensors``
+            is loaded; or a folder of ``save_pretrained`` with ``model.safetensors``. Names may have the prefix of a
+            wrapper (``module.``, ``_orig_mod.``) or of a LightningModule (``model.``, ``network.``).
         ignore_modules: paths of modules whose weights are not loaded: ``("fc",)`` for a head of other classes.
 
     Raises:
         LimbeckError: the file is missing, damaged, or holds more than weights; or names or shapes differ.
     """
-    file = _resolve_weights_file(Path(path))
+    if isinstance(model, PretrainedImage) and (Path(path) / "config.json").is_file():
+        model.load_folder(Path(path))
+        return model
+    file = find_weights_file(Path(path))
     file_state, model_state = _read_state_dict(file), model.state_dict(keep_vars=True)
     model_prefix, file_prefix = _common_prefix(model_state), _common_prefix(file_state)
     ignored = tuple(f"{model_prefix}{module}." for module in ignore_modules)
@@ -96,23 +101,20 @@ def save_weights(model: nn.Module, path: str | Path, *, metadata: Mapping[str, s
     return write_atomically(path, lambda partial: save_model(network, str(partial), metadata=header))
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """The text by name in the header of a ``.safetensors`` file; empty where it is missing or damaged."""
-    from safetensors import SafetensorError, safe_open
+def find_weights_file(path: Path) -> Path:
+    """The weights file that :func:`load_weights` reads for ``path``.
 
-    try:
-        with safe_open(path, "pt") as file:
-            return dict(file.metadata() or {})
-    except (OSError, SafetensorError):
-        return {}
-
-
-def _resolve_weights_file(path: Path) -> Path:
-    """The weights file of ``path``, or an error."""
+    Raises:
+        LimbeckError: there is none.
+    """
     if path.is_dir():
-        if not (path / _RUN_WEIGHTS_FILE).is_file():
-            raise LimbeckError(f"the folder {path} holds no {_RUN_WEIGHTS_FILE}; use a finished run or a weights file")
-        return path / _RUN_WEIGHTS_FILE
+        file = next((path / name for name in _FOLDER_WEIGHTS_FILES if (path / name).is_file()), None)
+        if file is None:
+            raise LimbeckError(
+                f"the folder {path} holds no {' or '.join(_FOLDER_WEIGHTS_FILES)}; use a finished run, a folder of "
+                "save_pretrained, or a weights file"
+            )
+        return file
     if not path.is_file():
         siblings = sorted(sibling.name for sibling in path.parent.iterdir()) if path.parent.is_dir() else []
         raise LimbeckError(f"there are no weights at {path}; in its folder: {suggest_names(path.name, siblings)}")
@@ -122,6 +124,17 @@ def _resolve_weights_file(path: Path) -> Path:
             f"{path.name!r}"
         )
     return path
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The text by name in the header of a ``.safetensors`` file; empty where it is missing or damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError):
+        return {}
 
 
 def _read_state_dict(file: Path) -> dict[str, Tensor]:

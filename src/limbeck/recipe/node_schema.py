@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from limbeck.core.errors import LimbeckError
 from limbeck.core.limits import MAX_INPUT_SIZE
 from limbeck.recipe.plugins import plugin_error
+from limbeck.utils.model_names import expand_model_name
 from limbeck.utils.validation import (
     Number,
     Settings,
@@ -27,8 +28,8 @@ from limbeck.utils.validation import (
 )
 
 __all__ = [
-    "BaseNode", "FileName", "LossNode", "Name", "Node", "NormalizationNode", "Plugin", "SchedulerNode", "TeacherName",
-    "TeacherNode", "load_class_names",
+    "BaseNode", "FileName", "LossNode", "ModelNode", "Name", "Node", "NormalizationNode", "Plugin", "SchedulerNode",
+    "TeacherName", "TeacherNode", "load_class_names",
 ]  # fmt: skip
 
 _NORMALIZATIONS: Final = ("data", "imagenet", "none")
@@ -97,6 +98,24 @@ class Node(BaseNode):
     """A node whose keys, besides ``use``, are all arguments of the object."""
 
 
+def _expand_model_name(value: Any) -> Any:
+    node = {"use": value} if isinstance(value, str) else value
+    try:
+        return expand_model_name(node) if isinstance(node, Mapping) else node
+    except LimbeckError as error:
+        raise_validation_error(str(error))
+
+
+@final
+class ModelNode(BaseNode):
+    """A network, also by a name such as ``timm:resnet50`` (:mod:`limbeck.utils.model_names`)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_model_name(cls, value: Any) -> Any:
+        return _expand_model_name(value)
+
+
 def _parse_weight(value: Any) -> Any:
     if isinstance(value, Mapping | Node):
         return Node.model_validate(value)
@@ -130,9 +149,12 @@ def _parse_class_names(value: Any) -> Any:
 
 @final
 class LossNode(BaseNode):
-    """A loss of an objective, with its weight: a number or a schedule.
+    """A loss of an objective.
 
-    With ``gather_distributed`` it receives the outputs of all processes, see :func:`limbeck.distiller.gather_context`.
+    Attributes:
+        weight: its factor in the sum: a number, or a schedule such as ``{use: linear, start: 1, end: 0}``.
+        gather_distributed: whether it receives the outputs of all processes, see
+            :func:`limbeck.distiller.gather_context`.
     """
 
     omit_if_default = ("gather_distributed",)
@@ -142,7 +164,12 @@ class LossNode(BaseNode):
 
 @final
 class NormalizationNode(Settings):
-    """Mean and standard deviation of each channel, for pixels in 0..1."""
+    """Mean and standard deviation of each channel, for pixels in 0..1.
+
+    Attributes:
+        mean: by channel.
+        std: by channel.
+    """
 
     display_name = "normalize"
     mean: tuple[Number, ...]
@@ -186,6 +213,11 @@ class TeacherNode(BaseNode):
     missing_classes: Literal["error", "mask"] = "error"
     coverage: StrictStr | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_model_name(cls, value: Any) -> Any:
+        return _expand_model_name(value)
+
     @model_validator(mode="after")
     def _check_training(self) -> Self:
         if self.train_fraction is not None and self.weights is not None:
@@ -200,7 +232,11 @@ class TeacherNode(BaseNode):
 
 @final
 class SchedulerNode(BaseNode):
-    """A learning-rate scheduler, stepped after each optimizer ``step`` or each ``epoch``."""
+    """A learning-rate scheduler.
+
+    Attributes:
+        interval: whether it is stepped after each optimizer ``step`` or after each ``epoch``.
+    """
 
     interval: Literal["step", "epoch"] = "step"
 

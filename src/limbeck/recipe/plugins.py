@@ -41,7 +41,12 @@ def plugin_error(name: str) -> str | None:
 
 
 def resolve_plugin(
-    use: str, expected_types: Sequence[Any], *, plugins: Sequence[str], config_path: str
+    use: str,
+    expected_types: Sequence[Any],
+    *,
+    plugins: Sequence[str],
+    config_path: str,
+    function_args: Sequence[tuple[str, ...]] = (),
 ) -> Callable[..., Any]:
     """The class or function that ``use`` names.
 
@@ -50,6 +55,7 @@ def resolve_plugin(
         expected_types: classes and protocols, of which it must build one.
         plugins: packages that may be imported.
         config_path: dotted path of the node, for errors.
+        function_args: first arguments of functions that are such objects themselves, and return a tensor.
 
     Raises:
         LimbeckError: the package is not listed or fails when imported, or the object builds none of ``expected_types``.
@@ -77,9 +83,20 @@ def resolve_plugin(
             f"{config_path}: {use} is defined in {defining_module}, which is not listed: name it there, and list its "
             "package under `plugins:`"
         )
-    _require_type(obj, expected_types, use, config_path)
+    if not _is_function_of(obj, function_args):
+        _require_type(obj, expected_types, use, config_path)
     target: Callable[..., Any] = obj
     return target
+
+
+def _is_function_of(obj: Any, function_args: Sequence[tuple[str, ...]]) -> bool:
+    """Whether ``obj`` is a function with one of these first arguments that is annotated to return a tensor."""
+    if not function_args or not inspect.isfunction(obj):
+        return False
+    from torch import Tensor
+
+    names = tuple(inspect.signature(obj).parameters)
+    return get_hints(obj).get("return") is Tensor and any(names[: len(args)] == args for args in function_args)
 
 
 def _require_type(obj: Any, expected_types: Sequence[Any], use: str, config_path: str) -> None:

@@ -37,6 +37,7 @@ class NodeKind:
         parameter_type: the type in ``module`` of parameters that take a node of this kind.
         positional_args: leading parameters that are passed to ``build()`` and are not settings.
         injected_args: parameters that limbeck fills in, with the name of their value.
+        function_args: first arguments of functions of plugins that are nodes of this kind themselves.
         takes_facts: whether parameters with the name of a fact of the data (``classes``, ``mels``) are filled in.
     """
 
@@ -48,6 +49,7 @@ class NodeKind:
     parameter_type: str | None = None
     positional_args: tuple[str, ...] = ()
     injected_args: Mapping[str, str] = field(default_factory=dict)
+    function_args: tuple[tuple[str, ...], ...] = ()
     takes_facts: bool = False
 
 
@@ -58,6 +60,11 @@ def _is_model_builder(obj: Any) -> bool:
     if not inspect.isfunction(obj) or "classes" not in inspect.signature(obj).parameters:
         return inspect.isfunction(obj) and _returns_subclass(obj, nn.Module)
     return True
+
+
+def _is_never_builtin(obj: Any) -> bool:
+    """Of a kind whose classes are all of users."""
+    return False
 
 
 def _returns_subclass(function: Callable[..., Any], kind: type) -> bool:
@@ -95,7 +102,7 @@ NODE_KINDS: Final[Mapping[str, NodeKind]] = MappingProxyType(
         ),
         "model": _kind(
             "model", "limbeck.models", _is_model_builder, _MODULE, "classes", "channels", "seed", takes_facts=True,
-            exclude=("load_weights",),
+            exclude=("create_model", "load_weights"),
         ),
         "teacher": _kind(
             "teacher", "limbeck.teachers.external", inspect.isfunction, (_MODULE, "collections.abc:Callable"),
@@ -111,7 +118,7 @@ NODE_KINDS: Final[Mapping[str, NodeKind]] = MappingProxyType(
         ),
         "loss": _kind(
             "loss", "limbeck.losses", inspect.isclass, ("limbeck.core.protocols:Loss", _MODULE),
-            "classes", "seed", "temperature", takes_facts=True,
+            "classes", "seed", "temperature", takes_facts=True, function_args=(("student", "teacher"), ("context",)),
         ),
         "schedule": _kind(
             "schedule", "limbeck.core.schedules", inspect.isclass, "limbeck.core.schedules:Schedule",
@@ -124,6 +131,13 @@ NODE_KINDS: Final[Mapping[str, NodeKind]] = MappingProxyType(
         "loss_weighting": _kind(
             "loss weighting", "limbeck.losses.weighting", inspect.isclass, "limbeck.losses.weighting:LossWeighting",
             exclude=("LossWeighting",),
+        ),
+        "logger": _kind(
+            "logger", "limbeck.training.callbacks", _is_never_builtin,
+            ("lightning_fabric.loggers:Logger", "limbeck.training.callbacks:MetricsLogger"),
+        ),
+        "callback": _kind(
+            "callback", "limbeck.training.callbacks", _is_never_builtin, "limbeck.training.callbacks:Callback"
         ),
         "optimizer": _kind(
             "optimizer", "torch.optim", inspect.isclass, "torch.optim:Optimizer", exclude=("Optimizer",),
@@ -195,16 +209,20 @@ def resolve_target(
     order = list(kinds)
     if ":" in use:
         types = expected_types or [_import_type(path) for kind in order for path in NODE_KINDS[kind].builds]
-        return order[0], resolve_plugin(use, types, plugins=tuple(plugins), config_path=config_path)
+        function_args = () if expected_types else NODE_KINDS[order[0]].function_args
+        return order[0], resolve_plugin(
+            use, types, plugins=tuple(plugins), config_path=config_path, function_args=function_args
+        )
     allowed: list[str] = []
     for kind in order:
         if use in (names := list_names(kind)):
             return kind, getattr(import_module(NODE_KINDS[kind].module), use)
         allowed += names
     display_name = " or ".join(NODE_KINDS[kind].display_name for kind in order) if len(order) < 3 else "part"
+    libraries = "timm:NAME, torchvision:NAME or hf:FOLDER, and " if "model" in order else ""
     raise LimbeckError(
         f"{config_path}: no {display_name} is named {use!r}; available: {suggest_names(use, allowed)} "
-        "(write a class of your own as package.module:Name)"
+        f"(write {libraries}a class of your own as package.module:Name)"
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any, final
 
 from limbeck.recipe import registry
 from limbeck.recipe.cross_checks import check_consistency
-from limbeck.recipe.node_schema import Node, TeacherNode, load_class_names
+from limbeck.recipe.node_schema import BaseNode, Node, TeacherNode, load_class_names
 from limbeck.recipe.resolve_node import resolve_node
 from limbeck.recipe.resolved_node import DEFAULT_FACTS, DEFERRED, PROVIDED, ResolvedNode
 from limbeck.recipe.schema import Recipe, Stage, TrainingNode, to_plain
@@ -81,6 +81,8 @@ class ResolvedRecipe:
     teacher_training: ResolvedStage | None
     stages: tuple[ResolvedStage, ...]
     training: tuple[ResolvedNode, ResolvedNode | None]
+    loggers: tuple[str | ResolvedNode, ...]
+    callbacks: tuple[ResolvedNode, ...]
 
 
 def resolve_recipe(recipe: Recipe, *, provided: Mapping[str, Any] | None = None) -> ResolvedRecipe:
@@ -116,6 +118,13 @@ def resolve_recipe(recipe: Recipe, *, provided: Mapping[str, Any] | None = None)
         training=resolver.resolve_training(recipe.training, "training"),
         teacher_training=stages.pop("teacher_training", None),
         stages=tuple(stages.values()),
+        loggers=tuple(
+            node if isinstance(node, str) else resolver.resolve_node(node, "logger", f"loggers.{index}")
+            for index, node in enumerate(recipe.loggers)
+        ),
+        callbacks=tuple(
+            resolver.resolve_node(node, "callback", f"callbacks.{index}") for index, node in enumerate(recipe.callbacks)
+        ),
     )
     check_consistency(result)
     return result
@@ -129,15 +138,17 @@ def fill_defaults(recipe: Recipe, *, provided: Mapping[str, Any] | None = None) 
         resolved.task, resolved.data, resolved.student, *resolved.teachers.values(), *resolved.assistants.values(),
         *resolved.self_teachers.values(), *resolved.peers.values(), *resolved.training,
         *([resolved.ensemble] if len(recipe.teachers) > 1 else []),
-        *(node for stage in stages for node in stage.loss_nodes),
+        *(node for stage in stages for node in stage.loss_nodes), *resolved.callbacks,
+        *(node for node in resolved.loggers if isinstance(node, ResolvedNode)),
     ]  # fmt: skip
     document = to_plain(recipe)
     for node in nodes:
         if node is not None:
-            *parents, key = node.config_path.split(".")
+            *parents, last = node.config_path.split(".")
             container = document
             for parent in parents:
                 container = container[int(parent) if isinstance(container, list) else parent]
+            key = int(last) if isinstance(container, list) else last
             recipe_keys = container[key].keys() - node.settings.keys() - {"use"}
             container[key] = {**node.config, **{name: container[key][name] for name in recipe_keys}}
     return validate(Recipe, document)
@@ -156,7 +167,7 @@ class _Resolver:
         settings = {name: value for name, value in to_plain(node).items() if name not in exclude}
         return resolve_node(settings, kind, plugins=self.plugins, provided=self.provided, config_path=config_path)
 
-    def resolve_nodes(self, nodes: Mapping[str, Node], kind: str, config_path: str) -> dict[str, ResolvedNode]:
+    def resolve_nodes(self, nodes: Mapping[str, BaseNode], kind: str, config_path: str) -> dict[str, ResolvedNode]:
         """``nodes`` by name."""
         return {name: self.resolve_node(node, kind, join_path(config_path, name)) for name, node in nodes.items()}
 

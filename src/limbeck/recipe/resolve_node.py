@@ -24,6 +24,7 @@ from limbeck.recipe.type_hints import (
     make_type_adapter,
     object_types,
 )
+from limbeck.utils.model_names import expand_model_name
 from limbeck.utils.validation import describe_validation_error, format_value, join_path, unknown_setting_message
 
 __all__ = ["resolve_node"]
@@ -81,16 +82,25 @@ def resolve_node(
         node = {"use": node}
     if not isinstance(node, Mapping) or not isinstance(use := node.get("use"), str):
         raise LimbeckError(f"{config_path}: {format_value(node)} is not a node: write {{use: NAME}}")
+    if "model" in kinds and (node := expand_model_name(node))["use"] != use:
+        use = node["use"]
     settings = {name: value for name, value in node.items() if name != "use"}
     node_kind, target = registry.resolve_target(
         use, kinds, plugins=plugins, config_path=config_path, expected_types=expected_types
     )
     kind_info = registry.NODE_KINDS[node_kind]
-    parameters, accepts_kwargs = _read_signature(target, kind_info.positional_args, use, config_path)
+    positional_args = kind_info.positional_args
+    builder = target
+    if node_kind == "loss" and inspect.isfunction(target):
+        from limbeck.distiller.function_loss import LossFactory, loss_arguments
+
+        positional_args = loss_arguments(target)
+        builder = LossFactory.from_function(target) if positional_args else target
+    parameters, accepts_kwargs = _read_signature(target, positional_args, use, config_path)
     hints = get_hints(target)
     context = _Context(node_kind, tuple(plugins), provided or {})
     for name in settings:
-        is_reserved = not isinstance(name, str) or name in kind_info.positional_args
+        is_reserved = not isinstance(name, str) or name in positional_args
         if name not in parameters and (is_reserved or not accepts_kwargs):
             hint = f"; {_MISPLACED_KEYS[name]}" if name in _MISPLACED_KEYS else ""
             raise LimbeckError(f"{config_path}: {unknown_setting_message(use, name, parameters)}{hint}")
@@ -114,7 +124,7 @@ def resolve_node(
             config |= _serialize_setting(name, _normalize_default(parameter.default, hint))
     config |= {name: _serialize(value) for name, value in values.items() if name not in parameters}
     return ResolvedNode(
-        config_path=config_path, use=use, kind=node_kind, target=target, settings=values, deferred=deferred,
+        config_path=config_path, use=use, kind=node_kind, target=builder, settings=values, deferred=deferred,
         config=config,
     )  # fmt: skip
 

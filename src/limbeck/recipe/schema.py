@@ -13,6 +13,7 @@ from limbeck.recipe.node_schema import (
     BaseNode,
     FileName,
     LossNode,
+    ModelNode,
     Name,
     Node,
     Plugin,
@@ -37,6 +38,7 @@ from limbeck.utils.validation import (
 __all__ = ["CacheNode", "ExportNode", "Recipe", "Stage", "TrainingNode", "to_plain", "validate"]
 
 _BASELINES: Final = ("student_only", "no_assistants")
+_LOGGERS: Final = ("tensorboard", "mlflow")
 _FSDP_PRECISIONS: Final = ("32-true", "bf16-mixed", "bf16-true", "16-true")
 
 
@@ -51,6 +53,15 @@ def _parse_baselines(value: Any) -> Any:
             f"{format_value(value)} does not name each baseline once: write {format_value(_BASELINES)}"
         )
     return value
+
+
+def _parse_logger(value: Any) -> Any:
+    if isinstance(value, str) and value not in _LOGGERS and ":" not in value:
+        names = ", ".join(map(repr, _LOGGERS))
+        raise_validation_error(
+            f"{format_value(value)} is not one of {names}, nor a class of your own as package.module:Name"
+        )
+    return value if value in _LOGGERS else Node.model_validate(value)
 
 
 @final
@@ -92,6 +103,7 @@ class Stage(Settings):
     """One stage of training, with one objective.
 
     Attributes:
+        name: of the stage, in files and progress bars.
         epochs: length in epochs; or give ``steps``.
         steps: length in optimizer steps.
         objective: losses by name.
@@ -148,7 +160,11 @@ class CacheNode(CacheSettings):
 
 @final
 class ExportNode(Settings):
-    """The formats that the trained student is exported to."""
+    """The formats that the trained student is exported to.
+
+    Attributes:
+        to: ``onnx``, which is compared with torch after the export; empty: none.
+    """
 
     display_name = "export"
     to: tuple[Literal["onnx"], ...] = ()
@@ -159,12 +175,36 @@ class Recipe(Settings):
     """All settings of a run; :func:`limbeck.recipe.load_recipe` reads one from YAML.
 
     Attributes:
+        name: of the run, and of its folder ``runs/NAME``; that of the file without ``.yaml`` where it is left out.
+        seed: of the initial weights, the order of the samples and dropout.
         split_seed: seed of the splits, of the labeled samples and of the augmentation; ``None``: ``seed``. With it,
             runs of different seeds share their splits, pretrained teachers and cached outputs.
+        plugins: packages of yours whose classes and functions ``use`` may name as ``package.module:Name``. Importing a
+            package runs its code.
+        task: what a batch means and what is measured.
+        data: where samples come from, how they are split and augmented.
+        teachers: networks or external teachers by name.
+        assistants: networks by name, each distilled from the teachers before the student is distilled from it.
+        assistant_mode: each network learns from the last one before it (``sequential``), or from all before it
+            (``dense``).
         ensemble: combines several teachers for losses without ``teacher`` (:mod:`limbeck.teachers`).
+        student: the network to train.
         self_teachers: teachers made of the student, new in each stage (:mod:`limbeck.teachers.self_teachers`).
         peers: students that are trained together with it (:class:`limbeck.distiller.PeerStudents`).
         generations: number of born-again generations, of which the student is the last.
+        teacher_training: the stage that trains teachers without weights, on the labeled samples; the teacher is called
+            ``student`` in it.
+        stages: the training of the student, in order.
+        training: optimizer, batch size and other settings of every training.
+        cache: store teacher outputs on disk; ``None``: compute them in each step.
+        study: variants and seeds for ``limbeck study``.
+        baselines: what the student is compared with: ``student_only``, the same student without a teacher, and
+            ``no_assistants``; ``[]`` trains none.
+        export: formats of the trained student.
+        num_threads: of torch on the CPU; ``None``: torch's default.
+        loggers: that get the metrics of every epoch: ``tensorboard``, ``mlflow``, or classes of your own with
+            ``log_metrics(metrics, step)``, as loggers of Lightning Fabric have.
+        callbacks: subclasses of :class:`limbeck.training.callbacks.Callback` of your own, new for each training.
     """
 
     display_name = "a recipe"
@@ -175,12 +215,12 @@ class Recipe(Settings):
     task: Node
     data: Node
     teachers: dict[TeacherName, TeacherNode] = {}
-    assistants: dict[TeacherName, Node] = {}
+    assistants: dict[TeacherName, ModelNode] = {}
     assistant_mode: AssistantMode = "sequential"
     ensemble: Node = Node(use="MeanLogits")
-    student: Node
+    student: ModelNode
     self_teachers: dict[TeacherName, Node] = {}
-    peers: dict[TeacherName, Node] = {}
+    peers: dict[TeacherName, ModelNode] = {}
     generations: Annotated[StrictInt, Field(ge=2, le=MAX_GENERATIONS)] | None = None
     teacher_training: Stage | None = None
     stages: tuple[Stage, ...] = ()
@@ -190,7 +230,8 @@ class Recipe(Settings):
     baselines: Annotated[tuple[StrictStr, ...], BeforeValidator(_parse_baselines)] = ("student_only",)
     export: ExportNode = ExportNode()
     num_threads: Annotated[StrictInt, Field(ge=1, le=MAX_THREADS)] | None = None
-    loggers: tuple[Literal["tensorboard", "mlflow"], ...] = ()
+    loggers: tuple[Annotated[Literal["tensorboard", "mlflow"] | Node, BeforeValidator(_parse_logger)], ...] = ()
+    callbacks: tuple[Node, ...] = ()
 
     @model_validator(mode="before")
     @classmethod

@@ -7,6 +7,7 @@ YAML 1.1 (https://yaml.org/spec/1.1/) as PyYAML's safe loader reads it, with two
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -14,7 +15,7 @@ import yaml
 
 from limbeck.core.errors import LimbeckError, suggest_names
 
-__all__ = ["dump_yaml", "parse_yaml", "read_source"]
+__all__ = ["dump_compact", "dump_yaml", "parse_yaml", "read_source"]
 
 _MAX_BYTES: Final = 1_000_000
 _MAX_VALUES: Final = 100_000
@@ -83,6 +84,37 @@ def dump_yaml(data: Any) -> str:
     return yaml.dump(
         data, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=110, indent=2
     )
+
+
+def dump_compact(data: Mapping[str, Any], *, width: int = 110) -> str:
+    """Like :func:`dump_yaml`, with every setting on one line that fits in ``width``.
+
+    >>> print(dump_compact({"student": {"use": "mlp"}, "stages": [{"name": "distill", "steps": 9}]}, width=20))
+    student: {use: mlp}
+    stages:
+      - name: distill
+        steps: 9
+    <BLANKLINE>
+    """
+    return "".join(line + "\n" for line in _compact_lines(data, width))
+
+
+def _compact_lines(data: Mapping[str, Any], width: int) -> list[str]:
+    lines: list[str] = []
+    for key, value in data.items():
+        text = yaml.dump({key: value}, Dumper=_Dumper, sort_keys=False, default_flow_style=True, allow_unicode=True,
+            width=10**6)  # fmt: skip
+        line = text.strip()[1:-1]
+        if len(line) <= width or not isinstance(value, Mapping | list):
+            lines.append(line)
+        elif isinstance(value, Mapping):
+            lines += [f"{key}:", *(f"  {child}" for child in _compact_lines(value, width - 2))]
+        else:
+            lines.append(f"{key}:")
+            for item in value:
+                children = _compact_lines(item, width - 4)
+                lines += [f"  - {children[0]}", *(f"    {child}" for child in children[1:])]
+    return lines
 
 
 @final

@@ -22,7 +22,7 @@ from limbeck.report.migrate import MIGRATIONS, migrate_record
 from limbeck.report.record import SCHEMA, SCHEMA_MINOR, Record
 from limbeck.utils.io import digest, parse_json, write_text
 
-_UNHASHED_RECIPE_KEYS = ("name", "loggers", "export", "study")
+_UNHASHED_RECIPE_KEYS = ("name", "loggers", "callbacks", "export", "study")
 """Keys of the recipe that do not affect metrics; ``config_hash`` does not cover them."""
 _CURRENT_HASH_KEYS = ("config_hash", "record_hash", "distributed", "world_size", "variant", "name")
 _SCHEMA_2_HASH_KEYS = ("identity", "hash", "processes", "number", "arm", "arm")

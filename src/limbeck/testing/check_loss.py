@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +12,20 @@ from torch import Tensor, nn
 from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
 from limbeck.core.protocols import Loss, Preparable
+from limbeck.distiller.function_loss import LossLike, as_loss
 from limbeck.testing.contexts import make_context
 
 ContextFactory = Callable[..., LossContext]
 
 
 def check_loss(
-    loss: Loss, *, context_factory: ContextFactory = make_context, skip: Collection[str] = ()
+    loss: LossLike, *, context_factory: ContextFactory = make_context,
+    skip: Collection[str] = (),
 ) -> None:  # fmt: skip
     """Check the contract of losses; an ``AssertionError`` names the check that fails.
 
     Args:
-        loss: the loss; one with ``prepare`` is prepared first.
+        loss: the loss, or a function of the logits of student and teacher; one with ``prepare`` is prepared first.
         context_factory: makes contexts like :func:`make_context`, with the features that the loss needs
             (``partial(make_context, student_feature_shapes={"mid": (8, 4, 4)})``); takes ``dtype``, ``scale`` and
             ``seed``.
@@ -34,15 +36,16 @@ def check_loss(
     """
     if unknown := set(skip) - set(LOSS_CHECKS):
         raise ValueError(f"no check is named {sorted(unknown)}; available: {sorted(LOSS_CHECKS)}")
-    if isinstance(loss, Preparable):
+    checked: Any = as_loss("loss", loss)
+    if isinstance(checked, Preparable):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            loss.prepare(context_factory(seed=0))
+            checked.prepare(context_factory(seed=0))
     for name, check in LOSS_CHECKS.items():
         if name in skip:
             continue
         try:
-            check(loss, context_factory)
+            check(checked, context_factory)
         except Exception as error:
             reason = error if isinstance(error, AssertionError) else f"it raises {type(error).__name__}: {error}"
             raise AssertionError(f"{loss!r} fails the check {name!r}: {reason}") from error

@@ -6,7 +6,7 @@ import csv
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Protocol, final
 
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from limbeck.distiller.objective import LossOutput
 from limbeck.training.metric_accumulator import update_stats
 from limbeck.utils.io import open_no_link, write_atomically
 
-__all__ = ["Callback", "MetricsCSV", "MetricsRow", "TemperatureCSV", "make_logger", "read_metrics"]
+__all__ = ["Callback", "MetricsCSV", "MetricsLogger", "MetricsRow", "TemperatureCSV", "make_logger", "read_metrics"]
 
 MetricsRow = dict[str, Any]
 _LEADING_COLUMNS = (
@@ -56,6 +56,13 @@ class Callback:
 
     def on_train_end(self) -> None:
         """Called after the last step, or after an error."""
+
+
+class MetricsLogger(Protocol):
+    """What a logger must have; those of Lightning Fabric have it."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log the value of each metric at ``step``."""
 
 
 @final

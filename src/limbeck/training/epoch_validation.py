@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.metric_spec import MetricSpec
 from limbeck.core.task import EvaluableTask, Task
 from limbeck.training.convert_precision import to_precision
 from limbeck.training.distributed import all_gather_object
@@ -145,9 +146,12 @@ def _has_labels(data: Any, batches: Iterable[Any], state: TrainState) -> bool:
     return any(all_gather_object(state.fabric, has_labels))
 
 
-def require_same_validation(metrics: Mapping[str, float], history: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse validation data that is empty in a later epoch."""
-    names = [name for name in (history[0] if history else ()) if name.startswith("val/") and name not in metrics]
+def require_same_validation(
+    metrics: Mapping[str, float], history: Sequence[Mapping[str, Any]], monitored: Sequence[MetricSpec]
+) -> None:
+    """Refuse validation data that is empty in a later epoch; metrics that a callback added are not compared."""
+    first = history[0] if history else {}
+    names = [name for spec in monitored if (name := f"val/{spec.name}") in first and name not in metrics]
     if names:
         raise LimbeckError(
             f"the validation data must give the same batches in each epoch: it gave {names[0]} in epoch 1 and no "

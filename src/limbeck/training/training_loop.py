@@ -109,7 +109,7 @@ class TrainingLoop:
         }  # fmt: skip
         state.sync_buffers()
         validation = validate_epoch(self.data, state)
-        require_same_validation(validation, state.history)
+        require_same_validation(validation, state.history, state.monitored_metrics)
         warning = self.divergence.check(metrics)
         if warning is not None and self.fabric.global_rank == 0:
             state.warnings.append(f"{state.phase}: {warning}")

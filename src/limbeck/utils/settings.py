@@ -28,6 +28,8 @@ class TrainingSettings(Settings):
     """Settings of :class:`limbeck.training.TrainingConfig` and of ``training`` in a recipe.
 
     Attributes:
+        optimizer: an optimizer of torch.
+        scheduler: a learning-rate scheduler of torch; ``None``: a constant learning rate.
         batch_size: batch size per process.
         batch_tokens: for sequences, the largest number of tokens or frames in a padded batch, per process; batches then
             have different numbers of samples, and ``batch_size`` is that of validation. ``None``: ``batch_size``.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 
@@ -20,11 +19,8 @@ __all__ = ["print_layers"]
 def print_layers(model: str, shape: str, *, plugins: Sequence[str] = ()) -> None:
     """Print every layer of ``model`` with the shape of its features for one input of ``shape`` (``3x32x32``)."""
     input_shape = _parse_shape(shape)
-    library, _, name = model.partition(":")
-    is_library = library in ("torchvision", "timm") and name
-    node: dict[str, Any] = {"use": library, "name": name} if is_library else {"use": model}
     settings = {"classes": 10, "channels": input_shape[0]}
-    network = resolve_node(node, "model", plugins=plugins, provided=settings, config_path="MODEL").build()
+    network = resolve_node(model, "model", plugins=plugins, provided=settings, config_path="MODEL").build()
     try:
         rows = list_layers(network, torch.zeros(1, *input_shape))
     except Exception as error:  # a network may raise any error for an input of another shape

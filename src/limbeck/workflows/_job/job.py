@@ -36,12 +36,13 @@ from limbeck.recipe.resolved_node import ResolvedNode
 from limbeck.teachers import CachedTeacher, ExternalTeacher, InferenceBackend, from_callable
 from limbeck.teachers.identity import fingerprint_network, network_signature
 from limbeck.training import FitResult, Processes, TrainingConfig, fit, freeze_modules, make_fabric
-from limbeck.training.callbacks import Callback, make_logger
+from limbeck.training.callbacks import Callback
 from limbeck.workflows._job.data_cache import DataCache
 from limbeck.workflows._job.facts import data_facts
 from limbeck.workflows._job.rehearsal import rehearse
 from limbeck.workflows._job.stages import BASELINE_PHASES, make_distiller, make_training_config
 from limbeck.workflows._job.teachers import adapt_teacher_network, make_uncached_teacher
+from limbeck.workflows._job.training_hooks import make_callbacks, make_loggers
 
 _BASELINE_PHASE_NAMES = {"student_only": Role.BASELINE.value}
 _MAX_THREADS_PER_CORE: Final = 16
@@ -275,9 +276,8 @@ class Job:
         self, distiller: Distiller, stage: ResolvedStage, *, phase: str, total_steps: int, **settings: Any
     ) -> FitResult:
         training = make_training_config(stage, phase)
-        loggers = []
-        if self.processes.rank == 0:
-            loggers = [make_logger(name, self.run_dir, run=self.recipe.name) for name in self.recipe.loggers]
+        loggers = make_loggers(self.plan, self.run_dir) if self.processes.rank == 0 else []
+        settings["callbacks"] = make_callbacks(self.plan, settings["callbacks"])
         fabric = make_fabric(strategy=stage.training.strategy, precision=stage.training.precision, loggers=loggers)
         with freeze_modules(distiller.student, stage.stage.freeze):
             return fit(

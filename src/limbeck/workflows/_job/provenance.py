@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from limbeck._version import __version__
+from limbeck.core.errors import LimbeckError
 from limbeck.core.task import EvaluableTask
 from limbeck.evaluation import (
     get_git_revision,
@@ -21,6 +23,7 @@ from limbeck.evaluation import (
     get_torch_flags,
     hash_environment,
 )
+from limbeck.models.weights import find_weights_file
 from limbeck.recipe import fill_defaults
 from limbeck.recipe.schema import to_plain
 from limbeck.utils.io import digest, write_text
@@ -91,10 +94,11 @@ def hash_weight_files(recipe: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         nodes |= {f"{group}.{name}": node for name, node in (recipe.get(group) or {}).items()}
     files = {}
     for name, node in nodes.items():
-        for key in ("weights", "path"):  # of a network, and of an ONNX teacher
+        for key in ("weights", "path"):  # of a network, and of an ONNX teacher or a folder of transformers
             if isinstance(node, Mapping) and isinstance(node.get(key), str):
                 path = Path(node[key])
-                files[f"{name}.{key}"] = path / "student.safetensors" if path.is_dir() else path
+                with suppress(LimbeckError):  # a folder of other files
+                    files[f"{name}.{key}"] = find_weights_file(path) if path.is_dir() else path
     return {
         name: {"sha256": digest(file), "bytes": file.stat().st_size} for name, file in files.items() if file.is_file()
     }

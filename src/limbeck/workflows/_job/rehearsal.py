@@ -28,6 +28,7 @@ from limbeck.utils.eval_mode import eval_mode
 from limbeck.utils.parametrizations import copy_module
 from limbeck.workflows._job.stages import check_world_size, make_distiller, make_training_config
 from limbeck.workflows._job.teachers import make_dry_run_teacher
+from limbeck.workflows._job.training_hooks import make_callbacks
 from limbeck.workflows._job.validate_task import check_data, require_finite_losses, validate_task
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def rehearse(job: Job) -> None:
             or a scheduler that cannot train), with the dotted path of its setting.
     """
     check_world_size(job.recipe, job.processes.world_size)
+    make_callbacks(job.plan, [])  # an error of a constructor
     student = job.build_student()
     check_data(job.task, student, job.data)
     samples = job.data.validation.subset(torch.arange(min(2, len(job.data.validation))))

@@ -1,0 +1,118 @@
+"""Functions as losses: ``fn(student, teacher)`` on logits, or ``fn(context)``."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias, final
+
+from torch import Tensor, nn
+
+from limbeck.core.errors import LimbeckError
+from limbeck.core.loss_context import LossContext
+from limbeck.core.protocols import Loss
+
+__all__ = ["FunctionLoss", "LossFactory", "LossLike", "as_loss", "loss_arguments"]
+
+LossLike: TypeAlias = Loss | Callable[[Tensor, Tensor], Tensor]
+"""A loss, or a function of the logits of student and teacher."""
+_PAIR = ("student", "teacher")
+
+
+@final
+class FunctionLoss(nn.Module):
+    """A function of the logits of student and teacher as a loss.
+
+    Args:
+        fn: takes two float32 tensors ``[rows, classes]``, of which the second has no gradient, and returns a scalar. An
+            ``nn.Module`` is trained with the student.
+        settings: further keyword arguments of ``fn``.
+
+    >>> import torch
+    >>> from limbeck.testing import make_context
+    >>> loss = FunctionLoss(torch.nn.functional.mse_loss, {"reduction": "sum"})
+    >>> loss(make_context()).shape
+    torch.Size([])
+    """
+
+    knowledge: ClassVar[str] = "response"
+
+    def __init__(self, fn: Callable[..., Tensor], settings: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self.fn, self.settings = fn, settings or {}
+
+    def forward(self, context: LossContext) -> Tensor:
+        """The value of the function."""
+        student, teacher = context.pair()
+        logits = student.require_logits().float(), teacher.require_logits().detach().float()
+        return self.fn(*logits, **self.settings)
+
+    def extra_repr(self) -> str:
+        settings = "".join(f", {name}={value!r}" for name, value in self.settings.items())
+        return f"{_name(self.fn)}{settings}"
+
+
+@final
+@dataclass(frozen=True)
+class LossFactory:
+    """Builds the loss of a function that a recipe names.
+
+    Attributes:
+        fn: the function, of ``student`` and ``teacher``, or of ``context``.
+        needs_teacher: as in :class:`limbeck.core.protocols.Loss`.
+        supervised: likewise.
+    """
+
+    fn: Callable[..., Tensor]
+    needs_teacher: bool
+    supervised: bool
+
+    def __call__(self, **settings: Any) -> Any:
+        """A new loss with these keyword arguments of the function."""
+        if self.needs_teacher and loss_arguments(self.fn) == _PAIR:
+            return FunctionLoss(self.fn, settings)
+        return functools.update_wrapper(functools.partial(self.fn, **settings), self.fn) if settings else self.fn
+
+    @classmethod
+    def from_function(cls, fn: Callable[..., Tensor]) -> LossFactory:
+        """The factory of ``fn``, whose attributes say what it needs, as those of a class."""
+        is_pair = loss_arguments(fn) == _PAIR
+        return cls(fn, is_pair or getattr(fn, "needs_teacher", False), getattr(fn, "supervised", False))
+
+
+def loss_arguments(fn: object) -> tuple[str, ...]:
+    """The arguments that a loss function gets: ``("student", "teacher")``, ``("context",)``, or none of these.
+
+    >>> loss_arguments(lambda student, teacher, power=2: ...), loss_arguments(lambda width: ...)
+    (('student', 'teacher'), ())
+    """
+    names = tuple(inspect.signature(fn).parameters) if inspect.isfunction(fn) else ()
+    return next((prefix for prefix in (_PAIR, ("context",)) if names[: len(prefix)] == prefix), ())
+
+
+def as_loss(name: str, loss: Any) -> Any:
+    """``loss``, or a function of two arguments as :class:`FunctionLoss`.
+
+    Raises:
+        LimbeckError: it cannot be called, or needs three arguments or more.
+    """
+    if isinstance(loss, type) or not callable(loss):
+        raise LimbeckError(f"the loss {name!r} must be an object such as KDLoss(), got {loss!r}")
+    try:
+        parameters = inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).parameters.values()
+    except (TypeError, ValueError):  # a function of C
+        return loss
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    required = [p.name for p in parameters if p.kind in positional and p.default is p.empty]
+    if len(required) > len(_PAIR):
+        raise LimbeckError(
+            f"the loss {name!r} must take a LossContext, or the logits of student and teacher, got the arguments "
+            f"{', '.join(required)}: give the others a default, or read them from a LossContext"
+        )
+    return FunctionLoss(loss) if len(required) == len(_PAIR) else loss
+
+
+def _name(fn: Callable[..., Any]) -> str:
+    return str(getattr(fn, "__qualname__", None) or repr(fn))

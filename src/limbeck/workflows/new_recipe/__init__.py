@@ -1,0 +1,1 @@
+"""``limbeck new``: a recipe for a folder of images, a teacher and a student."""
