@@ -103,6 +103,40 @@ def test_no_problem_is_reported_with_the_list_of_checks(tmp_path):
     assert "- whether a projection has collapsed" in str(diagnosis)
 
 
+def test_what_the_report_warns_of_is_a_problem(tmp_path):
+    write(tmp_path)
+    record = json.loads((tmp_path / "record.json").read_text())
+    record["warnings"] = ["the teacher was trained for 20 steps"]
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    diagnosis = diagnose_run(tmp_path)
+    assert diagnosis.problems == ["the teacher was trained for 20 steps"]
+    assert "no problem" not in str(diagnosis)
+
+
+def test_a_teacher_without_an_advantage_is_no_missing_record(tmp_path):
+    diagnosis = write(tmp_path, teacher=0.8, baseline=0.8)
+    assert (
+        "whether there is a capacity gap to the teacher 'big': no, it is not better than the baseline (0.0 points)"
+        in ([check.replace("+0.0", "0.0") for check in diagnosis.checks])
+    )
+    assert not any("capacity gap" in text for text in diagnosis.unavailable)
+
+
+def test_after_a_loss_it_says_what_to_change(tmp_path):
+    objective = {"target": {"use": "CrossEntropyLoss"}, "kd": {"use": "KDLoss", "weight": 0.9, "temperature": 4}}
+    write(tmp_path, teacher=0.7, baseline=0.8, distilled=0.75, stages=[{"name": "d", "objective": objective}])
+    record = json.loads((tmp_path / "record.json").read_text())
+    record["verdict"] = {"text": "Distillation degrades accuracy.", "gain": -5.0, "interval": [-7.0, -3.0]}
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    text = str(diagnose_run(tmp_path))
+    assert "The teacher 'big' is not better than the baseline on validation (70.0 % against 80.0 % accuracy)" in text
+    assert "Lower the weight of what is learned from the teacher: `stages.0.objective.kd.weight` (now 0.9)." in text
+    assert "Try another temperature, `stages.0.objective.kd.temperature` (now 4): 1 or 2 or 8." in text
+    record["verdict"]["interval"] = [-7.0, 3.0]
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    assert "Try another temperature" not in str(diagnose_run(tmp_path))
+
+
 def test_each_fault_is_detected_from_a_run_folder(tmp_path):
     stages = [{"name": "d", "objective": {"fitnet": {"use": "FitNetLoss", "layer": "mid"}}}]
     rows = [{"grad_norm/target": 1.0, "grad_norm/kd": 0.001, "loss/fitnet": 2.0, "loss_weight/fitnet": 1.0}]

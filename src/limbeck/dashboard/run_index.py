@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, final
 
 from limbeck.core.errors import LimbeckError
+from limbeck.dashboard.run_summary import RunSummary, estimate_run_seconds_left, summarize_record, summarize_study
 from limbeck.recipe.yaml_io import parse_yaml, read_source
 from limbeck.report.metrics_csv import load_curves
 from limbeck.report.record_io import read_record
@@ -79,6 +80,7 @@ class RunEntry(NamedTuple):
         phase: the last training of a run that is not finished.
         error: why it is damaged.
         signature: the files that its page is made from.
+        summary: metric, gain, verdict and time left.
     """
 
     relative_path: str
@@ -91,6 +93,7 @@ class RunEntry(NamedTuple):
     phase: PhaseProgress | None = None
     error: str = ""
     signature: Signature = ()
+    summary: RunSummary = RunSummary()
 
 
 class _Content(NamedTuple):
@@ -101,6 +104,7 @@ class _Content(NamedTuple):
     states: tuple[str, ...] = ()
     phase: PhaseProgress | None = None
     error: str = ""
+    summary: RunSummary = RunSummary()
 
 
 @final
@@ -218,12 +222,14 @@ def _read_content(folder: Path) -> _Content:
     """What the index shows of a run or study, which depends on its files only; of a damaged one, the reason."""
     try:
         if (folder / "study.json").exists():
-            return _Content("study", states=_read_trial_states(folder))
+            study = _read_study(folder)
+            states = tuple(str(trial["state"]) for trial in study["trials"])
+            return _Content("study", states=states, summary=summarize_study(folder, study))
         if (folder / "record.json").exists():
-            read_record(folder / "record.json")
-            return _Content("run", is_finished=True)
+            return _Content("run", is_finished=True, summary=summarize_record(read_record(folder / "record.json")))
         phases = read_phases(folder)
-        return _Content("run", phase=phases[-1] if phases else None)
+        left = estimate_run_seconds_left(load_curves(folder / "metrics.csv"), _read_recipe(folder / "recipe.yaml"))
+        return _Content("run", phase=phases[-1] if phases else None, summary=RunSummary(seconds_left=left))
     except LimbeckError as error:
         reason = str(error).replace(f"{folder}/", "").replace(str(folder), folder.name)
     except Exception as error:  # an edited file must not stop the dashboard
@@ -253,14 +259,14 @@ def _make_entry(folder: Path, root: Path, signature: Signature, content: _Conten
         state = "finished" if is_finished else "failed" if "failed" in content.states else "stopped"
     return RunEntry(
         relative_path, folder, content.kind, state, modified, content.states.count("done"), len(content.states),
-        content.phase, error, signature,
+        content.phase, error, signature, content.summary,
     )  # fmt: skip
 
 
-def _read_trial_states(folder: Path) -> tuple[str, ...]:
+def _read_study(folder: Path) -> Mapping[str, Any]:
     from limbeck.workflows.compare.load_runs import read_study
 
-    return tuple(str(trial["state"]) for trial in read_study(folder)["trials"])
+    return read_study(folder)
 
 
 def _locked_inodes() -> set[str]:

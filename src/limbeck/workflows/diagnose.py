@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, final
 from limbeck.core.errors import LimbeckError
 from limbeck.core.roles import Role
 from limbeck.report import diagnosis
+from limbeck.report.formatting import format_gain
 from limbeck.report.metrics_csv import TrainingCurve, load_curves
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Diagnosis:
 
     def __str__(self) -> str:
         lines = [f"- {problem}" for problem in self.problems] or ["no problem found"]
-        for title, sentences in (("checked:", self.checks), ("could not be checked:", self.unavailable)):
+        for title, sentences in (("checked:", self.checks), ("not checked:", self.unavailable)):
             if sentences:
                 lines += ["", title, *(f"- {sentence}" for sentence in sentences)]
         return "\n".join(lines)
@@ -63,6 +64,7 @@ def diagnose_run(folder: Path) -> Diagnosis:
             f"{folder} has no distilled student: give a run of `limbeck distill`, or a trial that has one"
         )
     result = Diagnosis()
+    _check_verdict(folder, record, result)
     curve = load_curves(folder / "metrics.csv").get(name) or TrainingCurve("", (), {}, {})
     _check_loss_scales(curve, result)
     _check_teachers(record, result)
@@ -70,6 +72,20 @@ def diagnose_run(folder: Path) -> Diagnosis:
     _check_features(record, curve, result)
     _check_projections(folder, record, name, result)
     return result
+
+
+def _check_verdict(folder: Path, record: Record, result: Diagnosis) -> None:
+    """The warnings of the report, and what to change where distillation degraded the student."""
+    from limbeck.report.next_steps import next_steps
+    from limbeck.report.record_io import integrity_warning
+
+    changed = integrity_warning(folder)
+    result.problems.extend(dict.fromkeys([*([changed] if changed else []), *record.warnings]))
+    if record.verdict is not None and record.verdict.text:
+        result.checks.append(f"the verdict: {record.verdict.text}")
+    else:
+        result.unavailable.append("whether distillation helps: the record has no verdict")
+    result.problems.extend(next_steps(record))
 
 
 def _check_loss_scales(curve: TrainingCurve, result: Diagnosis) -> None:
@@ -105,25 +121,22 @@ def _check_teachers(record: Record, result: Diagnosis) -> None:
                 f"{metric.format(student_value)}",
                 diagnosis.check_teacher_metric(name, value, student_value, metric=metric, reference=student),
             )
-        if (
-            teacher.parameters
-            and size
-            and value is not None
-            and baseline is not None
-            and distilled is not None
-            and (gap := metric.gain(value, baseline)) > 0
-        ):
-            ratio, recovered = teacher.parameters / size, metric.gain(distilled, baseline) / gap
-            result.add(
-                f"the capacity gap to {name!r}: {ratio:.1f} times the parameters, "
-                f"{100 * recovered:.0f} % of the gap in {metric.text} recovered",
-                diagnosis.check_capacity_gap(name, ratio, recovered, metric=metric),
-            )
+        question = f"whether there is a capacity gap to the teacher {name!r}"
+        if record.baseline is None:
+            result.unavailable.append(f"{question}: the run has no baseline")
+        elif value is None or baseline is None or distilled is None:
+            result.unavailable.append(f"{question}: {metric.text} is not recorded for all of them")
+        elif not teacher.parameters or not size:
+            result.unavailable.append(f"{question}: its number of parameters is unknown, as of an external teacher")
+        elif (gap := metric.gain(value, baseline)) <= 0:
+            result.checks.append(f"{question}: no, it is not better than the baseline ({format_gain(gap, metric)})")
         else:
-            text = (
-                f"whether there is a capacity gap to the teacher {name!r}: model sizes, or a baseline, are not recorded"
+            ratio, gain = teacher.parameters / size, metric.gain(distilled, baseline)
+            result.add(
+                f"the capacity gap to {name!r}: {ratio:.1f} times the parameters; it is {format_gain(gap, metric)} "
+                f"better than the baseline on validation, and the distilled student {format_gain(gain, metric)}",
+                diagnosis.check_capacity_gap(name, ratio, gain / gap, metric=metric),
             )
-            result.unavailable.append(text)
     if not teachers:
         result.unavailable.append("whether the teacher is good enough: the run has no teacher")
 
@@ -145,9 +158,11 @@ def _check_temperatures(curve: TrainingCurve, result: Diagnosis) -> None:
                 f"the entropy of the teacher in {name}{temperature_text}: {100 * entropy:.0f} % of the maximum",
                 diagnosis.check_teacher_entropy(name, entropy, temperature),
             )
-    if not entropies:
-        text = "whether a temperature is too high: metrics.csv has no teacher entropy"
-        result.unavailable.append(text)
+    for name, values in temperatures.items():
+        if name not in entropies and (temperature := diagnosis.median_of_second_half(values)) is not None:
+            result.checks.append(f"the temperature of {name}: {temperature:.4g}, and its loss has no teacher entropy")
+    if not entropies and not temperatures:
+        result.checks.append("temperatures: no loss has one")
 
 
 def _check_features(record: Record, curve: TrainingCurve, result: Diagnosis) -> None:
@@ -169,7 +184,7 @@ def _check_features(record: Record, curve: TrainingCurve, result: Diagnosis) -> 
             diagnosis.check_feature_alignment(name, values[0], last),
         )
     if not names:
-        result.unavailable.append("whether features align: no loss compares features")
+        result.checks.append("features: no loss compares them")
 
 
 def _feature_loss_names(recipe: Mapping[str, Any]) -> list[str]:
@@ -190,7 +205,10 @@ def _check_projections(folder: Path, record: Record, phase: str, result: Diagnos
     """Learned projections of losses, from the checkpoint of the last stage."""
     stages = _stages(record.recipe)
     path = folder / "checkpoint" / f"{phase}.{stages[-1].get('name')}.pt" if stages else None
-    projections = _load_projections(path) if path is not None and path.exists() else {}
+    if path is None or not path.exists():
+        result.unavailable.append("whether a projection has collapsed: the run has no checkpoint of its last stage")
+        return
+    projections = _load_projections(path)
     for name, projection in projections.items():
         import torch
 
@@ -205,9 +223,7 @@ def _check_projections(folder: Path, record: Record, phase: str, result: Diagnos
         problem = diagnosis.check_projection_rank(name, rank, len(values))
         result.add(f"the projection of {name!r}: effective rank {rank:.1f} of {len(values)}", problem)
     if not projections:
-        result.unavailable.append(
-            "whether a projection has collapsed: the checkpoint of the last stage has no projection"
-        )
+        result.checks.append("projections: no loss has one that is learned")
 
 
 def _load_projections(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from limbeck.report.confusion import load_confusion
 from limbeck.report.html.templates import load_template, read_asset
 from limbeck.report.latency import model_latencies
 from limbeck.report.metrics_csv import load_curves, load_temperatures
+from limbeck.report.next_steps import next_steps
 from limbeck.report.plots.curves import (
     describe_constants,
     plot_gradient_ratios,
@@ -67,7 +68,8 @@ def render_report(run_dir: Path) -> str:
     models = [(name, record.display_name(name), model) for name, model in record.ordered_models()]
     return load_template("report.html.j2").render(
         record=record, models=models, csp=_CONTENT_SECURITY_POLICY, style=read_asset("report.css"), rule=RULE,
-        students=students, latencies=latencies, confusion=load_confusion(run_dir, record),
+        students=students, next_steps=next_steps(record), latencies=latencies,
+        confusion=load_confusion(run_dir, record),
         warnings=[*([warning] if warning else []), *record.warnings], png_size=png_size,
         has_correct=any(
             panel.correct is not None for example in record.examples for panel in example.predictions.values()

@@ -155,15 +155,17 @@ def _hover_marks(ax: Any, hover: Sequence[HoverPoint]) -> str:
         title = f"<title>{html.escape(point.text)}</title>"
         if point.y is not None:
             x, y = ax.transData.transform((point.x, point.y))
-            marks.append(f'<circle class="hover" cx="{x:.1f}" cy="{height - y:.1f}" r="11">{title}</circle>')
+            marks.append(
+                f'<circle class="hover" fill="transparent" cx="{x:.1f}" cy="{height - y:.1f}" r="11">{title}</circle>'
+            )
             continue
         x = ax.transData.transform((point.x, 1.0))[0]
         index = columns.index(x)
         left = (columns[index - 1] + x) / 2 if index else box.x0
         right = (columns[index + 1] + x) / 2 if index + 1 < len(columns) else box.x1
         marks.append(
-            f'<rect class="hover" x="{left:.1f}" y="{height - box.y1:.1f}" width="{max(right - left, 0.1):.1f}" '
-            f'height="{box.height:.1f}">{title}</rect>'
+            f'<rect class="hover" fill="transparent" x="{left:.1f}" y="{height - box.y1:.1f}" '
+            f'width="{max(right - left, 0.1):.1f}" height="{box.height:.1f}">{title}</rect>'
         )
     return "".join(marks)
 

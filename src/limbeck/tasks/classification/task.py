@@ -123,10 +123,9 @@ class Classification:
     def examples(self, batch: Any, scores: Mapping[str, Scores], facts: Mapping[str, Any]) -> list[Example]:
         """Images with the class names of the target and of each prediction."""
         pixels, target = get_input(batch), self.target(batch)
-        labels = None if target is None else hard_labels(target)
         sample_ids = get_sample_ids(batch, len(pixels))
         names = facts.get("class_names") or [str(index) for index in range(self.classes)]
-        return classification_examples(pixels, labels, sample_ids, scores, names)
+        return classification_examples(pixels, target, sample_ids, scores, names)
 
     def deployment_model(self, network: nn.Module, data: Any) -> nn.Module:
         """The network with the normalization of the data: takes pixels in 0..1."""

@@ -17,6 +17,7 @@ from limbeck.report.task_metrics import UNKNOWN_METRIC, TaskMetrics, load_task_m
 from limbeck.report.terminal import render_compare_table
 from limbeck.report.verdict import VARIANT_RULE
 from limbeck.utils.console import print_text
+from limbeck.utils.durations import format_duration
 from limbeck.utils.io import write_text
 from limbeck.workflows.compare.load_runs import (
     TrialResult,
@@ -27,6 +28,7 @@ from limbeck.workflows.compare.load_runs import (
     read_study,
 )
 from limbeck.workflows.compare.summarize import agreement_matrix, summarize_variant
+from limbeck.workflows.study.trials import estimate_seconds_left
 
 __all__ = ["build_comparison", "compare"]
 
@@ -70,6 +72,9 @@ def build_comparison(folders: Sequence[Path], *, baseline: str | None = None) ->
     study = read_study(folders[0]) if len(folders) == 1 and (folders[0] / "study.json").exists() else {}
     trials = load_study_trials(folders[0], study) if study else load_runs(folders)
     notes = check_comparable(trials)
+    states = [trial.state for trial in trials]
+    if "running" in states and (left := estimate_seconds_left(study["trials"], num_workers=states.count("running"))):
+        notes.append(f"The study takes about {format_duration(left)} more.")
     trials_by_variant = _group_by_variant(trials)
     entries = [trial.model_entry for trial in trials if trial.model_entry]
     split: Literal["test", "validation"] = (

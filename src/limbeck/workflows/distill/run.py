@@ -24,7 +24,8 @@ from limbeck.models.ensemble_model import EnsembleModel
 from limbeck.recipe import Recipe, find_recipe, load_recipe, to_yaml
 from limbeck.recipe.schema import to_plain
 from limbeck.report import write_model_card, write_record, write_report
-from limbeck.report.record_io import load_json
+from limbeck.report.next_steps import next_steps
+from limbeck.report.record_io import load_json, parse_record
 from limbeck.report.terminal import render_summary_table
 from limbeck.teachers import ExternalTeacher
 from limbeck.training import FitResult, Processes, init_processes
@@ -152,6 +153,8 @@ def _report_run(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     for text in record["warnings"]:
         print_text(f"warning: {text}")
     print_text(record["verdict"]["text"])
+    if steps := next_steps(parse_record(record)):
+        print_text("\n".join(["What to change next:", *(f" - {step}" for step in steps)]))
     if "vs_no_assistants" in record["verdict"]:
         print_text(record["verdict"]["vs_no_assistants"]["text"])
     print_text(str(page.resolve()))

@@ -218,8 +218,8 @@ def _measure_models(
     """Metrics of the baseline, and metrics and scores of each candidate."""
     metric, inputs = job.task.primary_metric, example_inputs(job.data, job.task)
     networks = {name: candidate.network for name, candidate in candidates.items()} | {"": baseline.network}
-    with torch.no_grad():  # measured now and in turns, since latencies of another day cannot be compared
-        latencies = measure_latencies_by_structure(networks, inputs)
+    # Measured now and in turns, since latencies of another day cannot be compared.
+    latencies = measure_latencies_by_structure({name: net.cpu().eval() for name, net in networks.items()}, inputs)
     baseline_scores = _score(job, baseline.network) if baseline.validation is None else None
     student = _measure_model(job, baseline, baseline_scores, latencies[""]) | {"source": baseline.source}
     models, scores = dict[str, dict[str, Any]](), dict[str, SplitScores]()
