@@ -86,8 +86,8 @@ def estimate_run_seconds_left(curves: Mapping[str, TrainingCurve], recipe: Mappi
         return None
     epoch_steps = fmean(curve.steps[-1] / len(curve.steps) for curve in curves.values() if curve.steps)
     for name, stages in _list_trainings(recipe).items():
-        curve = curves.get(name)
-        done, length = (curve.steps[-1], curve.steps[-1] / len(curve.steps)) if curve else (0.0, epoch_steps)
+        begun = curves.get(name)
+        done, length = (begun.steps[-1], begun.steps[-1] / len(begun.steps)) if begun else (0.0, epoch_steps)
         steps = [stage.get("steps") or (stage.get("epochs") or 0) * length for stage in stages]
         if not steps or not all(isinstance(number, int | float) and number > 0 for number in steps):
             return None
