@@ -280,7 +280,7 @@ def test_two_jobs_give_the_same_metrics_as_one(done, small_file, tmp_path, capfd
         ("study.variants.hot={stages.0.objective.kdd.temperature: 8}", "the variant 'hot'|study.variants.hot"),
         ("study.variants.few={teachers: [bigg]}", "there is no teacher 'bigg': big"),
         ("study.variants.big={stages.0.steps: 3}", "a teacher or assistant has that name"),
-        ("study.seeds=0", "give at least 1"),
+        ("study.seeds=0", "the number of seeds must be from 1 to 1000, got 0"),
         ("study.seeds=[1, 1]", "neither a number of seeds nor a list of different ones"),
         ("study.sedes=2", "study.sedes is no setting of a recipe; study has: seeds"),
     ],
@@ -419,7 +419,11 @@ def test_any_error_of_a_trial_does_not_stop_the_others(small_file, tmp_path, mon
         LimbeckError, match="1 of 3 trials failed, the first student_only with seed 0: RuntimeError: a plugin"
     ):
         study(small_file, ["study.variants={}"], seeds=1, output_dir=tmp_path / "s", callbacks=[])
-    assert "a plugin's own error" in capsys.readouterr().err
+    path = tmp_path / "s" / "trials" / "student_only" / "0" / "traceback.txt"
+    captured = capsys.readouterr()
+    assert f"failed: RuntimeError: a plugin's own error; the traceback is in {path}\n" in captured.out
+    assert "Traceback" not in captured.err
+    assert "in broken" in path.read_text()
 
 
 CLAIMS = """
