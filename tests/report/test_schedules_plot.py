@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from limbeck.report import render_report
 from limbeck.report.metrics_csv import TrainingCurve
 from limbeck.report.plots.curves import (
@@ -43,6 +45,7 @@ def test_every_step_shows_its_values_on_hover():
     svg = plot_learning_rate(curve(lr=[0.1, 0.05, 0.0])).svg
     assert svg.count('<rect class="hover"') == 3
     assert "<title>step 2\nlearning rate: 0.05</title>" in svg
+    assert re.search(r">0\.0050?<", plot_learning_rate(curve(lr=[0.01, 0.005, 0.0])).svg), "digits of labels are kept"
     many = plot_learning_rate(curve(lr=[step / 500 for step in range(500)])).svg
     assert many.count("<title>") <= 60
     assert "<title>step 500\n" in many

@@ -190,5 +190,5 @@ def render_svg(figure: Figure, *, name: str) -> str:
     text = re.sub(r"(id=\"|href=\"#|url\(#)([mp][0-9a-f]{10})", rf"\1{name}-\2", text)
     for color, placeholder in COLORS.items():
         text = text.replace(placeholder, f"var(--{color})")
-    text = re.sub(r"(\d\.\d{2})\d+", r"\1", text)
+    text = re.sub(r"(\d\.\d{2})\d+(?![^<>]*</text>)", r"\1", text)  # coordinates, not labels
     return re.sub(r"\s*\n\s*", " ", text).replace("<g >", "<g>").replace("<defs> </defs>", "").strip()
