@@ -333,9 +333,9 @@ class Source:
             validation = replace(train.subset(torch.arange(10)), sample_ids=torch.arange(100, 110))
         if self.change == "class":
             train = train.subset(train.target != 1)
-        if self.change == "unlabeled":
-            validation = replace(validation, target=torch.full((10,), -100))
         data = make_splits("source", "abc", train, seed=seed, validation=validation, test=0.2)
+        if self.change == "unlabeled":
+            data = replace(data, validation=replace(data.validation, target=torch.full((10,), -100)))
         return None if self.change == "none" else data
 
 
