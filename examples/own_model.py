@@ -1,4 +1,4 @@
-"""Distill custom networks on custom images in Python: train, evaluate on validation, export to ONNX.
+"""Distill custom networks on custom images in Python: train, compare with the baseline, export to ONNX.
 
     python examples/own_model.py [--images FOLDER] [--out DIR] [--steps N]
 
@@ -7,33 +7,17 @@ a temporary folder with scikit-learn's digits as PNG. The same by recipe: ``own_
 """
 
 import argparse
-import copy
 import tempfile
-from functools import partial
 from pathlib import Path
 
 import torch
 from own_networks import Student, Teacher
-from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 import limbeck
 from limbeck.data import Augmentation, ImageFolder, affine
-from limbeck.evaluation import classification_metrics, collect_logits
-from limbeck.export import to_onnx
 from limbeck.losses import CrossEntropyLoss, FitNetLoss, KDLoss
 from limbeck.training import TrainingConfig
-
-
-class Deployed(nn.Module):
-    """The deployed student: takes pixels in 0..1 and normalizes them."""
-
-    def __init__(self, network, normalization):
-        super().__init__()
-        self.network, self.normalization = network, normalization
-
-    def forward(self, pixels):
-        return self.network(self.normalization.apply(pixels))
 
 
 def write_digits(root):
@@ -57,47 +41,32 @@ def main(image_dir, out, steps):
     ).load(seed=0)
     classes = len(data.class_names)
     task = limbeck.tasks.Classification(classes=classes)
-    target = {"target": CrossEntropyLoss()}
     training = TrainingConfig(
-        optimizer=partial(torch.optim.AdamW, lr=0.02),
+        optimizer="AdamW", lr=0.02, batch_size=64,
         scheduler=lambda optimizer, steps: OneCycleLR(optimizer, max_lr=0.02, total_steps=steps),
-        batch_size=64,
-    )
-
-    def fit(distiller, phase, **settings):
-        run = limbeck.fit(distiller, data, training=training, run_dir=out, phase=phase, steps_per_epoch=50, **settings)
-        return run.student
+    )  # fmt: skip
 
     torch.manual_seed(0)
-    teacher_distiller = limbeck.Distiller(Teacher(classes), objective=target, task=task)
-    teacher = fit(teacher_distiller, "teacher", steps=steps // 2, subset="labeled")
+    teacher_distiller = limbeck.Distiller(Teacher(classes), objective=CrossEntropyLoss(), task=task)
+    teacher = limbeck.fit(
+        teacher_distiller, data, steps=steps // 2, subset="labeled", training=training, run_dir=out, phase="teacher"
+    ).student
     # For a trained teacher: limbeck.models.load_weights(Teacher(classes), "teacher.safetensors")
 
-    student = Student(classes)
-    baseline = limbeck.Distiller(copy.deepcopy(student), objective=target, task=task)
     distiller = limbeck.Distiller(
-        student,
+        Student(classes),
         teacher,
-        objective={**target, "kd": KDLoss(temperature=4.0), "fitnet": FitNetLoss(layer="late")},
+        objective={"target": CrossEntropyLoss(), "kd": KDLoss(temperature=4.0), "fitnet": FitNetLoss(layer="late")},
         weights={"target": 0.1, "kd": 0.9, "fitnet": limbeck.schedules.linear(1.0, 0.0)},
         feature_layers={"student": {"late": "features"}, "teacher": {"late": "body"}},
         task=task,
     )
-    networks = {
-        "teacher": teacher,
-        "baseline": fit(baseline, "baseline", steps=steps, subset="labeled"),
-        "distilled": fit(distiller, "distilled", steps=steps),
-    }
-    for name, network in networks.items():
-        metrics = classification_metrics(
-            *collect_logits(network, data.validation_batches(), task), class_names=data.class_names
-        )
+    # Trains the baseline too, exports the student to ONNX and opens the test split once.
+    result = limbeck.distill(distiller, data, steps=steps, training=training, run_dir=out)
+    for name, model in result.record["models"].items():
+        metrics = model["validation"]["metrics"]
         print(f"validation, {name}: accuracy {metrics['accuracy']:.4f}, calibration error {metrics['ece']:.4f}")
-
-    pixels = data.validation.read(torch.arange(len(data.validation)))
-    student = Deployed(networks["distilled"], data.normalization)
-    report = to_onnx(student, pixels[:1], out / "student.onnx", check_inputs=pixels)
-    print(f"{out / report['file']}: same labels as torch on {report['label_agreement']:.0%} of the images")
+    print(result)
 
 
 if __name__ == "__main__":

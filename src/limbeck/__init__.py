@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from limbeck.core.progress import Progress
     from limbeck.distiller.distiller import Distiller
     from limbeck.distiller.objective import LossOutput, Objective
-    from limbeck.training.fit import FitResult, fit
+    from limbeck.training.fit import FitResult
+    from limbeck.workflows.python_run import DistillResult, distill, fit
 
 _NAMES = {
     "Distiller": "limbeck.distiller.distiller",
@@ -30,7 +31,9 @@ _NAMES = {
     "Outputs": "limbeck.core.outputs",
     "Progress": "limbeck.core.progress",
     "FitResult": "limbeck.training.fit",
-    "fit": "limbeck.training.fit",
+    "DistillResult": "limbeck.workflows.python_run",
+    "distill": "limbeck.workflows.python_run",
+    "fit": "limbeck.workflows.python_run",
 }
 _SUBMODULES = {
     "data": "limbeck.data",
@@ -44,6 +47,7 @@ _SUBMODULES = {
 }
 
 __all__ = [
+    "DistillResult",
     "Distiller",
     "FitResult",
     "LimbeckError",
@@ -54,6 +58,7 @@ __all__ = [
     "Progress",
     "__version__",
     "data",
+    "distill",
     "features",
     "fit",
     "losses",

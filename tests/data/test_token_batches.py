@@ -67,7 +67,9 @@ def train(run_dir, *, stop_at=None, **options):
     distiller = limbeck.Distiller(student, objective=objective, task=TextClassification(classes=2))
     distiller.register_forward_pre_hook(count_calls)
     training = TrainingConfig(batch_tokens=14, checkpoint_every_seconds=0)
-    return limbeck.fit(distiller, make_data(), steps=14, training=training, run_dir=run_dir, callbacks=[], **options)
+    return limbeck.training.fit(
+        distiller, make_data(), steps=14, training=training, run_dir=run_dir, callbacks=[], **options
+    )
 
 
 def test_a_training_resumed_within_an_epoch_ends_with_the_same_weights(tmp_path):

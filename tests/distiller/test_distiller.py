@@ -183,7 +183,8 @@ def test_a_wrapped_student_is_read_too():
 
 def test_a_distiller_prints_its_teachers_and_its_formula():
     made = distiller(teachers={"big": net(7)}, weights={"target": 0.1, "kd": schedules.linear(1.0, 0.0)})
-    assert "teachers=['big'], loss = 0.1·target + (1→0)·kd, with target = CrossEntropyLoss(" in repr(made)
+    assert "teachers={big: FrozenTeacher(" in repr(made)
+    assert "objective=0.1·target + (1→0)·kd, task=Classification(classes=" in repr(made)
 
 
 def test_an_overall_weight_and_temperature_read_the_progress_of_a_loop_of_your_own():

@@ -88,7 +88,9 @@ def test_own_networks_and_images_in_python(tmp_path, run_python):
     assert accuracy["distilled"] > accuracy["baseline"]
     session = onnxruntime.InferenceSession(tmp_path / "run" / "student.onnx")
     assert session.get_inputs()[0].shape[1:] == [1, 8, 8]
-    assert {"metrics.csv", "checkpoint", "student.onnx"} <= {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"metrics.csv", "checkpoint", "student.onnx", "report.html"} <= {
+        path.name for path in (tmp_path / "run").iterdir()
+    }
 
 
 def test_own_networks_and_images_by_recipe(tmp_path, image_dir, run_python):

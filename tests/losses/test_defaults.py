@@ -82,7 +82,7 @@ def train(name, data, run_dir, *, stop=False, resume=False):
     distiller.register_forward_hook(stop_at_second)
     training = TrainingConfig(batch_size=8, batch_pairing="same_class" if name == "CSKDLoss" else "none")
     with pytest.raises(TrainingInterrupted) if stop else nullcontext():
-        limbeck.fit(distiller, data, steps=4, training=training, run_dir=run_dir, callbacks=[], resume=resume)
+        limbeck.training.fit(distiller, data, steps=4, training=training, run_dir=run_dir, callbacks=[], resume=resume)
     return distiller.state_dict()
 
 

@@ -68,7 +68,7 @@ def train(made, fabric, out, *, optimizer=torch.optim.AdamW, stop=None, resume=F
         max_grad_norm=1.0,
         **more,
     )
-    run = limbeck.fit(
+    run = limbeck.training.fit(
         made, StopsAt(stop), steps=10, steps_per_epoch=4, training=training, fabric=fabric, run_dir=out, callbacks=[],
         resume=resume, phase="sharded",
     )  # fmt: skip

@@ -44,7 +44,7 @@ def main():
     )  # fmt: skip
     if "slow" in options:
         student.register_forward_hook(lambda *_: time.sleep(float(options["slow"])))
-    run = limbeck.fit(
+    run = limbeck.training.fit(
         distiller, data, steps=int(options.get("steps", 60)), training=training, run_dir=out,
         resume="resume" in arguments,
         callbacks=[],

@@ -41,7 +41,7 @@ def train(data, *, epochs=3, teacher=None, **settings):
     objective = {"truth": CrossEntropyLoss()} | ({} if teacher is None else {"kd": KDLoss()})
     distiller = limbeck.Distiller(nn.Linear(4, 3), teacher, objective=objective, task=limbeck.tasks.Classification(3))
     training = TrainingConfig(**{"optimizer": partial(torch.optim.SGD, lr=0.1)} | settings)
-    return limbeck.fit(distiller, data, epochs=epochs, training=training, callbacks=[]).history
+    return limbeck.training.fit(distiller, data, epochs=epochs, training=training, callbacks=[]).history
 
 
 @pytest.mark.parametrize("name", NEEDS_VALIDATION)
@@ -164,7 +164,9 @@ def fit_frames(*, maximize=False, task=None, epochs=4, callbacks=(), run_dir=Non
     distiller = limbeck.Distiller(nn.Linear(4, 3), objective={"truth": CrossEntropyLoss()}, task=task or Frames())
     training = TrainingConfig(**{"optimizer": partial(torch.optim.SGD, lr=0.1, maximize=maximize)} | settings)
     data = from_loaders(FRAME_LOADER, [(FRAMES, TARGET), UNLABELED] if validation is None else validation)
-    return limbeck.fit(distiller, data, epochs=epochs, training=training, callbacks=list(callbacks), run_dir=run_dir)
+    return limbeck.training.fit(
+        distiller, data, epochs=epochs, training=training, callbacks=list(callbacks), run_dir=run_dir
+    )
 
 
 def error_rate(network):

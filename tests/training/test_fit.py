@@ -41,7 +41,7 @@ def sgd(lr):
 def test_it_is_the_plain_loop(data):
     ours, theirs = network(), network()
     training = TrainingConfig(optimizer=sgd(0.1), batch_size=32)
-    limbeck.fit(make_baseline(ours), data, steps=20, training=training, callbacks=[])
+    limbeck.training.fit(make_baseline(ours), data, steps=20, training=training, callbacks=[])
 
     stream, optimizer = data.batches(batch_size=32), torch.optim.SGD(theirs.parameters(), lr=0.1)
     theirs.train()
@@ -61,11 +61,11 @@ def test_accumulation_equals_the_larger_batch(data):
         return nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
 
     one, two = net(), net()
-    limbeck.fit(
+    limbeck.training.fit(
         make_baseline(one), data, steps=8, training=TrainingConfig(optimizer=sgd(0.1), batch_size=64), callbacks=[]
     )
     halves = TrainingConfig(optimizer=sgd(0.1), batch_size=32, grad_accum_steps=2)
-    limbeck.fit(make_baseline(two), data, steps=8, training=halves, callbacks=[])
+    limbeck.training.fit(make_baseline(two), data, steps=8, training=halves, callbacks=[])
     assert torch.allclose(one[1].weight, two[1].weight, atol=1e-6)
 
 
@@ -73,14 +73,14 @@ def test_the_teacher_does_not_change(data):
     teacher, student = network(1), network(0)
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     distiller = limbeck.Distiller(student, teacher, objective={"soft": KDLoss()}, task=TASK)
-    limbeck.fit(distiller, data, epochs=2, training=TrainingConfig(batch_size=32), callbacks=[])
+    limbeck.training.fit(distiller, data, epochs=2, training=TrainingConfig(batch_size=32), callbacks=[])
     assert all(torch.equal(before[name], tensor) for name, tensor in teacher.state_dict().items())
 
 
 def test_metrics_hold_every_epoch_of_every_phase(data, tmp_path):
     for phase in ("teacher", "distilled"):
-        limbeck.fit(make_baseline(network()), data, epochs=3, run_dir=tmp_path, phase=phase, callbacks=[])
-    limbeck.fit(make_baseline(network()), data, epochs=3, run_dir=tmp_path, phase="distilled", callbacks=[])
+        limbeck.training.fit(make_baseline(network()), data, epochs=3, run_dir=tmp_path, phase=phase, callbacks=[])
+    limbeck.training.fit(make_baseline(network()), data, epochs=3, run_dir=tmp_path, phase="distilled", callbacks=[])
     with (tmp_path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["phase"], row["epoch"]) for row in rows] == [
@@ -102,7 +102,7 @@ def test_nan_stops_with_the_term_the_step_and_the_checkpoint(data, tmp_path):
     with pytest.raises(
         TrainingDiverged, match=r"step 5: the loss 'bad'.*last good checkpoint is .*distilled\.distill\.pt"
     ):
-        limbeck.fit(
+        limbeck.training.fit(
             distiller,
             data,
             steps=20,
@@ -119,7 +119,7 @@ def test_weights_that_overflow_are_never_saved(data, tmp_path):
     student = network()
     student[1].weight.register_hook(lambda gradient: gradient * math.inf)
     with pytest.raises(TrainingDiverged, match=r"weights 'student\.1\.weight' are not finite after step 1"):
-        limbeck.fit(
+        limbeck.training.fit(
             make_baseline(student),
             data,
             steps=5,
@@ -133,7 +133,7 @@ def test_weights_that_overflow_are_never_saved(data, tmp_path):
 def test_keep_best_returns_the_best_epoch(data):
     student = network()
     training = TrainingConfig(optimizer=sgd(0.5), batch_size=32, keep_weights="best")
-    run = limbeck.fit(make_baseline(student), data, epochs=6, training=training, callbacks=[])
+    run = limbeck.training.fit(make_baseline(student), data, epochs=6, training=training, callbacks=[])
     best = max(row["val/accuracy"] for row in run.history)
     right = total = 0
     for batch in data.validation_batches():
@@ -144,19 +144,19 @@ def test_keep_best_returns_the_best_epoch(data):
 
 def test_patience_stops_early(data):
     training = TrainingConfig(optimizer=sgd(0.0), batch_size=32, early_stopping_patience=2)
-    run = limbeck.fit(make_baseline(network()), data, epochs=50, training=training, callbacks=[])
+    run = limbeck.training.fit(make_baseline(network()), data, epochs=50, training=training, callbacks=[])
     assert len(run.history) == 3
 
 
 def test_ema_averages_the_weights(data):
     student, plain = network(), network()
-    limbeck.fit(
+    limbeck.training.fit(
         make_baseline(plain), data, steps=2, training=TrainingConfig(optimizer=sgd(0.1), batch_size=32), callbacks=[]
     )
     training = TrainingConfig(optimizer=sgd(0.1), batch_size=32, ema_decay=0.5)
-    limbeck.fit(make_baseline(student), data, steps=2, training=training, callbacks=[])
+    limbeck.training.fit(make_baseline(student), data, steps=2, training=training, callbacks=[])
     first = network()
-    limbeck.fit(
+    limbeck.training.fit(
         make_baseline(first), data, steps=1, training=TrainingConfig(optimizer=sgd(0.1), batch_size=32), callbacks=[]
     )
     expected = 0.5 * first[1].weight + 0.5 * plain[1].weight
@@ -172,7 +172,7 @@ def test_schedulers_step_by_step_or_by_epoch(data):
 
     for per in ("step", "epoch"):
         training = TrainingConfig(optimizer=sgd(0.1), scheduler=note, scheduler_interval=per, batch_size=64)
-        run = limbeck.fit(make_baseline(network()), data, epochs=3, training=training, callbacks=[])
+        run = limbeck.training.fit(make_baseline(network()), data, epochs=3, training=training, callbacks=[])
         seen.append(run.history[-1]["lr"])
     assert seen == [12, pytest.approx(0.1 * 0.5**12), 3, pytest.approx(0.1 * 0.5**2)]
 
@@ -183,17 +183,17 @@ def test_plateau_watches_the_validation_loss(data):
         scheduler=lambda o, n: torch.optim.lr_scheduler.ReduceLROnPlateau(o, patience=0),
         scheduler_interval="epoch",
     )
-    run = limbeck.fit(make_baseline(network()), data, epochs=3, training=training, callbacks=[])
+    run = limbeck.training.fit(make_baseline(network()), data, epochs=3, training=training, callbacks=[])
     assert len(run.history) == 3
     wrong = TrainingConfig(scheduler=lambda o, n: torch.optim.lr_scheduler.ReduceLROnPlateau(o))
     with pytest.raises(limbeck.LimbeckError, match="interval: epoch"):
-        limbeck.fit(make_baseline(network()), data, epochs=1, training=wrong, callbacks=[])
+        limbeck.training.fit(make_baseline(network()), data, epochs=1, training=wrong, callbacks=[])
 
 
 def test_own_loaders_train(data):
     inputs = data.train.read(torch.arange(64))
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(inputs, data.train.target[:64]), batch_size=16)
-    run = limbeck.fit(make_baseline(network()), from_loaders(loader, loader), epochs=2, callbacks=[])
+    run = limbeck.training.fit(make_baseline(network()), from_loaders(loader, loader), epochs=2, callbacks=[])
     assert run.steps == 8
     assert "val/accuracy" in run.history[-1]
 
@@ -201,7 +201,7 @@ def test_own_loaders_train(data):
 def test_workers_are_refused_for_own_loaders(data):
     loader = [(torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.long))]
     with pytest.raises(limbeck.LimbeckError, match="num_workers on your own loader"):
-        limbeck.fit(
+        limbeck.training.fit(
             make_baseline(network()),
             from_loaders(loader),
             epochs=1,
@@ -227,7 +227,7 @@ def test_labelled_only_is_all_that_is_shown():
 )
 def test_a_length_is_required(data, wrong, says):
     with pytest.raises(limbeck.LimbeckError, match=says):
-        limbeck.fit(make_baseline(network()), data, callbacks=[], **wrong)
+        limbeck.training.fit(make_baseline(network()), data, callbacks=[], **wrong)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_tensorboard_and_mlflow_get_the_figures(data, tmp_path):
 
     loggers = [make_logger(name, tmp_path, run="test") for name in ("tensorboard", "mlflow")]
     fabric = Fabric(accelerator="cpu", devices=1, loggers=loggers)
-    run = limbeck.fit(make_baseline(network()), data, epochs=2, fabric=fabric, callbacks=[])
+    run = limbeck.training.fit(make_baseline(network()), data, epochs=2, fabric=fabric, callbacks=[])
     for one in loggers:
         one.finalize("success")
     events = EventAccumulator(str(tmp_path / "tensorboard"))
@@ -279,4 +279,4 @@ def test_a_checkpoint_without_its_parts_is_one_sentence(data, tmp_path, wrong):
     (tmp_path / "checkpoint").mkdir()
     torch.save(wrong, tmp_path / "checkpoint" / "distilled.distill.pt")
     with pytest.raises(limbeck.LimbeckError, match="lacks what a training needs"):
-        limbeck.fit(make_baseline(network()), data, steps=2, run_dir=tmp_path, resume=True, callbacks=[])
+        limbeck.training.fit(make_baseline(network()), data, steps=2, run_dir=tmp_path, resume=True, callbacks=[])

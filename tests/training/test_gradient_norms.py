@@ -66,12 +66,12 @@ def bits(distiller):
 )
 def test_what_moves_goes_on_after_a_stop_and_ends_with_the_same_bits(data, tmp_path, balance):
     whole = distilling(terms=moving(), weights=balance())
-    limbeck.fit(whole, data, steps=30, training=SETTINGS, callbacks=[])
+    limbeck.training.fit(whole, data, steps=30, training=SETTINGS, callbacks=[])
     half = distilling(terms=moving(), weights=balance(), stop_at=13)
     with pytest.raises(TrainingInterrupted):
-        limbeck.fit(half, data, steps=30, training=SETTINGS, run_dir=tmp_path, callbacks=[])
+        limbeck.training.fit(half, data, steps=30, training=SETTINGS, run_dir=tmp_path, callbacks=[])
     rest = distilling(terms=moving(), weights=balance())
-    limbeck.fit(rest, data, steps=30, training=SETTINGS, run_dir=tmp_path, resume=True, callbacks=[])
+    limbeck.training.fit(rest, data, steps=30, training=SETTINGS, run_dir=tmp_path, resume=True, callbacks=[])
     assert bits(rest) == bits(whole)
     assert float(rest.objective.losses["stalls"].temperature.temperature) != 4.0, "the temperature never moved"
 
@@ -84,7 +84,7 @@ def test_looking_changes_no_bit_of_the_training(data, monkeypatch):
                 sys.modules["limbeck.training.gradient_norms"], "is_measurement_step", lambda *_, **__: False
             )
         distiller = distilling()
-        run = limbeck.fit(distiller, data, steps=20, training=SETTINGS, callbacks=[])
+        run = limbeck.training.fit(distiller, data, steps=20, training=SETTINGS, callbacks=[])
         ends.append(bits(distiller))
         assert ("grad_norm_ratio/soft" in run.history[-1]) is look
     assert ends[0] == ends[1]
@@ -112,7 +112,7 @@ def test_looking_leaves_no_gradient_behind(data):
 
 
 def test_one_term_is_compared_with_nothing(data):
-    run = limbeck.fit(distilling(terms={"soft": KDLoss()}), data, steps=8, training=SETTINGS, callbacks=[])
+    run = limbeck.training.fit(distilling(terms={"soft": KDLoss()}), data, steps=8, training=SETTINGS, callbacks=[])
     assert not [name for name in run.history[-1] if name.startswith(("grad_norm", "loss_share"))]
 
 
@@ -135,7 +135,7 @@ def test_every_epoch_tells_temperatures_weights_and_shares(data):
         "soft": KDLoss(temperature=PerSample(confident=6.0, uncertain=3.0)),
         "plain": KDLoss(),
     }
-    run = limbeck.fit(distilling(terms=terms), data, epochs=3, training=SETTINGS, callbacks=[])
+    run = limbeck.training.fit(distilling(terms=terms), data, epochs=3, training=SETTINGS, callbacks=[])
     for row in run.history:
         assert 3.0 <= row["temperature_min/soft"] < row["temperature/soft"] < row["temperature_max/soft"] <= 6.0
         assert row["temperature/plain"] == row["temperature_min/plain"] == row["temperature_max/plain"] == 4.0

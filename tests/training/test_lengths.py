@@ -36,7 +36,7 @@ def distiller(weights=None, student=None):
 
 
 def train(made, data, *, steps=12, **more):
-    return limbeck.fit(made, data, steps=steps, training=TRAINING, callbacks=[], **more)
+    return limbeck.training.fit(made, data, steps=steps, training=TRAINING, callbacks=[], **more)
 
 
 def copied(network):

@@ -78,7 +78,7 @@ def test_a_student_learns_from_mixed_images_of_which_most_have_no_label(views):
         weights={"truth": 1.0, "soft": 0.0}, task=limbeck.tasks.Classification(10),
     )  # fmt: skip
     training = TrainingConfig(optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=0.01), batch_size=100)
-    run = limbeck.fit(distiller, data, epochs=40, training=training, callbacks=[])
+    run = limbeck.training.fit(distiller, data, epochs=40, training=training, callbacks=[])
     assert all(math.isfinite(row["loss"]) for row in run.history)
     assert 0 < run.history[-1]["train/accuracy"] < 1
     assert run.history[-1]["val/accuracy"] > 0.5

@@ -32,7 +32,7 @@ def train(data, folder, *, stop=None, resume=False, seed=0, steps=12, label_smoo
         objective={"truth": CrossEntropyLoss(label_smoothing=label_smoothing)},
         task=limbeck.tasks.Classification(3),
     )
-    limbeck.fit(
+    limbeck.training.fit(
         distiller, data, steps=steps, stop_after_steps=stop, run_dir=folder, resume=resume, seed=seed,
         training=TrainingConfig(**{"optimizer": SGD, "batch_size": 16} | settings), callbacks=[],
     )  # fmt: skip

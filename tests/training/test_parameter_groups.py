@@ -48,7 +48,7 @@ def train(data, distiller, *, groups=GROUPS, optimizer=SGD, **options):
         optimizer=optimizer, batch_size=16, parameter_groups=groups, checkpoint_every_seconds=0,
         **{key: options.pop(key) for key in ("scheduler", "max_grad_norm") if key in options},
     )  # fmt: skip
-    return limbeck.fit(distiller, data, **{"steps": 5, "callbacks": []} | options, training=training)
+    return limbeck.training.fit(distiller, data, **{"steps": 5, "callbacks": []} | options, training=training)
 
 
 def test_groups_train_as_the_plain_loop(data):
@@ -184,6 +184,6 @@ def test_validation_uses_its_batch_size(data):
     student.register_forward_hook(lambda module, args, _: sizes.append(len(args[0])) if not module.training else None)
     for setting, largest in ((None, 4), (5, 5)):
         training = TrainingConfig(optimizer=SGD, batch_size=4, validation_batch_size=setting)
-        limbeck.fit(make(student, hint=False), data, steps=1, training=training, callbacks=[])
+        limbeck.training.fit(make(student, hint=False), data, steps=1, training=training, callbacks=[])
         assert max(sizes) == largest
         sizes.clear()

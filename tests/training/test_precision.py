@@ -42,7 +42,7 @@ class Ear(nn.Module):
 def test_the_batch_stays_float32_and_products_are_rounded(data, precision):
     student, teacher = Ear(), Ear()
     distiller = limbeck.Distiller(student, {"big": teacher}, objective={"soft": KDLoss()}, task=TASK)
-    limbeck.fit(
+    limbeck.training.fit(
         distiller, data, steps=2, training=SETTINGS, fabric=make_single_device_fabric(precision=precision), callbacks=[]
     )
     half = torch.bfloat16 if precision == "bf16-mixed" else torch.float16
@@ -56,7 +56,7 @@ def test_gradients_are_looked_at_under_bfloat16_too(data):
         Ear(), {"big": Ear()}, objective={"truth": CrossEntropyLoss(), "soft": KDLoss()}, task=TASK
     )
     fabric = make_single_device_fabric(precision="bf16-mixed")
-    run = limbeck.fit(distiller, data, steps=3, training=SETTINGS, fabric=fabric, callbacks=[])
+    run = limbeck.training.fit(distiller, data, steps=3, training=SETTINGS, fabric=fabric, callbacks=[])
     assert run.history[-1]["grad_norm_ratio/soft"] > 0
 
 
@@ -67,7 +67,7 @@ def test_a_cache_filled_in_mixed_precision_serves_a_run_in_full_precision(data, 
         teacher = CachedTeacher(network, data, root=tmp_path)
         distiller = limbeck.Distiller(small_cnn(width=4), {"big": teacher}, objective={"soft": KDLoss()}, task=TASK)
         fabric = make_single_device_fabric(precision=precision)
-        limbeck.fit(distiller, data, epochs=2, training=SETTINGS, fabric=fabric, callbacks=[])
+        limbeck.training.fit(distiller, data, epochs=2, training=SETTINGS, fabric=fabric, callbacks=[])
         misses.append(teacher.misses)
     assert misses == [96 * 2, 0]
 
@@ -90,7 +90,7 @@ def test_converted_precisions_train_validate_and_give_the_types_back(data, preci
     )  # fmt: skip
     fabric = make_single_device_fabric(precision=precision)
     settings = SETTINGS.model_copy(update={"keep_weights": "best"})
-    run = limbeck.fit(distiller, data, epochs=2, training=settings, fabric=fabric, callbacks=[])
+    run = limbeck.training.fit(distiller, data, epochs=2, training=settings, fabric=fabric, callbacks=[])
 
     assert set(dtypes) == {(dtype, dtype)}, "a forward pass, perhaps of validation, missed the precision"
     assert all(0 <= row["val/accuracy"] <= 1 and row["val/nll"] > 0 for row in run.history)
@@ -108,7 +108,7 @@ def test_float64_is_the_plain_loop_in_float64(data):
     candidate, reference = network(), network().double()
     fabric = make_single_device_fabric(precision="64-true")
     distiller = limbeck.Distiller(candidate, objective={"truth": CrossEntropyLoss()}, task=TASK)
-    limbeck.fit(distiller, data, steps=4, training=SETTINGS, fabric=fabric, callbacks=[])
+    limbeck.training.fit(distiller, data, steps=4, training=SETTINGS, fabric=fabric, callbacks=[])
     optimizer, stream = torch.optim.SGD(reference.parameters(), lr=0.05), data.batches(batch_size=32)
     for step in range(4):
         batch = stream.batch(step)
@@ -123,7 +123,7 @@ def test_validation_runs_under_autocast(data):
     student.register_forward_hook(lambda *_: during.append((student.training, torch.is_autocast_enabled("cpu"))))
     distiller = limbeck.Distiller(student, objective={"truth": CrossEntropyLoss()}, task=TASK)
     fabric = make_single_device_fabric(precision="bf16-mixed")
-    limbeck.fit(distiller, data, steps=1, training=SETTINGS, fabric=fabric, callbacks=[])
+    limbeck.training.fit(distiller, data, steps=1, training=SETTINGS, fabric=fabric, callbacks=[])
     assert set(during) == {(True, True), (False, True)}
 
 
@@ -133,7 +133,7 @@ def test_a_teacher_in_bfloat16_works_under_mixed_precision(data):
         Ear(), {"big": Ear().bfloat16()}, objective={"hint": FitNetLoss("mid")}, feature_layers=layers, task=TASK
     )
     fabric = make_single_device_fabric(precision="bf16-mixed")
-    run = limbeck.fit(distiller, data, steps=1, training=SETTINGS, fabric=fabric, callbacks=[])
+    run = limbeck.training.fit(distiller, data, steps=1, training=SETTINGS, fabric=fabric, callbacks=[])
     assert run.history[0]["loss"] > 0
 
 
@@ -143,7 +143,9 @@ def test_an_interrupted_training_gives_the_teacher_back(data):
     distiller = limbeck.Distiller(Ear(), {"big": teacher}, objective={"soft": KDLoss()}, task=TASK)
     distiller.student.register_forward_hook(lambda module, *_: 1 / 0 if module.training else None)
     with pytest.raises(ZeroDivisionError):
-        limbeck.fit(distiller, data, steps=1, fabric=make_single_device_fabric(precision="bf16-true"), callbacks=[])
+        limbeck.training.fit(
+            distiller, data, steps=1, fabric=make_single_device_fabric(precision="bf16-true"), callbacks=[]
+        )
     assert all(torch.equal(before[name], tensor) for name, tensor in teacher.state_dict().items())
 
 
@@ -169,4 +171,4 @@ def test_what_cannot_work_is_refused_before_training(data, tmp_path, precision, 
     training = SETTINGS.model_copy(update=settings)
     fabric = make_single_device_fabric(precision=precision)
     with pytest.raises(limbeck.LimbeckError, match=message):
-        limbeck.fit(distiller, data, steps=2, training=training, fabric=fabric, callbacks=[])
+        limbeck.training.fit(distiller, data, steps=2, training=training, fabric=fabric, callbacks=[])

@@ -53,7 +53,7 @@ def trained(kind, out, *, kill=None, resume=False):
     first.register_forward_hook(stop)
     training = TrainingConfig(optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.9), batch_size=16, **settings)
     data = Digits(num_samples=60, augment=Augmentation((affine(),))).load(seed=0)
-    limbeck.fit(distiller, data, steps=13, training=training, run_dir=out, resume=resume, callbacks=[])
+    limbeck.training.fit(distiller, data, steps=13, training=training, run_dir=out, resume=resume, callbacks=[])
     states = [distiller.student.state_dict(), distiller.objective.state_dict()]
     states += [t.state_dict() for t in distiller.teachers.values() if hasattr(t, "state_dict")]
     return [tensor for state in states for tensor in state.values()]

@@ -67,7 +67,7 @@ def train(loader, folder=None, *, cut=None, resume=False):
         task=limbeck.tasks.Classification(3),
     )  # fmt: skip
     training = TrainingConfig(optimizer=partial(torch.optim.SGD, lr=0.1), checkpoint_every_seconds=0)
-    history = limbeck.fit(
+    history = limbeck.training.fit(
         distiller, from_loaders(loader), steps=STEPS, training=training, run_dir=folder, resume=resume, callbacks=[]
     ).history
     return student[0].weight.detach(), history

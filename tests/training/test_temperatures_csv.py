@@ -54,7 +54,7 @@ def rows(folder):
 
 
 def test_every_step_has_a_row_of_each_term_with_a_temperature(data, tmp_path):
-    limbeck.fit(distilling(), data, steps=12, training=SETTINGS, run_dir=tmp_path, callbacks=[])
+    limbeck.training.fit(distilling(), data, steps=12, training=SETTINGS, run_dir=tmp_path, callbacks=[])
     table = rows(tmp_path)
     assert [int(row["step"]) for row in table if row["loss"] == "falls"] == list(range(1, 13))
     falls = [float(row["mean"]) for row in table if row["loss"] == "falls"]
@@ -67,17 +67,21 @@ def test_every_step_has_a_row_of_each_term_with_a_temperature(data, tmp_path):
 
 def test_micro_batches_of_a_step_are_one_row(data, tmp_path):
     twice = TrainingConfig(optimizer=SETTINGS.optimizer, batch_size=16, grad_accum_steps=2)
-    limbeck.fit(distilling(), data, steps=4, training=twice, run_dir=tmp_path, callbacks=[])
+    limbeck.training.fit(distilling(), data, steps=4, training=twice, run_dir=tmp_path, callbacks=[])
     assert [int(row["step"]) for row in rows(tmp_path) if row["loss"] == "falls"] == [1, 2, 3, 4]
 
 
 def test_a_stop_and_a_half_written_line_leave_each_step_once(data, tmp_path):
-    limbeck.fit(distilling(), data, steps=30, training=SETTINGS, run_dir=tmp_path / "whole", callbacks=[])
+    limbeck.training.fit(distilling(), data, steps=30, training=SETTINGS, run_dir=tmp_path / "whole", callbacks=[])
     with pytest.raises(TrainingInterrupted):
-        limbeck.fit(distilling(stop_at=13), data, steps=30, training=SETTINGS, run_dir=tmp_path / "cut", callbacks=[])
+        limbeck.training.fit(
+            distilling(stop_at=13), data, steps=30, training=SETTINGS, run_dir=tmp_path / "cut", callbacks=[]
+        )
     with (tmp_path / "cut" / "temperatures.csv").open("a") as file:
         file.write("distilled,distill,29,falls,3.1,3.1,3.1\r\ndistilled,distill,30,fa")
-    limbeck.fit(distilling(), data, steps=30, training=SETTINGS, run_dir=tmp_path / "cut", resume=True, callbacks=[])
+    limbeck.training.fit(
+        distilling(), data, steps=30, training=SETTINGS, run_dir=tmp_path / "cut", resume=True, callbacks=[]
+    )
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
 
 

@@ -88,7 +88,7 @@ def train(made, fabric, *, batch, num_labeled=None, out=None, steps=12, resume=F
         max_grad_norm=1.0,
         **more,
     )
-    run = limbeck.fit(
+    run = limbeck.training.fit(
         made, FewAtATime(num_labeled), steps=steps, steps_per_epoch=6, training=settings, fabric=fabric, run_dir=out,
         resume=resume, callbacks=[],
     )  # fmt: skip

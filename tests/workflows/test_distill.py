@@ -64,9 +64,9 @@ def test_the_run_folder_is_whole(run):
 def test_the_record_says_what_was_done(run):
     record = json.loads((run / "record.json").read_text())
     assert record["test_set"]["num_reads"] == 1
-    assert record["data"] | {"fingerprint": "", "normalization": {}} == {
+    assert record["data"] | {"fingerprint": "", "normalization": {}, "preprocessing": {}} == {
         "name": "Digits", "classes": list("0123456789"), "shape": [1, 8, 8], "num_train": 200, "num_labeled": 100,
-        "num_val": 360, "num_test": 359, "fingerprint": "", "normalization": {},
+        "num_val": 360, "num_test": 359, "fingerprint": "", "normalization": {}, "preprocessing": {},
         "facts": {"classes": 10, "channels": 1, "class_names": list("0123456789")},
     }  # fmt: skip
     assert [(name, model["role"], model["steps"]) for name, model in record["models"].items()] == [

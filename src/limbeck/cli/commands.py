@@ -222,6 +222,20 @@ def _add_run_files(commands: _SubParsers) -> None:
     _add_run_arguments(add)
     add("--to", type=Path, dest="output_path", metavar="FILE", help="default: RUN/student.onnx")
     add("--int8", action="store_true", help="write a file of 8 bits too (.int8.onnx), calibrated on training samples")
+    add = _command(
+        commands,
+        "predict",
+        "limbeck.workflows.predict:predict",
+        help="classify image files by the student of a run or an exported file",
+        description="Prints file, rank, class and probability as CSV. The data of the run are not needed. Exit status "
+        "1: an image could not be read.",
+    )
+    add("model", type=Path, metavar="RUN_OR_ONNX", help="a run folder, or a file of `limbeck export`")
+    add("--trust", action="store_true", help=_TRUST_HELP)
+    add("images", nargs="+", metavar="IMAGE", help="image files, folders of images, or globs in quotes")
+    add("--top-k", type=int, default=1, metavar="K", help="classes of each image, the most probable first (default: 1)")
+    add("--format", choices=("csv", "json"), dest="output_format", help="default: by the suffix of --out, else csv")
+    add("--out", type=Path, dest="output_path", metavar="FILE", help="write a file instead of printing")
     add = _command(commands, "report", _report, help="write a run's report.html again from its record")
     _add_run_arguments(add, data_root=False)
     text = "write a run's model card (README.md) again from its record"

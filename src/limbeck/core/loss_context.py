@@ -9,7 +9,7 @@ from typing import Final, final
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError, suggest_names
-from limbeck.core.outputs import Outputs
+from limbeck.core.outputs import Outputs, format_fields
 from limbeck.core.progress import Progress
 
 __all__ = ["DEFAULT_TEMPERATURE", "LossContext"]
@@ -47,6 +47,9 @@ class LossContext:
     progress: Progress = field(default_factory=Progress)
     default_temperature: float = DEFAULT_TEMPERATURE
     temperature_record: Callable[[float | Tensor, Tensor], None] | None = None
+
+    def __repr__(self) -> str:
+        return format_fields(self)
 
     def pair(self, name: str | None = None) -> tuple[Outputs, Outputs]:
         """Student and teacher outputs for the samples valid for that teacher (``None``: the ensemble)."""

@@ -44,6 +44,9 @@ class Outputs:
     row_to_sample: Tensor | None = None
     valid: Tensor | None = None
 
+    def __repr__(self) -> str:
+        return format_fields(self)
+
     def __post_init__(self) -> None:
         if self.logits is not None and self.logits.ndim != 2:
             raise LimbeckError(
@@ -109,3 +112,25 @@ class Outputs:
             extra=self.extra,
             row_to_sample=None if self.row_to_sample is None else (mask.cumsum(0) - 1)[self.row_to_sample[row_mask]],
         )
+
+
+def format_fields(value: Any) -> str:
+    """A dataclass as text: its fields that are set, with the shapes of tensors in place of their values.
+
+    >>> format_fields(Outputs(logits=torch.zeros(8, 3)))
+    'Outputs(logits=[8, 3])'
+    """
+    texts = ((item.name, getattr(value, item.name)) for item in fields(value))
+    return f"{type(value).__name__}({', '.join(f'{name}={_format_shapes(x)}' for name, x in texts if _is_set(x))})"
+
+
+def _is_set(value: Any) -> bool:
+    return value is not None and not (isinstance(value, Mapping) and not value)
+
+
+def _format_shapes(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return str(list(value.shape))
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{name}: {_format_shapes(item)}' for name, item in value.items())}}}"
+    return repr(value)

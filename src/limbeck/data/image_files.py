@@ -15,7 +15,7 @@ from torch import Tensor
 from limbeck.core.errors import LimbeckError
 from limbeck.data.image_store import hash_files, stack_images, to_unit_range
 
-__all__ = ["IMG_EXTENSIONS", "ImageFiles", "list_image_files", "open_image"]
+__all__ = ["IMG_EXTENSIONS", "ImageFiles", "list_image_files", "open_image", "read_image"]
 
 IMG_EXTENSIONS: Final = {
     ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".pgm", ".ppm", ".tif", ".tiff",
@@ -89,6 +89,15 @@ def open_image(path: Path, channels: int) -> Any:
     return image
 
 
+def read_image(path: Path, size: tuple[int, int], channels: int) -> Tensor:
+    """One image as uint8 ``[channels, height, width]``, resized to cover ``size`` and cropped at its center.
+
+    Raises:
+        LimbeckError: as :func:`open_image`, or the resized image would be too large.
+    """
+    return _to_tensor(_resize_and_crop(open_image(path, channels), path, *size))
+
+
 def _decode_image(path: Path, size: int | tuple[int, int] | None, channels: int) -> Tensor:
     from PIL import Image
 
@@ -96,16 +105,27 @@ def _decode_image(path: Path, size: int | tuple[int, int] | None, channels: int)
     if isinstance(size, tuple):
         image = image.resize(size[::-1], Image.Resampling.BILINEAR)
     elif size is not None:
-        width, height = image.size
-        scale = size / min(width, height)
-        resized_size = max(size, round(width * scale)), max(size, round(height * scale))
-        if resized_size[0] * resized_size[1] > _MAX_RESIZED_PIXELS:
-            raise LimbeckError(
-                f"the image {path} must have sides of similar length, got {width}x{height}, which is "
-                f"{resized_size[0]}x{resized_size[1]} at size {size}: crop or remove it, or set a smaller size"
-            )
-        image = image.resize(resized_size, Image.Resampling.BILINEAR)
-        left, top = (image.size[0] - size) // 2, (image.size[1] - size) // 2
-        image = image.crop((left, top, left + size, top + size))
+        image = _resize_and_crop(image, path, size, size)
+    return _to_tensor(image)
+
+
+def _resize_and_crop(image: Any, path: Path, height: int, width: int) -> Any:
+    """The PIL image resized to cover ``height`` and ``width``, cropped at its center."""
+    from PIL import Image
+
+    scale = max(width / image.size[0], height / image.size[1])
+    resized_size = max(width, round(image.size[0] * scale)), max(height, round(image.size[1] * scale))
+    if resized_size[0] * resized_size[1] > _MAX_RESIZED_PIXELS:
+        size = height if height == width else f"{height}x{width}"
+        raise LimbeckError(
+            f"the image {path} must have sides of similar length, got {image.size[0]}x{image.size[1]}, which is "
+            f"{resized_size[0]}x{resized_size[1]} at size {size}: crop or remove it, or set a smaller size"
+        )
+    image = image.resize(resized_size, Image.Resampling.BILINEAR)
+    left, top = (image.size[0] - width) // 2, (image.size[1] - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def _to_tensor(image: Any) -> Tensor:
     pixels = torch.from_numpy(np.asarray(image).copy())
-    return pixels.unsqueeze(0) if channels == 1 else pixels.permute(2, 0, 1).contiguous()
+    return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()

@@ -55,9 +55,18 @@ class ImageStore(Protocol):
 @final
 @dataclass(frozen=True, slots=True)
 class InMemory:
-    """Images in memory: uint8 0..255 or float 0..1, ``[n, channels, height, width]`` (or any ``[n, ...]`` floats)."""
+    """Images in memory: uint8 0..255 or float 0..1, ``[n, channels, height, width]`` (or any ``[n, ...]`` floats).
+
+    Args:
+        tensor: the images.
+        paths: the file of each image; empty where they come from none.
+    """
 
     tensor: Tensor
+    paths: tuple[Path, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"InMemory({list(self.tensor.shape)} {self.tensor.dtype})"
 
     def __len__(self) -> int:
         return len(self.tensor)

@@ -62,6 +62,10 @@ class DataModule:
     order_seed: int | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        sizes = f"train={len(self.train)}, validation={len(self.validation)}, test={len(self.test)}"
+        return f"DataModule({self.name}: {sizes}, classes={len(self.class_names)}, input_shape={self.input_shape})"
+
     @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape of an input, such as (3, 32, 32)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, final
 
 import torch
@@ -133,10 +134,19 @@ class Split:
     def __len__(self) -> int:
         return len(self.indices)
 
+    def __repr__(self) -> str:
+        return f"Split({len(self)} samples of {type(self.images).__name__})"
+
     @property
     def sequences(self) -> SequenceStore | None:
         """The sequences, where samples are sequences."""
         return self.images if isinstance(self.images, SequenceStore) else None
+
+    @property
+    def paths(self) -> list[Path]:
+        """The image file of each sample; empty where images come from no files."""
+        paths = self.images.paths if isinstance(self.images, ImageFiles | InMemory) else ()
+        return [paths[i] for i in self.indices.tolist()] if paths else []
 
     def subset(self, indices: Tensor) -> Split:
         """The samples at ``indices`` (positions in this split, or booleans)."""

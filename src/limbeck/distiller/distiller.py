@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Self, final
+from typing import Any, ClassVar, Self, final
 
 from torch import Tensor, nn
 
@@ -17,7 +17,7 @@ from limbeck.core.protocols import Task, Teacher
 from limbeck.core.schedules import Schedule
 from limbeck.distiller.function_loss import LossLike
 from limbeck.distiller.logit_checks import require_logits
-from limbeck.distiller.objective import LossOutput, Objective
+from limbeck.distiller.objective import LossOutput, Objective, name_losses
 from limbeck.features import FeatureExtractor
 from limbeck.losses.temperature import Range, temperature_warnings
 from limbeck.losses.weighting import LossWeighting
@@ -36,7 +36,8 @@ class Distiller(nn.Module):
         student: the network to train.
         teachers: a module, a list (named ``teacher0`` …) or a mapping by name; ``None`` trains without a teacher. Those
             of :mod:`limbeck.teachers.self_teachers` are made of the student.
-        objective: losses by name, also functions of the logits of student and teacher; or an :class:`Objective`.
+        objective: losses by name, also functions of the logits of student and teacher; one loss (``KDLoss()``); or
+            an :class:`Objective`.
         weights: a number or a schedule per loss, or a loss weighting such as ``GradNorm()``.
         loss_weighting: adapts the weights during training, as factors of ``weights``.
         gather_distributed: names of losses that get the batches of all processes, see :class:`Objective`.
@@ -64,12 +65,15 @@ class Distiller(nn.Module):
     15
     """
 
+    accepts_loss_kwargs: ClassVar[bool] = False
+    """Read by ``transformers.Trainer``: the loss is a mean over the batch, to be divided by the accumulation steps."""
+
     def __init__(
         self,
         student: nn.Module,
         teachers: Teachers | None = None,
         *,
-        objective: Mapping[str, LossLike] | Objective,
+        objective: Mapping[str, LossLike] | LossLike | Objective,
         weights: Mapping[str, float | Schedule] | LossWeighting | None = None,
         loss_weighting: LossWeighting | None = None,
         gather_distributed: Collection[str] = (),
@@ -92,7 +96,7 @@ class Distiller(nn.Module):
         self.student = student
         if not isinstance(objective, Objective):
             objective = Objective(
-                objective, weights, gather_distributed=gather_distributed, loss_weighting=loss_weighting
+                name_losses(objective), weights, gather_distributed=gather_distributed, loss_weighting=loss_weighting
             )
         ensemble_method = resolve_ensemble(ensemble)
         is_learned = isinstance(ensemble_method, nn.Module) and len(named_teachers) > 1
@@ -204,8 +208,13 @@ class Distiller(nn.Module):
             teacher.to(fn)
         return self
 
-    def extra_repr(self) -> str:
-        return f"teachers={list(self.teachers)}, loss = {self.objective}"
+    def __repr__(self) -> str:
+        teachers = ", ".join(f"{name}: {teacher!r}" for name, teacher in self.teachers.items())
+        num_parameters = sum(parameter.numel() for parameter in self.student.parameters())
+        return (
+            f"Distiller(student={type(self.student).__name__} with {num_parameters:,} parameters, "
+            f"teachers={{{teachers}}}, objective={self.objective.formula}, task={self.task!r})"
+        )
 
 
 _ENSEMBLE = "ensemble"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -44,6 +45,10 @@ class LossOutput(NamedTuple):
     by_loss_with_grad: Mapping[str, Tensor] = {}
     temperatures: Mapping[str, Sequence[float | Tensor]] = {}
     teacher_entropy: Mapping[str, Sequence[Tensor]] = {}
+
+    def __repr__(self) -> str:
+        terms = "".join(f", {name}={float(value):.4g}" for name, value in self.by_loss.items())
+        return f"LossOutput(total={float(self.total.detach()):.4g}{terms})"
 
 
 @final
@@ -197,15 +202,40 @@ class Objective(nn.Module):
                 teacher_entropy[name] = record.teacher_entropy
         return values, temperatures, teacher_entropy
 
-    def __str__(self) -> str:
-        formula = " + ".join(
+    @property
+    def formula(self) -> str:
+        """The sum without the settings of the losses: ``0.1·target + 0.9·kd``."""
+        return " + ".join(
             f"{weight:g}·{name}" if not callable(weight) else f"({weight})·{name}"
             for name, weight in self.weights.items()
         )
+
+    def __repr__(self) -> str:
+        return f"Objective({self.formula})"
+
+    def __str__(self) -> str:
         gathered_text = f"; gathered: {', '.join(self.gather_distributed)}" if self.gather_distributed else ""
         weighting_text = f"; balanced by {self.loss_weighting!r}" if self.loss_weighting is not None else ""
         losses_text = ", ".join(f"{name} = {loss!r}" for name, loss in self.losses.items())
-        return f"{formula}, with {losses_text}{gathered_text}{weighting_text}"
+        return f"{self.formula}, with {losses_text}{gathered_text}{weighting_text}"
+
+
+def name_losses(objective: Mapping[str, LossLike] | LossLike) -> Mapping[str, LossLike]:
+    """``objective``, or a single loss by its name: that of its class in lower case, without ``Loss``.
+
+    >>> from limbeck.losses import CrossEntropyLoss, KDLoss
+    >>> list(name_losses(KDLoss())), list(name_losses(CrossEntropyLoss()))
+    (['kd'], ['cross_entropy'])
+    """
+    if isinstance(objective, Mapping):
+        return objective
+    if isinstance(objective, type) or not callable(objective):
+        raise LimbeckError(
+            "objective must be a loss such as KDLoss(), losses by name such as {'kd': KDLoss()}, or an Objective, got "
+            f"{objective!r}"
+        )
+    name = getattr(objective, "__name__", type(objective).__name__).removesuffix("Loss") or "loss"
+    return {re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower(): objective}
 
 
 def trainable_modules(loss: Loss) -> list[nn.Module]:

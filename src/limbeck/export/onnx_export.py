@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError, format_root_cause
+from limbeck.export.model_metadata import ModelMetadata
 from limbeck.features import unwrap_model
 from limbeck.models.onnx_graph import OPSET, export_onnx_bytes, suppress_output
 from limbeck.teachers.backends.runtime_session import RuntimeSession
@@ -28,14 +29,15 @@ from limbeck.utils.logits import find_logits
 from limbeck.utils.parametrizations import copy_module
 from limbeck.utils.timing import measure_latency, torch_threads
 
-__all__ = ["predict_onnx", "quantize_int8", "to_onnx"]
+__all__ = ["load_onnx", "predict_onnx", "quantize_int8", "to_onnx"]
 
 _BATCH_SIZE = 64
 
 
 def to_onnx(
-    model: nn.Module, example_inputs: Tensor, path: str | Path, *, check_inputs: Tensor, tolerance: float = 1e-4
-) -> dict[str, Any]:
+    model: nn.Module, example_inputs: Tensor, path: str | Path, *, check_inputs: Tensor, tolerance: float = 1e-4,
+    metadata: ModelMetadata | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Writes ``model`` to one ONNX file of any batch size, if onnxruntime gives the same logits as torch.
 
     The file has one ``input``, one output ``logits``, and the weights. A copy of the model is exported, on the CPU in
@@ -48,6 +50,7 @@ def to_onnx(
         path: the ``.onnx`` file; an existing file is unchanged if the check fails.
         check_inputs: validation inputs ``[n, ...]`` for the parity check, first one sample, then batches.
         tolerance: largest allowed difference of a logit, relative to the largest logit where that is above 1.
+        metadata: class names and preprocessing, for the metadata of the file.
 
     Returns:
         The entry of the record: ``file`` (its name), ``bytes``, ``opset``, ``max_abs_difference`` (of logits),
@@ -62,8 +65,9 @@ def to_onnx(
     _validate_arguments(path, example_inputs, check_inputs, tolerance)
     network = _LogitsWrapper(copy_module(unwrap_model(model)).cpu()).eval()
     _require_runs(network, example_inputs[:1])
-    content = export_onnx_bytes(network, example_inputs, name=type(network.network).__name__)
-    run = _load_onnx(content, name=str(path))
+    props = {} if metadata is None else metadata.to_props()
+    content = export_onnx_bytes(network, example_inputs, name=type(network.network).__name__, metadata=props)
+    run = load_onnx(content, name=str(path))
     difference, agreement = _check_parity(network, run, check_inputs, tolerance=tolerance, name=path.name)
     latency = measure_latency(lambda: run(check_inputs[:1]))
     write_atomically(path, lambda partial: partial.write_bytes(content))
@@ -87,7 +91,7 @@ def predict_onnx(path: str | Path, inputs: Tensor) -> Tensor:
     """
     if not Path(path).is_file():
         raise LimbeckError(f"there is no ONNX file at {path}; export the student first")
-    run = _load_onnx(str(path), name=str(path))
+    run = load_onnx(str(path), name=str(path))
     if not len(inputs):
         raise LimbeckError("inputs must have at least one row, got no row")
     return torch.cat([run(batch) for batch in torch.split(inputs.detach().cpu(), _BATCH_SIZE)])
@@ -97,7 +101,7 @@ def quantize_int8(
     source: str | Path, path: str | Path, *, calibration_inputs: Tensor | Sequence[Mapping[str, Tensor]],
     batch_size: int = 64,
 ) -> Path:  # fmt: skip
-    """Writes the ONNX file ``source``, quantized to 8 bits, to ``path``.
+    """Writes the ONNX file ``source``, quantized to 8 bits, to ``path``, with its metadata.
 
     Args:
         source: a file of :func:`limbeck.export.to_onnx` or :func:`limbeck.export.export_task`.
@@ -126,9 +130,13 @@ def quantize_int8(
     return write_atomically(path, lambda partial: _quantize(source, partial, batches))
 
 
-def _load_onnx(model: bytes | str, *, name: str) -> Callable[[Tensor], Tensor]:
-    """An exported model as a function of a batch, in onnxruntime with one thread."""
-    with torch_threads(1):
+def load_onnx(model: bytes | str, *, name: str, num_threads: int = 1) -> Callable[[Tensor], Tensor]:
+    """An exported model as a function from a batch ``[n, ...]`` to logits ``[n, classes]``, in onnxruntime.
+
+    Raises:
+        LimbeckError: the model is damaged or not of :func:`to_onnx`.
+    """
+    with torch_threads(num_threads):
         session = RuntimeSession(model, runtime="onnxruntime", name=name, input_name="input", output_name="logits")
     return lambda inputs: torch.from_numpy(session(inputs.numpy())["logits"]).float()
 
@@ -214,7 +222,8 @@ def _quantize(source: Path, path: Path, batches: Sequence[Mapping[str, Tensor]])
         import onnx
         from onnxruntime.quantization import QuantFormat, QuantType, quant_pre_process, quantize_static
 
-        names = [port.name for port in onnx.load(str(source)).graph.input]
+        original = onnx.load(str(source))
+        names = [port.name for port in original.graph.input]
         if wrong := next((batch for batch in batches if set(batch) != set(names)), None):
             raise LimbeckError(f"calibration_inputs must have {', '.join(names)}, got {', '.join(wrong)}")
         with suppress_output(), tempfile.TemporaryDirectory() as folder:
@@ -226,6 +235,9 @@ def _quantize(source: Path, path: Path, batches: Sequence[Mapping[str, Tensor]])
                 quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True,
                 activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
             )  # fmt: skip
+        quantized = onnx.load(str(path))
+        onnx.helper.set_model_props(quantized, {prop.key: prop.value for prop in original.metadata_props})
+        onnx.save(quantized, str(path))
     except LimbeckError:
         raise
     except Exception as error:  # depends on the operators of the graph

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.task import DeployableTask, ModelInputs
+from limbeck.export.model_metadata import ModelMetadata
 from limbeck.features import unwrap_model
 from limbeck.models.onnx_graph import OPSET, export_onnx_bytes
 from limbeck.teachers.backends.runtime_session import Runtime, RuntimeSession
@@ -28,8 +29,9 @@ _ROUNDING: Final = 1e-4
 
 
 def export_task(
-    task: DeployableTask, model: nn.Module, batches: Sequence[Any], path: str | Path, *, tolerance: float = 1e-4
-) -> dict[str, Any]:
+    task: DeployableTask, model: nn.Module, batches: Sequence[Any], path: str | Path, *, tolerance: float = 1e-4,
+    metadata: ModelMetadata | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Writes ``model`` to one ONNX file, if onnxruntime gives the outputs and predictions of torch.
 
     Args:
@@ -40,6 +42,7 @@ def export_task(
         path: the ``.onnx`` file; an existing file is unchanged if the check fails.
         tolerance: largest allowed difference of a value, relative to the largest value of that output where that is
             above 1.
+        metadata: class names and further facts, for the metadata of the file.
 
     Returns:
         The entry of the record: ``file``, ``bytes``, ``opset``, ``max_abs_difference`` (of any output),
@@ -61,6 +64,7 @@ def export_task(
     content = export_onnx_bytes(
         network, tuple(tensors[-1].values()), name=type(module).__name__,
         input_axes=task.input_axes, output_names=tuple(task.output_axes),
+        metadata={} if metadata is None else metadata.to_props(),
     )  # fmt: skip
     exported = OnnxModule(content, task, name=path.name)
     difference = max(

@@ -7,6 +7,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ _MAX_WEIGHT_BYTES = 2**31 - 1
 def export_onnx_bytes(
     network: nn.Module, example_inputs: Tensor | Sequence[Tensor], *, name: str,
     input_axes: Mapping[str, Mapping[int, str]] | None = None, output_names: Sequence[str] = ("logits",),
+    metadata: Mapping[str, str] = MappingProxyType({}),
 ) -> bytes:  # fmt: skip
     """Bytes of an ONNX file with the weights; by default one ``input``, one output ``logits``, of any batch size.
 
@@ -35,6 +37,7 @@ def export_onnx_bytes(
         name: name of the network in errors.
         input_axes: the names of several inputs in their order, with their axes of variable size.
         output_names: names of the outputs in their order.
+        metadata: text by key, written as ``metadata_props``.
 
     Raises:
         LimbeckError: the network cannot be exported, or exceeds the 2 GB of one file.
@@ -67,6 +70,8 @@ def export_onnx_bytes(
     _strip_graph(proto.graph)
     for function in proto.functions:
         _strip_nodes(function.node)
+    for key, value in sorted(metadata.items()):
+        proto.metadata_props.add(key=key, value=value)
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.core.errors import LimbeckError
+from limbeck.data.image_preprocessing import ImagePreprocessing
 from limbeck.report.html.templates import load_template
 from limbeck.report.latency import model_latencies
 from limbeck.report.record import Record
@@ -53,6 +54,7 @@ def write_model_card(run_dir: Path, *, license: str = "other") -> Path:
         specs=[spec for spec in record.metric_specs if metrics and metrics.metrics.get(spec.name) is not None],
         pipeline_tag=_pipeline_tag(record), latencies=model_latencies(record.models),
         outcome=classify_interval(record.verdict.interval if record.verdict else None),
+        preprocessing=_preprocessing(record),
     )  # fmt: skip
     text = f"{_render_front_matter(record, metrics, license)}{body.rstrip()}\n"
     return write_text(run_dir / "README.md", text)
@@ -90,6 +92,12 @@ def _pipeline_tag(record: Record) -> str:
     """The task on the Hub; a classifier of rows of features is tabular."""
     tag = _plain(record.task.pipeline_tag)
     return tag.replace("image", "tabular") if len(record.data.shape) == 1 else tag
+
+
+def _preprocessing(record: Record) -> dict[str, Any] | None:
+    """The steps from an image file to an input, checked, since the record may come from anywhere."""
+    values = record.data.preprocessing
+    return None if values is None else ImagePreprocessing.from_dict(values).to_dict()
 
 
 def _plain(text: str) -> str:

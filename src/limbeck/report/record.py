@@ -45,6 +45,7 @@ class Record(TaskMetrics):
     limbeck: CoercedStr = ""
     name: CoercedStr
     kind: Literal["run", "trial"] = "run"
+    origin: Literal["recipe", "python"] = "recipe"
     variant: VariantInfo | None = None
     seed: OptionalInt = None
     created: CoercedStr = ""
@@ -76,6 +77,10 @@ class Record(TaskMetrics):
     files: dict[str, FileDigest] = Field(default_factory=dict)
     config_hash: str | None = None
     record_hash: str | None = None
+
+    def __repr__(self) -> str:
+        verdict = "" if self.verdict is None else f", verdict={self.verdict.text!r}"
+        return f"Record({self.name}: {self.kind}, models={list(self.models)}, {self.split} split{verdict})"
 
     @property
     def split(self) -> Literal["test", "validation"]:

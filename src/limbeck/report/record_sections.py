@@ -134,7 +134,9 @@ class Verdict(RecordedGain):
 
 
 class ExportedFile(RecordSection):
-    """One exported file and its parity with the student."""
+    """One exported file and its parity with the student; ``image_agreement`` is on ``num_images`` image files, prepared
+    as the file's metadata say.
+    """
 
     file: CoercedStr
     bytes: OptionalInt = None
@@ -144,6 +146,8 @@ class ExportedFile(RecordSection):
     num_samples: OptionalInt = None
     tolerance: OptionalFloat = None
     latency_ms: Latency | None = None
+    num_images: OptionalInt = None
+    image_agreement: OptionalFloat = None
 
 
 class ExtraModel(RecordSection):
@@ -291,6 +295,7 @@ class DataInfo(RecordSection):
     num_test: OptionalInt = None
     fingerprint: CoercedStr = ""
     normalization: NormalizationStats | None = None
+    preprocessing: dict[str, Any] | None = None
     facts: dict[str, Any] = {}
 
 

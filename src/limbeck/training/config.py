@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, final
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 
+from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.utils.settings import TrainingSettings
 from limbeck.utils.validation import Number, translate_errors
 
 __all__ = ["TrainingConfig"]
 
-
-def _default_optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
-    return torch.optim.AdamW(parameters, lr=1e-3)
+_DEFAULT_LR = 1e-3
 
 
 @final
@@ -24,7 +23,9 @@ class TrainingConfig(TrainingSettings):
     """Settings of a training, those of :class:`limbeck.utils.settings.TrainingSettings` and these.
 
     Args:
-        optimizer: called with the parameters, returns a torch optimizer: ``partial(torch.optim.SGD, lr=0.1)``.
+        optimizer: called with the parameters, returns a torch optimizer: ``partial(torch.optim.SGD, lr=0.1)``; or the
+            name of one in ``torch.optim``, such as ``"adamw"``.
+        lr: learning rate of an optimizer that is given by name; ``None``: 0.001.
         scheduler: called with the optimizer and the number of scheduler steps, returns a torch scheduler.
         scheduler_interval: step the scheduler after each optimizer ``step`` or each ``epoch``; ``ReduceLROnPlateau``
             needs ``epoch`` and gets the validation loss.
@@ -32,13 +33,40 @@ class TrainingConfig(TrainingSettings):
 
     Raises:
         LimbeckError: if a value is out of range.
+
+    >>> TrainingConfig(optimizer="sgd", lr=0.1).optimizer
+    functools.partial(<class 'torch.optim.sgd.SGD'>, lr=0.1)
     """
 
-    optimizer: Callable[..., Any] = _default_optimizer
+    optimizer: Callable[..., Any]
     scheduler: Callable[..., Any] | None = None
     scheduler_interval: Literal["step", "epoch"] = "step"
     checkpoint_every_seconds: Number = 30.0
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(
+        self, *, optimizer: Callable[..., Any] | str = "AdamW", lr: float | None = None, **settings: Any
+    ) -> None:
         with translate_errors("training"):
-            super().__init__(**settings)
+            super().__init__(optimizer=_resolve_optimizer(optimizer, lr), **settings)
+
+
+def _resolve_optimizer(optimizer: Callable[..., Any] | str, lr: float | None) -> Any:
+    """The function of the parameters that ``optimizer`` names."""
+    if not isinstance(optimizer, str):
+        if lr is not None:
+            raise LimbeckError(
+                f"training.lr is for an optimizer given by name, got {lr} and {optimizer!r}: write lr into the "
+                "optimizer, as partial(torch.optim.SGD, lr=0.1)"
+            )
+        return optimizer
+    classes: dict[str, Any] = {
+        name: value for name, value in vars(torch.optim).items()
+        if isinstance(value, type) and issubclass(value, Optimizer) and value is not Optimizer
+    }  # fmt: skip
+    by_lower_name = {name.lower(): value for name, value in classes.items()}
+    if (found := by_lower_name.get(optimizer.lower())) is None:
+        raise LimbeckError(
+            f"training.optimizer must be one of torch.optim, got {optimizer!r}; the nearest: "
+            f"{suggest_names(optimizer, classes)}"
+        )
+    return partial(found, lr=_DEFAULT_LR if lr is None else lr)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, final
 
-from torch import nn
+from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
+from limbeck.data import from_loaders
 from limbeck.data.batch_sampler import BatchStream
 from limbeck.data.pair_batches import pair_batches
 from limbeck.distiller.distiller import Distiller
@@ -73,6 +74,14 @@ class FitResult:
     run_dir: Path | None = None
     warnings: list[str] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        values = {name: value for name, value in (self.history[-1] if self.history else {}).items() if "val/" in name}
+        metrics = "".join(f", {name}={value:.4g}" for name, value in values.items() if isinstance(value, float))
+        folder = "" if self.run_dir is None else f", run_dir={str(self.run_dir)!r}"
+        return (
+            f"FitResult({type(self.student).__name__}, steps={self.steps}, seconds={self.seconds:.1f}{metrics}{folder})"
+        )
+
 
 def fit(
     distiller: Distiller,
@@ -101,7 +110,8 @@ def fit(
 
     Args:
         distiller: student, teachers and objective.
-        data: a limbeck data module, or :func:`limbeck.data.from_loaders`.
+        data: a limbeck data module, :func:`limbeck.data.from_loaders`, or a ``DataLoader`` or list of batches to train
+            on, then without validation.
         epochs: passes over the training split; or give ``steps``.
         steps: number of optimizer steps.
         steps_per_epoch: steps between validations; ``None``: one pass over the training split.
@@ -128,7 +138,7 @@ def fit(
         TrainingDiverged: if a loss or the weights are not finite.
         TrainingInterrupted: on Ctrl-C, SIGTERM or SIGHUP, after a checkpoint is written.
     """
-    fabric = fabric or make_fabric()
+    fabric, data = fabric or make_fabric(), _as_training_data(data)
     if (check_data := getattr(distiller.task, "check_data", None)) is not None:
         check_data(distiller.student, data)
     require_labels(distiller, data)
@@ -154,6 +164,20 @@ def fit(
     for teacher in distiller.teachers.values() if fabric.global_rank == 0 else ():
         teacher.close()
     return FitResult(state.finalize(), state.history, state.step, state.seconds, folder, state.warnings)
+
+
+def _as_training_data(data: Any) -> Any:
+    """``data``, or the loader ``data`` without validation."""
+    if hasattr(data, "batches"):
+        return data
+    if isinstance(data, Iterable) and hasattr(data, "__len__") and not hasattr(data, "__getitem__"):
+        return from_loaders(data)  # a DataLoader of torch, or of Accelerate
+    if isinstance(data, list | tuple) and data and not isinstance(data[0], Tensor):
+        return from_loaders(data)
+    raise LimbeckError(
+        f"data must be a limbeck data module, a DataLoader or limbeck.data.from_loaders(train, validation), got "
+        f"{type(data).__name__}; of a data set, limbeck.data.from_datasets makes a data module"
+    )
 
 
 def _train(state: TrainState, data: Any, all_callbacks: list[Callback]) -> None:

@@ -143,6 +143,8 @@ def overall_match(comparisons: Sequence[Mapping[str, Any]]) -> MatchLevel:
 
 
 def _recorded_recipe(record: Record, data_root: str | None) -> Recipe:
+    if record.origin == "python":
+        raise LimbeckError("the run was trained in Python and has no recipe: run its script again with another run_dir")
     recipe_dict = dict(record.recipe)
     if not recipe_dict:
         raise LimbeckError("the record holds no recipe, so its run cannot be repeated: give a run of limbeck distill")

@@ -184,7 +184,7 @@ class ImageFolder:
         paths, index = tuple(file.path for file in files), {name: label for label, name in enumerate(classes)}
         images = ImageFiles(paths, self.size, self.channels)
         fits_memory = images.read_uint8([0]).numel() * len(images) <= self.cache_mb * 2**20
-        store = InMemory(images.read_uint8(range(len(images)))) if fits_memory else images
+        store = InMemory(images.read_uint8(range(len(images))), images.paths) if fits_memory else images
         groups = groups_of_paths(paths, self.group_pattern, Path(self.root))
         target = torch.tensor([index[str(file.class_name)] for file in files])
         return Split.from_images(store, target, first_id=first_id, groups=groups)

@@ -115,7 +115,8 @@ class Job:
         """The finished run in ``folder``, with its data loaded from ``data_root`` where the data has moved."""
         path = folder / "recipe.yaml"
         if not path.exists():
-            raise LimbeckError(f"{folder} is no run folder: it has no recipe.yaml")
+            reason = "was trained in Python" if (folder / "record.json").exists() else "is no run folder"
+            raise LimbeckError(f"{folder} {reason}: it has no recipe.yaml")
         if not (folder / "record.json").exists():
             raise LimbeckError(f"{folder} is not finished: go on with limbeck distill --resume --out {folder}")
         close_access_log(folder / "checkpoint" / "test_access.json")

@@ -22,9 +22,10 @@ from limbeck.evaluation import SplitScores, save_predictions
 from limbeck.report.verdict import classify_interval, format_verdict, format_vs_no_assistants
 from limbeck.teachers import ExternalTeacher
 from limbeck.training import FitResult
+from limbeck.utils.settings import TrainingSettings
 from limbeck.workflows._job.facts import data_facts
-from limbeck.workflows._job.job import Job
 from limbeck.workflows._job.provenance import hash_networks
+from limbeck.workflows._job.run_context import RunContext
 
 _NUM_FIDELITY_SAMPLES = 1000
 _NUM_EXAMPLES = 12
@@ -72,7 +73,7 @@ def to_split_metrics(scores: SplitScores, task: EvaluableTask) -> dict[str, Any]
 
 
 def measure_models(
-    job: Job, networks: Mapping[str, nn.Module], runs: Mapping[str, FitResult | None],
+    job: RunContext, networks: Mapping[str, nn.Module], runs: Mapping[str, FitResult | None],
     labels: Mapping[str, tuple[str, str]], *, references: Mapping[str, nn.Module] = MappingProxyType({}),
 ) -> tuple[dict[str, Any], dict[str, SplitScores], list[str]]:  # fmt: skip
     """Cost and validation metrics of ``networks``.
@@ -102,7 +103,7 @@ def measure_models(
 
 
 def open_test_set(
-    job: Job, networks: Mapping[str, nn.Module], record: Mapping[str, Any]
+    job: RunContext, networks: Mapping[str, nn.Module], record: Mapping[str, Any]
 ) -> tuple[Split, dict[str, SplitScores], dict[str, Any]]:
     """Open the test set, once, measure every network on it, and save the predictions.
 
@@ -128,7 +129,7 @@ def open_test_set(
     }  # fmt: skip
 
 
-def measure_inference_costs(job: Job, networks: Mapping[str, nn.Module]) -> dict[str, dict[str, Any]]:
+def measure_inference_costs(job: RunContext, networks: Mapping[str, nn.Module]) -> dict[str, dict[str, Any]]:
     """Parameters, FLOPs, size and latency of each network; of an external teacher, the latency.
 
     Networks of equal structure have one latency in the whole run; the others are measured in turns.
@@ -151,15 +152,15 @@ def measure_inference_costs(job: Job, networks: Mapping[str, nn.Module]) -> dict
     return costs
 
 
-def best_teacher(job: Job, models: Mapping[str, Any]) -> str | None:
+def best_teacher(job: RunContext, models: Mapping[str, Any]) -> str | None:
     """The teacher with the best primary metric on the validation split; ``None`` without a teacher."""
-    spec = job.task.primary_metric
+    spec, teachers = job.task.primary_metric, [n for n, model in models.items() if model["role"] == Role.TEACHER]
 
     def rank(name: str) -> float:
         value = models[name]["validation"]["metrics"][spec.name]
         return -math.inf if value is None else spec.sign * value
 
-    return max(job.recipe.teachers, key=rank, default=None)
+    return max(teachers, key=rank, default=None)
 
 
 def compare_models(
@@ -208,7 +209,11 @@ def _gain_over(
 
 
 def choose_examples(
-    job: Job, networks: Mapping[str, nn.Module], scores: Mapping[str, SplitScores], split: Split, teacher: str | None
+    job: RunContext,
+    networks: Mapping[str, nn.Module],
+    scores: Mapping[str, SplitScores],
+    split: Split,
+    teacher: str | None,
 ) -> list[dict[str, Any]]:
     """Samples on which the distilled student and the teacher (or the baseline) differ most.
 
@@ -227,11 +232,10 @@ def choose_examples(
     return [_example_to_dict(example) for example in job.task.examples(raw, by_network, data_facts(job.data))]
 
 
-def show_training_batch(job: Job) -> tuple[list[dict[str, Any]], list[str]]:
-    """The first samples of the first batch of the last stage, augmented and not normalized, and warnings."""
+def show_training_batch(job: RunContext, training: TrainingSettings) -> tuple[list[dict[str, Any]], list[str]]:
+    """The first samples of the first batch of ``training``, augmented and not normalized, and warnings."""
     if not isinstance(job.task, DeployableTask):
         return [], []
-    training = job.plan.stages[-1].training
     # The first samples of a smaller batch are those of the batch.
     repeats = job.data.augmentation.repeats
     batch_size = min(training.batch_size, repeats * -(-_NUM_BATCH_SAMPLES // repeats))
@@ -273,14 +277,18 @@ def _example_to_dict(example: Example) -> dict[str, Any]:
 
 
 def measure_student_fidelity(
-    job: Job, networks: Mapping[str, nn.Module], scores: Mapping[str, SplitScores], *, teacher: str | None
+    job: RunContext,
+    networks: Mapping[str, nn.Module],
+    scores: Mapping[str, SplitScores],
+    *,
+    teacher: str | None,
+    students: Sequence[str],
 ) -> dict[str, Any] | None:
-    """``fidelity`` of the record: each student compared with ``teacher`` on the validation split.
+    """``fidelity`` of the record: each of ``students`` compared with ``teacher`` on the validation split.
 
     Predictions are compared on the whole split where a sample has one class, and layers on at most 1000 evenly spaced
     samples.
     """
-    students = [name for name in networks if name not in job.recipe.teachers and name not in job.recipe.assistants]
     if teacher is None or not students:
         return None
     features = {name: record_layers(job, networks[name]) for name in (teacher, *students)}
@@ -300,7 +308,7 @@ def _prediction_similarity(student: SplitScores, teacher: SplitScores, class_nam
     return evaluation.prediction_similarity(student.logits, teacher.logits, student.target, class_names=class_names)
 
 
-def record_layers(job: Job, network: nn.Module) -> dict[str, Tensor]:
+def record_layers(job: RunContext, network: nn.Module) -> dict[str, Tensor]:
     """The features of ``network`` by layer; zeros for a sample that a teacher has no output for."""
     split = job.data.validation
     num_samples = min(len(split), _NUM_FIDELITY_SAMPLES)

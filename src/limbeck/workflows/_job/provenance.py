@@ -16,6 +16,7 @@ from torch import nn
 from limbeck._version import __version__
 from limbeck.core.errors import LimbeckError
 from limbeck.core.task import EvaluableTask
+from limbeck.data.image_preprocessing import ImagePreprocessing
 from limbeck.evaluation import (
     get_git_revision,
     get_hardware_info,
@@ -27,38 +28,53 @@ from limbeck.models.weights import find_weights_file
 from limbeck.recipe import fill_defaults
 from limbeck.recipe.schema import to_plain
 from limbeck.utils.io import digest, write_text
+from limbeck.utils.settings import Strategy
 from limbeck.workflows._job.facts import data_facts
 from limbeck.workflows._job.job import Job
+from limbeck.workflows._job.run_context import RunContext
 
 _MAX_FACTS = 1000
 
 
 def collect_provenance(job: Job, command_info: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The record of ``job`` without its metrics; call it before training, while the files are those that are read."""
-    data, recipe = job.data, job.recipe
-    recipe_dict, normalization = to_plain(fill_defaults(recipe)), data.normalization
-    world_size, training = job.processes.world_size, recipe.training
+    recipe, world_size = job.recipe, job.processes.world_size
+    recipe_dict, training = to_plain(fill_defaults(recipe)), recipe.training
     batch_size = training.batch_size if training.batch_tokens is None else None
-    multi_process_strategy = "ddp" if training.strategy == "auto" else training.strategy
     return {
-        "limbeck": __version__, "name": recipe.name, "seed": recipe.seed,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": 0.0, "recipe": recipe_dict,
-        "command": command_info, "versions": get_package_versions(), "environment": hash_environment(),
-        "source": get_git_revision(), "torch_flags": get_torch_flags(), "machine": get_hardware_info(),
-        "distributed": {
-            "world_size": world_size, "strategy": "single_device" if world_size == 1 else multi_process_strategy,
-            "batch_size_per_process": batch_size,
-            "global_batch_size": None if batch_size is None else batch_size * world_size,
-        },
-        "weights": hash_weight_files(recipe_dict),
+        "name": recipe.name, "seed": recipe.seed, "recipe": recipe_dict, "command": command_info,
+        "distributed": describe_processes(world_size, batch_size, training.strategy),
+        "weights": hash_weight_files(recipe_dict), **describe_run(job),
+    }  # fmt: skip
+
+
+def describe_run(run: RunContext) -> dict[str, Any]:
+    """What a record says of the data, the task and the machine of a run."""
+    data, normalization = run.data, run.data.normalization
+    preprocessing = ImagePreprocessing.from_data(data)
+    return {
+        "limbeck": __version__, "created": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": 0.0,
+        "versions": get_package_versions(), "environment": hash_environment(), "source": get_git_revision(),
+        "torch_flags": get_torch_flags(), "machine": get_hardware_info(),
         "data": {
             "name": data.name, "classes": list(data.class_names), "shape": list(data.input_shape),
             "num_train": len(data.train), "num_labeled": data.num_labeled, "num_val": len(data.validation),
             "num_test": len(data.test), "fingerprint": data.fingerprint(),
             "normalization": {"mean": list(normalization.mean), "std": list(normalization.std)},
+            "preprocessing": None if preprocessing is None else preprocessing.to_dict(),
             "facts": _short_facts(data_facts(data)),
         },
-        **describe_task(job.task),
+        **describe_task(run.task),
+    }  # fmt: skip
+
+
+def describe_processes(world_size: int, batch_size: int | None, strategy: Strategy = "auto") -> dict[str, Any]:
+    """``distributed`` of the record: the number of processes and their batches."""
+    multi_process_strategy = "ddp" if strategy == "auto" else strategy
+    return {
+        "world_size": world_size, "strategy": "single_device" if world_size == 1 else multi_process_strategy,
+        "batch_size_per_process": batch_size,
+        "global_batch_size": None if batch_size is None else batch_size * world_size,
     }  # fmt: skip
 
 

@@ -16,24 +16,26 @@ from limbeck.evaluation import SplitScores
 from limbeck.recipe import Recipe
 from limbeck.teachers import TeacherSimilarity, TeacherStats, teacher_warnings
 from limbeck.teachers.external.external_teacher import missing_rows
-from limbeck.workflows._job.job import Job
 from limbeck.workflows._job.measure import record_layers
+from limbeck.workflows._job.run_context import RunContext
 
 _MAX_FEATURE_SAMPLES = 10_000
 
 
 def collect_teacher_warnings(
-    job: Job, networks: Mapping[str, nn.Module], models: Mapping[str, Any], scores: Mapping[str, SplitScores]
-) -> list[str]:
-    """Warnings about the teachers of ``job``, from the validation split.
+    job: RunContext, networks: Mapping[str, nn.Module], models: Mapping[str, Any], scores: Mapping[str, SplitScores], *,
+    with_assistants: Sequence[str] = (),
+) -> list[str]:  # fmt: skip
+    """Warnings about the teachers of a run, from the validation split.
 
     Args:
-        job: the recipe with its data.
+        job: the run.
         networks: by name, the teachers among them.
         models: ``models`` of the record, by the same names.
         scores: on the validation split, by the same names.
+        with_assistants: teachers whose gap to the student has a remedy, see :func:`exempt_from_gap_warning`.
     """
-    teachers = list(job.recipe.teachers)
+    teachers = [name for name, model in models.items() if model["role"] == Role.TEACHER]
     if not teachers:
         return []
     metric = job.task.primary_metric.name
@@ -44,12 +46,12 @@ def collect_teacher_warnings(
         to_teacher_stats(student, metric),
         metric=job.task.primary_metric,
         similarities=to_teacher_similarities(pairs),
-        with_assistants=exempt_from_gap_warning(job.recipe),
+        with_assistants=with_assistants,
     )
 
 
 def compare_teachers(
-    job: Job, networks: Mapping[str, nn.Module], scores: Mapping[str, SplitScores]
+    job: RunContext, networks: Mapping[str, nn.Module], scores: Mapping[str, SplitScores]
 ) -> tuple[list[dict[str, Any]], dict[str, str | None]]:
     """The similarity of every pair of ``networks``, and the layer of each whose features are compared.
 
@@ -108,7 +110,7 @@ def exempt_from_gap_warning(recipe: Recipe) -> list[str]:
     return [name for name, teacher in recipe.teachers.items() if teacher.train_fraction not in (None, 1)]
 
 
-def _collect_outputs(job: Job, network: nn.Module, name: str) -> evaluation.ModelOutputs:
+def _collect_outputs(job: RunContext, network: nn.Module, name: str) -> evaluation.ModelOutputs:
     """The outputs of ``network`` on the validation split; features of at most 10,000 samples, evenly spaced.
 
     A sample that a teacher has no output for has logits of zero.

@@ -48,7 +48,7 @@ from limbeck.workflows._job.measure import (
 from limbeck.workflows._job.provenance import collect_provenance, write_task_file
 from limbeck.workflows._job.run_dir import choose_run_dir, lock_folder, newest_run_dir
 from limbeck.workflows._job.stages import training_steps
-from limbeck.workflows._job.teacher_checks import collect_teacher_warnings
+from limbeck.workflows._job.teacher_checks import collect_teacher_warnings, exempt_from_gap_warning
 from limbeck.workflows.export_run import export_onnx
 
 __all__ = ["distill", "save_extra_models"]
@@ -267,11 +267,15 @@ def _measure_models(
     for name, backend in job.backends.items():
         if name in models:
             models[name]["backend"] = backend.report.to_dict()
-    warnings += collect_teacher_warnings(job, networks, models, scores) + _order_warnings(job, models)
+    exempt = exempt_from_gap_warning(job.recipe)
+    warnings += collect_teacher_warnings(job, networks, models, scores, with_assistants=exempt)
+    warnings += _order_warnings(job, models)
     warnings += job.temperature_warnings() + list(job.data_warnings)
     warnings += [text for run in runs.values() if run is not None for text in run.warnings]
-    fidelity = measure_student_fidelity(job, networks, scores, teacher=best_teacher(job, models))
-    training_batch, batch_warnings = show_training_batch(job)
+    students = [name for name in networks if name not in job.recipe.teachers and name not in job.recipe.assistants]
+    teacher = best_teacher(job, models)
+    fidelity = measure_student_fidelity(job, networks, scores, teacher=teacher, students=students)
+    training_batch, batch_warnings = show_training_batch(job, job.plan.stages[-1].training)
     return {
         "models": models, "fidelity": fidelity, "export": {}, "training_batch": training_batch,
         "warnings": [*warnings, *batch_warnings],

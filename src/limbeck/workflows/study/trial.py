@@ -137,5 +137,7 @@ def _measure_models(
         if student.logits is not None and reference.logits is not None and student.target is not None:
             logits = student.logits, reference.logits, student.target
             agreement = {"split": "validation", **prediction_agreement(*logits)}
-        fidelity = measure_student_fidelity(job, {**networks, **teachers}, scores, teacher=teacher)
+        students = [n for n in networks if n not in job.recipe.teachers and n not in job.recipe.assistants]
+        all_networks = {**networks, **teachers}
+        fidelity = measure_student_fidelity(job, all_networks, scores, teacher=teacher, students=students)
     return {"models": models, "fidelity": fidelity, "agreement": agreement, "warnings": warnings}
