@@ -49,7 +49,7 @@ def test_the_record_is_that_of_the_file(exported):
     assert record["bytes"] == path.stat().st_size
     assert (record["num_samples"], record["tolerance"], record["label_agreement"]) == (71, 1e-4, 1.0)
     assert 0 <= record["max_abs_difference"] < 1e-5
-    assert record["latency_ms"].keys() == {"median", "p95", "batch_size", "num_threads", "num_repeats"}
+    assert record["latency_ms"].keys() == {"median", "p95", "low", "high", "batch_size", "num_threads", "num_repeats"}
     assert 0 < record["latency_ms"]["median"] <= record["latency_ms"]["p95"]
     assert record["latency_ms"]["num_repeats"] >= 1
 
