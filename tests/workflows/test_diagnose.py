@@ -90,7 +90,7 @@ def write(folder, *, teacher=0.9, baseline=0.8, distilled=0.85, sizes=(1000, 100
     lines = [",".join(["phase", "stage", "step", *columns])]
     lines += [",".join(map(str, ["distilled", "d", i + 1, *row.values()])) for i, row in enumerate(rows)]
     (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
-    return diagnose_run(folder)
+    return diagnose_run(str(folder))
 
 
 def test_no_problem_is_reported_with_the_list_of_checks(tmp_path):

@@ -142,10 +142,10 @@ def test_weights_with_another_digest_are_refused(run, tmp_path):
     assert list(record["weights"]) == ["teachers.big.weights"]
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(limbeck.LimbeckError, match=r"teachers\.big\.weights: the file holds other weights"):
-        program.reproduce(tmp_path / "run", callbacks=[])
+        program.reproduce(str(tmp_path / "run"), callbacks=[])
     weights.unlink()
     with pytest.raises(limbeck.LimbeckError, match=r"teachers\.big\.weights: the file of weights .* is gone"):
-        program.reproduce(tmp_path / "run", callbacks=[])
+        program.reproduce(str(tmp_path / "run"), callbacks=[])
 
 
 def test_a_run_resumes_from_its_own_recipe(run, tmp_path):

@@ -132,7 +132,7 @@ def test_the_baseline_is_that_of_distill(here, selection, run):
     assert [text for text in record["warnings"] if "times the parameters" in text] == [
         text for text in selection["warnings"] if "times the parameters" in text
     ]
-    taken = select_teachers(here / "tiny.yaml", output_dir=here / "other", baseline_run=run, callbacks=[])
+    taken = select_teachers(here / "tiny.yaml", output_dir=str(here / "other"), baseline_run=str(run), callbacks=[])
     assert taken["baseline"]["validation"] == selection["baseline"]["validation"]
     assert taken["baseline"]["source"] == str(run)
     assert taken["candidates"]["big"]["margin_interval"] is None

@@ -53,10 +53,11 @@ class Diagnosis:
         return "\n".join(lines)
 
 
-def diagnose_run(folder: Path) -> Diagnosis:
+def diagnose_run(folder: str | Path) -> Diagnosis:
     """Likely problems of the run in ``folder``; raises ``LimbeckError`` if it is not a finished run."""
     from limbeck.report.record_io import read_record
 
+    folder = Path(folder)
     record = read_record(folder / "record.json")
     name = next((name for name, model in record.models.items() if model.role == Role.DISTILLED), None)
     if name is None:

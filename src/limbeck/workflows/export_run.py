@@ -51,7 +51,7 @@ _PROBABILITY_TOLERANCE: Final = 1e-3
 
 
 def export_run(
-    folder: Path, *, output_path: Path | None = None, data_root: str | None = None, int8: bool = False
+    folder: str | Path, *, output_path: str | Path | None = None, data_root: str | None = None, int8: bool = False
 ) -> dict[str, Any]:
     """Export the student of the run in ``folder`` to ONNX, compare it with PyTorch, and print the differences.
 
@@ -64,8 +64,9 @@ def export_run(
         int8: write a file of 8 bits in addition, ``student.int8.onnx``, calibrated on training samples, and compare
             both files on the validation split.
     """
+    folder = Path(folder)
     job = Job.from_run(folder, data_root)
-    path = output_path or folder / "student.onnx"
+    path = Path(output_path or folder / "student.onnx")
     student = load_weights(job.build_deployed_student(), folder).eval()
     info = export_onnx(job, student, path)
     images = ""

@@ -81,8 +81,8 @@ class ImageClassifier:
 
 
 def predict(
-    model: Path, images: Sequence[str], *, top_k: int = 1, output_format: OutputFormat | None = None,
-    output_path: Path | None = None,
+    model: str | Path, images: Sequence[str], *, top_k: int = 1, output_format: OutputFormat | None = None,
+    output_path: str | Path | None = None,
 ) -> int:  # fmt: skip
     """Classify image files; prints or writes one row for each image and rank. Returns the exit status.
 
@@ -101,8 +101,9 @@ def predict(
     """
     if top_k < 1:
         raise LimbeckError(f"--top-k must be at least 1, got {top_k}")
+    output_path = None if output_path is None else Path(output_path)
     output_format = output_format or _format_of(output_path)
-    paths, classifier = find_images(images), load_image_classifier(model)
+    paths, classifier = find_images(images), load_image_classifier(Path(model))
     rows, errors = list[_Row](), list[LimbeckError]()
     for start in range(0, len(paths), _BATCH_SIZE):
         rows += _predict_batch(classifier, paths[start : start + _BATCH_SIZE], top_k, errors)

@@ -43,9 +43,9 @@ _COST_KEYS = ("parameters", "flops", "bytes", "steps")
 
 
 def reproduce(
-    run_dir: Path,
+    run_dir: str | Path,
     *,
-    output_dir: Path | None = None,
+    output_dir: str | Path | None = None,
     tolerance: float = TOLERANCE,
     data_root: str | None = None,
     resume: bool = False,
@@ -69,12 +69,13 @@ def reproduce(
     """
     if not 0 <= tolerance < 1:
         raise LimbeckError(f"tolerance is a fraction from 0 to below 1, such as {TOLERANCE}, got {tolerance}")
+    run_dir = Path(run_dir)
     raw_record = load_json(run_dir / "record.json")
     record = parse_record(raw_record, source=str(run_dir / "record.json"))
     if record.kind != "run":
         raise LimbeckError(f"{run_dir} is a trial of a study: limbeck study repeats it together with the others")
     recipe = _recorded_recipe(record, data_root)
-    folder = output_dir or _default_output_dir(run_dir.resolve())
+    folder = Path(output_dir or _default_output_dir(run_dir.resolve()))
     processes = init_processes()
     processes.run_on_all_ranks(lambda: _require_same_inputs(record, recipe, folder))
     reasons = _environment_differences(raw_record, record, processes.world_size)

@@ -66,7 +66,7 @@ def small_file(file):
 
 @pytest.fixture(scope="module")
 def small_study(small_file):
-    study(small_file, ["study.variants={}"], seeds=1, output_dir=small_file.parent / "small", callbacks=[])
+    study(small_file, ["study.variants={}"], seeds=1, output_dir=str(small_file.parent / "small"), callbacks=[])
     return small_file.parent / "small"
 
 
@@ -267,7 +267,7 @@ def test_two_jobs_give_the_same_metrics_as_one(done, small_file, tmp_path, capfd
         assert record(out, variant)["models"][variant]["test"] == record(done[0], variant)["models"][variant]["test"]
     output = capfd.readouterr().out
     assert "teacher, seed 0:" in output
-    assert "Gain, points" in output
+    assert "Gain" in output
     assert "hot, seed 0:" in output
 
 

@@ -18,7 +18,7 @@ from limbeck.utils.io import remove_leftovers
 RUNS_DIR = Path("runs")
 
 
-def choose_run_dir(name: str, run_dir: Path | None, *, resume: bool) -> Path:
+def choose_run_dir(name: str, run_dir: str | Path | None, *, resume: bool) -> Path:
     """The folder for a run called ``name``.
 
     ``run_dir`` as given; else ``runs/NAME``, numbered where that is taken, or with ``resume`` the newest of them. A
@@ -37,6 +37,7 @@ def choose_run_dir(name: str, run_dir: Path | None, *, resume: bool) -> Path:
             return run_dirs[-1]
         candidates = (RUNS_DIR / (name if number == 1 else f"{name}-{number}") for number in count(1))
         run_dir = next(folder for folder in candidates if folder not in run_dirs and not folder.is_file())
+    run_dir = Path(run_dir)
     with _named_errors(run_dir, "--out"):
         if run_dir.is_symlink() and not run_dir.exists():
             raise LimbeckError(f"{run_dir} is a link to nothing: remove it, or give another --out")

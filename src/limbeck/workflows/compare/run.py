@@ -36,8 +36,8 @@ _ROLE_ORDER: dict[str, int] = {role: index for index, role in enumerate(Role)}
 
 
 def compare(
-    folders: Sequence[Path], *, html: Path | None = None, csv: Path | None = None, markdown: Path | None = None,
-    latex: Path | None = None, baseline: str | None = None,
+    folders: Sequence[str | Path], *, html: str | Path | None = None, csv: str | Path | None = None,
+    markdown: str | Path | None = None, latex: str | Path | None = None, baseline: str | None = None,
 ) -> Comparison:  # fmt: skip
     """Compare runs or a study, print the verdicts and the table, and write the page and further tables.
 
@@ -54,7 +54,7 @@ def compare(
     """
     comparison = build_comparison(folders, baseline=baseline)
     page_path = html or (Path(folders[0]) if len(folders) == 1 else Path()) / "compare.html"
-    outputs: list[tuple[Path | None, Callable[[Comparison], str]]] = [
+    outputs: list[tuple[str | Path | None, Callable[[Comparison], str]]] = [
         (csv, to_csv), (markdown, to_markdown), (latex, to_latex), (page_path, render_compare_page),
     ]  # fmt: skip
     print_text(render_compare_table(comparison))
@@ -64,13 +64,13 @@ def compare(
     return comparison
 
 
-def build_comparison(folders: Sequence[Path], *, baseline: str | None = None) -> Comparison:
+def build_comparison(folders: Sequence[str | Path], *, baseline: str | None = None) -> Comparison:
     """What :func:`compare` shows; writes nothing."""
-    folders = [Path(folder) for folder in folders]
-    if not folders:
+    run_dirs = [Path(folder) for folder in folders]
+    if not run_dirs:
         raise LimbeckError("there is nothing to compare: give the folders of runs, or of one study")
-    study = read_study(folders[0]) if len(folders) == 1 and (folders[0] / "study.json").exists() else {}
-    trials = load_study_trials(folders[0], study) if study else load_runs(folders)
+    study = read_study(run_dirs[0]) if len(run_dirs) == 1 and (run_dirs[0] / "study.json").exists() else {}
+    trials = load_study_trials(run_dirs[0], study) if study else load_runs(run_dirs)
     notes = check_comparable(trials)
     states = [trial.state for trial in trials]
     if "running" in states and (left := estimate_seconds_left(study["trials"], num_workers=states.count("running"))):
@@ -88,7 +88,7 @@ def build_comparison(folders: Sequence[Path], *, baseline: str | None = None) ->
     metrics = _load_task_metrics(trials)
     title = " and ".join(dict.fromkeys(trial.group[0] for trial in trials))
     return Comparison(
-        title=str(study.get("name") or folders[0].name) if study else title,
+        title=str(study.get("name") or run_dirs[0].name) if study else title,
         kind="study" if study else "runs",
         task_metrics=metrics,
         variants=tuple(
@@ -105,7 +105,7 @@ def build_comparison(folders: Sequence[Path], *, baseline: str | None = None) ->
             for name in trials_by_variant
         ),
         trials=tuple(
-            _trial_status(trial, split, metrics.primary_metric, folders[0] if study else None) for trial in trials
+            _trial_status(trial, split, metrics.primary_metric, run_dirs[0] if study else None) for trial in trials
         ),
         baselines=tuple(dict.fromkeys(name for name in baselines.values() if name)),
         split=split,

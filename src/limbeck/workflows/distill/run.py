@@ -64,7 +64,7 @@ def distill(
     recipe: Recipe | str | Path | None = None,
     overrides: Sequence[str] = (),
     *,
-    run_dir: Path | None = None,
+    run_dir: str | Path | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] | None = None,
     reproduces: Mapping[str, Any] | None = None,
@@ -83,6 +83,7 @@ def distill(
         callbacks: of each training; ``None``: a progress bar.
         reproduces: the run that this one reproduces, for the record; see :func:`limbeck.workflows.reproduce`.
     """
+    run_dir = None if run_dir is None else Path(run_dir)
     start_time, processes = time.monotonic(), init_processes()
     on_rank_zero = processes.run_on_rank_zero
     with processes.distributed_errors(), ExitStack() as exit_stack:

@@ -41,7 +41,7 @@ __all__ = ["evaluate_networks", "evaluate_student"]
 _STUDENTS_OF_SAME_COST = (Role.BASELINE.value, Role.NO_ASSISTANTS.value)
 
 
-def evaluate_student(folder: Path, *, split: str = "validation", data_root: str | None = None) -> dict[str, Any]:
+def evaluate_student(folder: str | Path, *, split: str = "validation", data_root: str | None = None) -> dict[str, Any]:
     """Print the metrics of the student of the run in ``folder``, compare them with its record, and return them.
 
     Where the run has a ``student.onnx``, ``exported`` of the result has its primary metric, ``value``, and the fraction
@@ -49,6 +49,7 @@ def evaluate_student(folder: Path, *, split: str = "validation", data_root: str 
 
     ``split="test"`` is an error where the test set was read already, as it is at the end of every finished run.
     """
+    folder = Path(folder)
     job = Job.from_run(folder, data_root)
     student = load_weights(job.build_deployed_student(), folder).eval()
     eval_data = _open_split(job, split, {"distilled": student})
@@ -75,7 +76,7 @@ def evaluate_student(folder: Path, *, split: str = "validation", data_root: str 
 
 
 def evaluate_networks(
-    folder: Path,
+    folder: str | Path,
     checks: Collection[str],
     *,
     split: str = "validation",
@@ -84,8 +85,8 @@ def evaluate_networks(
     eps: str | None = None,
     all_checks: bool = False,
     num_samples: int | None = None,
-    shifted_dir: Path | None = None,
-    reference_dir: Path | None = None,
+    shifted_dir: str | Path | None = None,
+    reference_dir: str | Path | None = None,
     ood: str | None = None,
 ) -> dict[str, Any]:
     """Measure the networks of the run in ``folder``, write ``evaluation.json`` there, and print a table.
@@ -104,6 +105,7 @@ def evaluate_networks(
         reference_dir: a folder with the same images before they were shifted.
         ood: a folder of other images, or ``noise``.
     """
+    folder = Path(folder)
     start_time, notes = time.monotonic(), list[str]()
     job, models = Job.from_run(folder, data_root), read_record(folder / "record.json").models
     unsupported = unsupported_checks(job.build_deployed_student(), job.data, job.task)
@@ -219,14 +221,14 @@ def _parse_eps(text: str | None) -> float:
 
 
 def _load_image_folders(
-    data: DataModule, shifted_dir: Path | None, reference_dir: Path | None, ood: str | None
+    data: DataModule, shifted_dir: str | Path | None, reference_dir: str | Path | None, ood: str | None
 ) -> dict[str, Any]:
     """``shifted``, ``reference`` and ``ood`` of a :class:`RobustnessConfig`."""
     reference, shifted = None, None
     if shifted_dir is not None and reference_dir is not None:
-        reference, shifted = _load_image_pairs(reference_dir, shifted_dir, data)
+        reference, shifted = _load_image_pairs(Path(reference_dir), Path(shifted_dir), data)
     elif shifted_dir is not None:
-        shifted = _load_images_by_class(shifted_dir, data)
+        shifted = _load_images_by_class(Path(shifted_dir), data)
     elif reference_dir is not None:
         raise LimbeckError("--reference-dir needs the same images after the shift: give --shifted-dir as well")
     use_noise = ood is None or (ood == "noise" and not Path(ood).is_dir())

@@ -90,8 +90,8 @@ def select_teachers(
     *,
     latency_budget: float | None = None,
     margin: float | None = None,
-    output_dir: Path | None = None,
-    baseline_run: Path | None = None,
+    output_dir: str | Path | None = None,
+    baseline_run: str | Path | None = None,
     callbacks: Sequence[Callback] | None = None,
 ) -> dict[str, Any]:
     """Measure the recipe's teachers, select among them, and return what ``teacher_selection.json`` holds.
@@ -122,7 +122,7 @@ def select_teachers(
         rules = replace(rules, min_margin=SelectionRules.for_metric(job.task.primary_metric).min_margin)
     _check_candidate_outputs(job)
     job.validate()
-    baseline = None if baseline_run is None else _load_baseline(job, baseline_run)
+    baseline = None if baseline_run is None else _load_baseline(job, Path(baseline_run))
     with lock_folder(folder):
         (folder / _TRAINED_DIR).mkdir(exist_ok=True)
         try:
@@ -137,8 +137,8 @@ def select_teachers(
     return result
 
 
-def _resolve_output_dir(name: str, output_dir: Path | None) -> Path:
-    folder = RUNS_DIR / f"{name}-teachers" if output_dir is None else output_dir
+def _resolve_output_dir(name: str, output_dir: str | Path | None) -> Path:
+    folder = RUNS_DIR / f"{name}-teachers" if output_dir is None else Path(output_dir)
     is_selection = (folder / _TRAINED_DIR).is_dir() or (folder / "teacher_selection.json").exists()
     if folder.exists() and not is_selection and any(path.name != ".lock" for path in folder.iterdir()):
         raise LimbeckError(f"{folder} holds something else than candidates of an earlier call: give another --out")

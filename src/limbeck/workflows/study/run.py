@@ -56,7 +56,7 @@ def study(
     *,
     seeds: int | Sequence[int] | None = None,
     jobs: int = 1,
-    output_dir: Path | None = None,
+    output_dir: str | Path | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] | None = None,
 ) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def _load_study_recipe(
     return validate(Recipe, to_plain(recipe) | {"study": study_dict})
 
 
-def _resolve_study_dir(recipe: Recipe, output_dir: Path | None, *, resume: bool) -> Path:
+def _resolve_study_dir(recipe: Recipe, output_dir: str | Path | None, *, resume: bool) -> Path:
     """The folder; one with a study is continued only with ``resume``, and only with the same recipe."""
     folder = choose_run_dir(f"{recipe.name}-study", output_dir, resume=resume)
     if resume:
