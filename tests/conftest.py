@@ -26,7 +26,8 @@ FORKED = Path(__file__).with_name("forked.py")
 SHORT_TIMING = runpy.run_path(str(Path(__file__).with_name("short_timing.py")))
 TIMEOUT = 600
 LONGEST = (
-    "docs/test_docs.py", "workflows/study/test_study.py", "test_recipes.py", "workflows/test_ranks.py",
+    "docs/test_docs.py", "docs/test_quickstart.py", "workflows/study/test_study.py", "test_recipes.py",
+    "workflows/test_ranks.py",
     "examples/test_examples.py", "training/test_resume.py", "docs/test_add_a_task.py", "training/test_fsdp.py",
     "workflows/test_distill.py", "workflows/test_self_distillation.py", "workflows/test_select_teachers.py",
     "workflows/test_simkd.py", "workflows/test_assistants.py", "workflows/test_segmentation_run.py",

@@ -50,7 +50,7 @@ def test_cpu_time_includes_finished_children():
     work = "import time\nwhile time.process_time() < 0.2: pass"
     with ResourceMeter() as meter:
         subprocess.run([sys.executable, "-S", "-c", work], check=True)
-    assert meter.to_dict()["cpu_seconds"] >= 0.2
+    assert meter.to_dict()["cpu_seconds"] > 0.19  # the kernel counts the time of children in ticks
 
 
 def test_block_that_raises_is_measured_and_the_meter_is_reusable():

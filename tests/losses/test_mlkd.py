@@ -110,5 +110,5 @@ def test_what_does_not_fit_is_refused():
         mlkd_loss(torch.zeros(2, 3), torch.zeros(2, 4))
     with pytest.raises(LimbeckError, match="must not be empty: give temperatures"):
         MLKDLoss(temperatures=())
-    with pytest.raises(LimbeckError, match="above zero, got 0"):
+    with pytest.raises(LimbeckError, match="above zero and at most 10,000, got 0"):
         MLKDLoss(temperatures=(2.0, 0.0))

@@ -166,12 +166,13 @@ def test_every_way_to_begin_a_formula_is_stopped(comparison, start):
     assert row["variant"].startswith("'")
 
 
-def test_a_heading_is_no_formula_and_no_table_has_control_characters(comparison):
+def test_no_table_has_control_characters(comparison):
     metrics = comparison.task_metrics
     (name, info), *others = metrics.metric_info.items()
-    renamed = metrics.model_copy(update={"metric_info": {name: info, **dict(others), "=1+1": info}})
+    renamed = metrics.model_copy(
+        update={"metric_info": {name: info, **dict(others), "other": info.model_copy(update={"label": "a\x1b[2Jb"})}}
+    )
     shown = named(replace(comparison, task_metrics=renamed), "a\x1b[2J\x9b0m\u202eb")
-    assert "'=1+1" in next(csv.reader(io.StringIO(to_csv(shown))))
     for text in (to_csv(shown), to_markdown(shown), to_latex(shown)):
         assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202e]", text)
 

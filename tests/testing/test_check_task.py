@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from limbeck.core.loss_context import LossContext
 from limbeck.core.metric_spec import MetricSpec
 from limbeck.core.outputs import Outputs
 from limbeck.core.task import Example, ModelInputs, Panel, Scores, reduce_statistics
@@ -82,13 +83,13 @@ RMSE = MetricSpec(name="rmse", label="RMSE", unit="", higher_is_better=False)
 class SquaredError:
     supervised, needs_target, needs_teacher = True, True, False
 
-    def __call__(self, context):
+    def __call__(self, context: LossContext) -> torch.Tensor:
         differences = context.student.logits - context.target
         return differences[~differences.isnan()].square().sum() / max(1, int((~differences.isnan()).sum()))
 
 
 class AllRows(SquaredError):
-    def __call__(self, context):
+    def __call__(self, context: LossContext) -> torch.Tensor:
         return (context.student.logits - context.target.nan_to_num()).square().mean()
 
 

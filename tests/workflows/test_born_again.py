@@ -116,7 +116,7 @@ def test_a_shown_recipe_reads_again_as_the_same():
 
 
 def test_mistakes_are_one_sentence():
-    with pytest.raises(LimbeckError, match="at least 2, not 1"):
+    with pytest.raises(LimbeckError, match="from 2 to 100, got 1"):
         born(generations=1)
     for settings, words in (
         (["generations=1"], "generations"),

@@ -10,6 +10,7 @@ import torch
 from limbeck import cli
 from limbeck.core.errors import LimbeckError
 from limbeck.report.metrics_csv import load_curves
+from limbeck.report.record_io import add_hashes
 from limbeck.workflows.diagnose import diagnose_run
 from limbeck.workflows.distill.run import distill
 
@@ -85,7 +86,7 @@ def write(folder, *, teacher=0.9, baseline=0.8, distilled=0.85, sizes=(1000, 100
         for name, (role, accuracy, size) in roles.items()
     }
     record = {"schema": 3, "name": "made", "models": models, "recipe": {"stages": list(stages)}}
-    (folder / "record.json").write_text(json.dumps(record))
+    (folder / "record.json").write_text(json.dumps(add_hashes(record)))
     columns = list(dict.fromkeys(name for row in rows for name in row))
     lines = [",".join(["phase", "stage", "step", *columns])]
     lines += [",".join(map(str, ["distilled", "d", i + 1, *row.values()])) for i, row in enumerate(rows)]
@@ -107,7 +108,7 @@ def test_what_the_report_warns_of_is_a_problem(tmp_path):
     write(tmp_path)
     record = json.loads((tmp_path / "record.json").read_text())
     record["warnings"] = ["the teacher was trained for 20 steps"]
-    (tmp_path / "record.json").write_text(json.dumps(record))
+    (tmp_path / "record.json").write_text(json.dumps(add_hashes(record)))
     diagnosis = diagnose_run(tmp_path)
     assert diagnosis.problems == ["the teacher was trained for 20 steps"]
     assert "no problem" not in str(diagnosis)
@@ -127,13 +128,13 @@ def test_after_a_loss_it_says_what_to_change(tmp_path):
     write(tmp_path, teacher=0.7, baseline=0.8, distilled=0.75, stages=[{"name": "d", "objective": objective}])
     record = json.loads((tmp_path / "record.json").read_text())
     record["verdict"] = {"text": "Distillation degrades accuracy.", "gain": -5.0, "interval": [-7.0, -3.0]}
-    (tmp_path / "record.json").write_text(json.dumps(record))
+    (tmp_path / "record.json").write_text(json.dumps(add_hashes(record)))
     text = str(diagnose_run(tmp_path))
     assert "The teacher 'big' is not better than the baseline on validation (70.0 % against 80.0 % accuracy)" in text
     assert "Lower the weight of what is learned from the teacher: `stages.0.objective.kd.weight` (now 0.9)." in text
     assert "Try another temperature, `stages.0.objective.kd.temperature` (now 4): 1 or 2 or 8." in text
     record["verdict"]["interval"] = [-7.0, 3.0]
-    (tmp_path / "record.json").write_text(json.dumps(record))
+    (tmp_path / "record.json").write_text(json.dumps(add_hashes(record)))
     assert "Try another temperature" not in str(diagnose_run(tmp_path))
 
 

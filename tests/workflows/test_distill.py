@@ -180,7 +180,7 @@ def test_a_truncated_record_of_a_finished_run_is_one_sentence(run, recipe, tmp_p
         (["data.num_labeled=5"], "from 10"),
         (["student={use: 'os:system'}"], "part of Python itself"),
         (["training.batch_size=0"], "batch"),
-        (["stages.1.objective.kd.temperature=-1"], "above zero, got -1"),
+        (["stages.1.objective.kd.temperature=-1"], "above zero and at most 10,000, got -1"),
         (["stages.1.feature_layers.big.mid=blok2"], "block2"),
         (["stages.1.freeze=[blok1]"], "block1"),
         (["training.optimizer.lr=-1"], "Invalid learning rate"),

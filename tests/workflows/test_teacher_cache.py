@@ -81,7 +81,7 @@ def test_a_second_run_computes_no_teacher_output_and_ends_with_the_same_student(
     [
         (("fill", "tiny.yaml"), "teachers.teacher has no weights yet"),
         (("fill", "tiny.yaml", "cache=null"), "the recipe keeps no teacher outputs"),
-        (("fill", "tiny.yaml", "--batch-size", "0"), "at least 1 image"),
+        (("fill", "tiny.yaml", "--batch-size", "0"), "--batch-size must be from 1"),
         (("prune",), "one of the three"),
         (("prune", "abc"), "there is no cache 'abc'"),
         (("verify", "abc"), "there is no cache 'abc'"),

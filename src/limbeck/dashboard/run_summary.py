@@ -115,5 +115,5 @@ def _mappings(items: Any) -> list[Mapping[str, Any]]:
 def _total_seconds(curve: TrainingCurve) -> float:
     """Training time over all stages: ``seconds`` begins at zero in each."""
     values = [value for value in curve.columns.get("seconds", ()) if value == value]
-    ends = [value for value, following in zip(values, [*values[1:], -1.0], strict=True) if following < value]
+    ends = [value for value, following in zip(values, [*values[1:], -1.0], strict=False) if following < value]
     return sum(ends)

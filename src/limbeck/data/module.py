@@ -231,7 +231,7 @@ def _check_splits(splits: Mapping[str, Split], class_names: Sequence[str], name:
         ):
             warnings.warn(
                 f"all {len(labels)} labels of the {split_name} split of {name} are of one class "
-                f"({class_names[int(labels[0])]}): its accuracy has no meaning; check the labels",
+                f"({class_names[int(labels[0])]}): metrics have no meaning there; check the labels",
                 stacklevel=4,
             )
 

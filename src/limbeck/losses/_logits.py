@@ -57,7 +57,7 @@ def broadcast_temperature(temperature: TemperatureValue, logits: Tensor) -> Temp
     if not 0 < temperature <= MAX_TEMPERATURE:
         raise LimbeckError(
             f"a temperature must be above zero and at most {MAX_TEMPERATURE:,}, got {temperature}: let its schedule "
-            "end there"
+            "end above zero"
         )
     return temperature
 

@@ -240,6 +240,7 @@ def _describe_metrics(metrics: Mapping[str, float], monitored: Sequence[MetricSp
         if (name := f"val/{metric.name}") in metrics:
             labels.append(f"val {metric.name} {metric.format(metrics[name])}")
     labels.append(f"{metrics['samples_per_second']:,.0f} samples/s")
-    if "train/accuracy" in metrics:
-        labels.append(f"train accuracy {100 * metrics['train/accuracy']:.1f} %")
+    for metric in monitored:
+        if (name := f"train/{metric.name}") in metrics:
+            labels.append(f"train {metric.name} {metric.format(metrics[name])}")
     return " · ".join(labels)
