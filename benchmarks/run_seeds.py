@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 from results import make_row
 
-ROW_NAMES = {"baseline": "alone", "distilled": "distilled", "teacher": "teacher"}
-"""Roles in the names of published figures."""
+ROLES = ("baseline", "distilled", "teacher")
 
 
 def run_seeds(name: str, words: list[str], *, num_seeds: int, data: str) -> tuple[list[dict], dict, list[float]]:
@@ -23,7 +22,7 @@ def run_seeds(name: str, words: list[str], *, num_seeds: int, data: str) -> tupl
     ratios would be dominated by the seed with the smallest gap.
     """
     limbeck = str(Path(sys.executable).with_name("limbeck"))
-    accuracies: dict[str, list[float]] = {role: [] for role in ROW_NAMES}
+    accuracies: dict[str, list[float]] = {role: [] for role in ROLES}
     seconds = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(num_seeds):
@@ -37,7 +36,7 @@ def run_seeds(name: str, words: list[str], *, num_seeds: int, data: str) -> tupl
 
 def make_gain_rows(name: str, accuracies: dict[str, list[float]], *, data: str) -> list[dict]:
     """The rows ``<name>_gain``, ``<name>_gap_recovered`` and the accuracy of each role."""
-    baseline, distilled, teacher = (np.array(accuracies[role]) for role in ROW_NAMES)
+    baseline, distilled, teacher = (np.array(accuracies[role]) for role in ROLES)
     gain, gap = distilled - baseline, teacher - baseline
     indices = np.random.default_rng(0).integers(0, len(gain), (10_000, len(gain)))
     low, high = np.quantile(gain[indices].mean(1) / gap[indices].mean(1), [0.025, 0.975])
@@ -49,7 +48,7 @@ def make_gain_rows(name: str, accuracies: dict[str, list[float]], *, data: str) 
         recovered | {"n": len(gain), "low": round(float(low), 4), "high": round(float(high), 4)},
         *(
             make_row(
-                f"{name}_{ROW_NAMES[role]}_accuracy", values, unit="% of the test split", aim="report", data=data,
+                f"{name}_{role}_accuracy", values, unit="% of the test split", aim="report", data=data,
                 digits=2,
             )
             for role, values in accuracies.items()

@@ -160,7 +160,8 @@ def test_datasets_takes_tensor_datasets_and_known_targets():
 
     known = Known()
     assert torch.equal(from_datasets(known).train.target, from_datasets(TensorDataset(PIXELS, LABELS)).train.target)
-    # Labels that are known are not looked for image by image; 32 images are read twice to see whether they are random.
+    # Labels that are known are not looked for image by image; 32 images are read twice to see whether they are random,
+    # and one for its layout.
     assert known.num_calls <= 66
 
 

@@ -93,8 +93,8 @@ def test_texts_and_speakers_are_kept_whole(tmp_path):
     (tmp_path / "train.csv").write_text("text,label,user\n" + "\n".join(rows))
     (tmp_path / "test.csv").write_text("text,label,user\na b,x,other\nc d,y,other\n")
     assert_disjoint(TextFiles(root=str(tmp_path), group_column="user", val_split=0.25).load())
-    with pytest.raises(LimbeckError, match=r"row 1 of .* must have text, label, nobody"):
-        TextFiles(root=str(tmp_path), group_column="nobody").load()
+    with pytest.raises(LimbeckError, match=r"row 1 of .* must have text, label, missing"):
+        TextFiles(root=str(tmp_path), group_column="missing").load()
     clips = write_clips(tmp_path / "fsdd", takes=1, speakers=("ann", "bob", "cid"))
     spoken = SpokenDigits(root=str(clips), mels=4, test_by="speakers", test_speakers=("bob",)).load()
     assert_disjoint(spoken)

@@ -59,8 +59,8 @@ def test_a_sample_has_the_same_masks_in_any_batch(batch):
     augmentation = Augmentation((spec_augment(),))
     ids, views = torch.tensor([4, 9, 2]), torch.tensor([0, 3, 1])
     together = augmentation.apply_to_sequences(inputs, lengths, ids, views, seed=1)
-    alone = augmentation.apply_to_sequences(inputs[1:2, :17], lengths[1:2], ids[1:2], views[1:2], seed=1)
-    torch.testing.assert_close(together[1:2, :17], alone)
+    single = augmentation.apply_to_sequences(inputs[1:2, :17], lengths[1:2], ids[1:2], views[1:2], seed=1)
+    torch.testing.assert_close(together[1:2, :17], single)
     assert not torch.equal(together, inputs)
 
 

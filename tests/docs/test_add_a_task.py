@@ -113,7 +113,7 @@ def test_teachers_are_selected_by_the_metric_of_the_task_and_a_study_runs(follow
     target = job.data.validation.read_target(torch.arange(len(inputs))).double().numpy()
     with torch.no_grad():
         outputs = [network(inputs).double().numpy() for network in networks.values()]
-    errors = [np.abs(values - target)[:, 0] for values in outputs]  # the RMSE of each sample alone
+    errors = [np.abs(values - target)[:, 0] for values in outputs]  # the RMSE of each sample
     assert pair["error_correlation"] == pytest.approx(np.corrcoef(*errors)[0, 1], abs=1e-5)
     rmse = [np.sqrt(np.mean((values - target) ** 2)) for values in (outputs[0], sum(outputs) / 2)]
     assert criterion.metric_value(["teacher", "other"]) == pytest.approx(rmse[1], rel=1e-5)

@@ -166,6 +166,13 @@ def test_every_way_to_begin_a_formula_is_stopped(comparison, start):
     assert row["variant"].startswith("'")
 
 
+def test_a_heading_of_a_csv_is_no_formula(comparison):
+    metrics = comparison.task_metrics
+    info = next(iter(metrics.metric_info.values()))
+    renamed = metrics.model_copy(update={"metric_info": {**metrics.metric_info, "=1+1": info}})
+    assert "'=1+1" in next(csv.reader(io.StringIO(to_csv(replace(comparison, task_metrics=renamed)))))
+
+
 def test_no_table_has_control_characters(comparison):
     metrics = comparison.task_metrics
     (name, info), *others = metrics.metric_info.items()

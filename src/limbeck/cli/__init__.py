@@ -198,5 +198,5 @@ def _process_suffix() -> str:
 
 
 def _print_error(message: str) -> None:
-    with suppress(OSError):  # nobody reads stderr any more
+    with suppress(OSError):  # stderr is closed
         print_text(message, file=sys.stderr)

@@ -122,7 +122,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def catch_signals() -> Iterator[list[int]]:
     """Collect SIGINT, SIGTERM and SIGHUP, so that the loop can end a step and save; a second signal ends the process.
 
-    SIGHUP is left alone where the process ignores it, as under ``nohup``.
+    SIGHUP stays ignored where the process ignores it, as under ``nohup``.
     """
     received: list[int] = []
     is_main_thread = threading.current_thread() is threading.main_thread()

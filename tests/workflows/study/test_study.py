@@ -17,7 +17,9 @@ from limbeck.evaluation import load_predictions
 from limbeck.models import load_weights, small_cnn
 from limbeck.recipe import load_recipe
 from limbeck.workflows import distill, study
+from limbeck.workflows._job.job import Job
 from limbeck.workflows._job.run_dir import is_unlocked
+from limbeck.workflows.study import run as run_module
 from limbeck.workflows.study import trials as trials_module
 from limbeck.workflows.study import worker as work
 from limbeck.workflows.study.trials import Trial, claim_trial, list_trials, read_states
@@ -178,7 +180,20 @@ def test_baselines_differ_only_in_what_they_are_named_for(done):
         1, round(result["time_ratio"] * 4)
     )
     assert record(out, "student_only")["models"]["student_only"]["steps"] == 12
-    assert result["time_ratio"] > 0  # above 1 on an idle machine; the steps are so short that load can turn it round
+
+
+def test_the_time_ratio_is_that_of_steps_with_and_without_teachers(file, tmp_path, monkeypatch):
+    """By given latencies, since measured ones of such short steps depend on the load of the machine."""
+    seconds = {"distilled": 3.0, "query": 0.5, "baseline": 2.0}
+    monkeypatch.setattr(
+        run_module, "measure_latencies", lambda calls, **_: {name: {"median": seconds[name]} for name in calls}
+    )
+    assert run_module._measure_time_ratio(Job.from_recipe(load_recipe(file), tmp_path)) == 1.5
+    # With a cache teacher outputs are computed once for each view: 4 views of 200 images in 1,200 steps of 32.
+    cached = load_recipe(file, ["cache={}", "stages.0.steps=1200", "data.augment.num_views=4"])
+    fraction = 4 * 200 / (1200 * 32)
+    expected = (3.0 - (1 - fraction) * 0.5) / 2.0
+    assert run_module._measure_time_ratio(Job.from_recipe(cached, tmp_path)) == pytest.approx(expected)
 
 
 def test_gains_are_paired_by_seed(done):
