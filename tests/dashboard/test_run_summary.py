@@ -30,8 +30,16 @@ def test_time_left_counts_the_trainings_that_have_not_begun():
 
 def test_time_left_is_by_the_speed_of_each_training():
     curves = {"big": curve([10, 20, 30, 40], [10, 20, 30, 40]), "baseline": curve([10, 20, 30], [1.0, 1.0, 2.0])}
-    # The second value of `seconds` begins a new stage: 1 + 2 seconds for 30 steps; the student has the mean speed.
+    # 2 seconds for 30 steps of the baseline; the student has the mean speed.
     assert estimate_run_seconds_left(curves, RECIPE) == pytest.approx(30 * (1.0 + 2 / 30) / 2)
+
+
+def test_time_left_adds_the_seconds_of_all_stages():
+    stages = {"warmup": 0.0, "distill": 10.0}
+    big = TrainingCurve("big", (10.0, 20.0, 30.0), {}, stages, {"seconds": (5.0, 20.0, 35.0)})
+    # 5 + 35 seconds for 30 steps, although the second stage begins above the end of the first.
+    recipe = {**RECIPE, "teacher_training": {"steps": 60}, "stages": [{"name": "distill", "steps": 30}]}
+    assert estimate_run_seconds_left({"big": big}, recipe) == pytest.approx(40 / 30 * (30 + 30 + 30))
 
 
 def test_time_left_is_unknown_without_a_training_or_a_length():

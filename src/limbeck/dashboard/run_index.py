@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, final
 from limbeck.core.errors import LimbeckError
 from limbeck.dashboard.run_summary import RunSummary, estimate_run_seconds_left, summarize_record, summarize_study
 from limbeck.recipe.yaml_io import parse_yaml, read_source
-from limbeck.report.metrics_csv import load_curves
+from limbeck.report.metrics_csv import TrainingCurve, load_curves
 from limbeck.report.record_io import read_record
 from limbeck.report.task_metrics import load_task_metrics
 
@@ -155,10 +155,18 @@ def list_runs(root: Path) -> dict[str, RunEntry]:
 
 
 def read_phases(folder: Path) -> list[PhaseProgress]:
-    """The progress of each training of a run; raises ``LimbeckError`` where its files cannot be read."""
-    curves = load_curves(folder / "metrics.csv")
+    """The progress of each training of a run.
+
+    Raises:
+        LimbeckError: its files cannot be read.
+    """
+    return _measure_progress(folder, load_curves(folder / "metrics.csv"), _read_recipe(folder / "recipe.yaml"))
+
+
+def _measure_progress(
+    folder: Path, curves: Mapping[str, TrainingCurve], recipe: Mapping[str, Any]
+) -> list[PhaseProgress]:
     metric = load_task_metrics(folder, curves).monitored_spec
-    recipe = _read_recipe(folder / "recipe.yaml")
     teachers, stages = recipe.get("teachers"), recipe.get("stages")
     progress = []
     for name, curve in curves.items():
@@ -227,8 +235,8 @@ def _read_content(folder: Path) -> _Content:
             return _Content("study", states=states, summary=summarize_study(folder, study))
         if (folder / "record.json").exists():
             return _Content("run", is_finished=True, summary=summarize_record(read_record(folder / "record.json")))
-        phases = read_phases(folder)
-        left = estimate_run_seconds_left(load_curves(folder / "metrics.csv"), _read_recipe(folder / "recipe.yaml"))
+        curves, recipe = load_curves(folder / "metrics.csv"), _read_recipe(folder / "recipe.yaml")
+        phases, left = _measure_progress(folder, curves, recipe), estimate_run_seconds_left(curves, recipe)
         return _Content("run", phase=phases[-1] if phases else None, summary=RunSummary(seconds_left=left))
     except LimbeckError as error:
         reason = str(error).replace(f"{folder}/", "").replace(str(folder), folder.name)

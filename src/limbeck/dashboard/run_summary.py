@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -113,7 +115,9 @@ def _mappings(items: Any) -> list[Mapping[str, Any]]:
 
 
 def _total_seconds(curve: TrainingCurve) -> float:
-    """Training time over all stages: ``seconds`` begins at zero in each."""
-    values = [value for value in curve.columns.get("seconds", ()) if value == value]
-    ends = [value for value, following in zip(values, [*values[1:], -1.0], strict=False) if following < value]
-    return sum(ends)
+    """Training time over all stages: the last ``seconds`` of each, since they begin at zero in each."""
+    starts, last = sorted(curve.stages.values()), dict[int, float]()
+    for step, seconds in zip(curve.steps, curve.columns.get("seconds", ()), strict=False):
+        if math.isfinite(seconds):
+            last[bisect_left(starts, step)] = seconds
+    return sum(last.values())
