@@ -41,6 +41,11 @@ def test_what_is_constant_is_a_line_of_text_and_no_plot():
     assert describe_constants(changing) == "Constant over the training: temperature of kd 4."
 
 
+def test_a_constant_temperature_of_a_later_stage_is_stated():
+    later = curve(temperature__kd=[MISSING, 4], lr=[0.1, 0.1])
+    assert describe_constants(later) == "Constant over the training: learning rate 0.1; temperature of kd 4."
+
+
 def test_every_step_shows_its_values_on_hover():
     svg = plot_learning_rate(curve(lr=[0.1, 0.05, 0.0])).svg
     assert svg.count('<rect class="hover"') == 3

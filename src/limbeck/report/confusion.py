@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,10 +14,19 @@ if TYPE_CHECKING:
 
 _MAX_CLASSES = 20
 _MAX_CONFUSIONS = 12
+_Counts = Counter[tuple[int, int]]
+"""Number of samples by (target, prediction); a matrix of thousands of classes would not fit into memory."""
 
 
 class Confusion(NamedTuple):
-    """A class that is taken for another: the number of samples of the class, and by model how many of them."""
+    """Samples of the class ``target`` with the prediction ``predicted``.
+
+    Attributes:
+        target: name of the class.
+        predicted: name of another class.
+        num_samples: number of samples of the class ``target``.
+        counts: by model, how many of them have the prediction ``predicted``.
+    """
 
     target: str
     predicted: str
@@ -30,9 +40,9 @@ class ConfusionMatrix(NamedTuple):
     Attributes:
         class_names: by index.
         counts: ``counts[i][j]`` samples of class i with the prediction j; empty for more than 20 classes.
-        confusions: the most frequent ones of the student, with those of the other models.
-        models: their names in ``confusions``, the student first.
-        num_samples: labeled samples.
+        confusions: the 12 most frequent ones of the student.
+        models: names of the models in ``confusions``, the student first.
+        num_samples: number of labeled samples.
     """
 
     class_names: Sequence[str]
@@ -61,34 +71,33 @@ def load_confusion(run_dir: Path, record: Record) -> ConfusionMatrix | None:
         student,
         *(name for name, _ in record.ordered_models() if name in predictions.predicted and name != student),
     ]
-    counts = {
-        name: _count(predictions.target, predictions.predicted[name], num_classes=len(class_names)) for name in models
-    }
+    num_classes = len(class_names)
+    counts = {name: _count(predictions.target, predictions.predicted[name], num_classes=num_classes) for name in models}
+    shown = range(num_classes if num_classes <= _MAX_CLASSES else 0)
     return ConfusionMatrix(
-        class_names, counts[student].tolist() if len(class_names) <= _MAX_CLASSES else [],
-        _most_frequent(counts, student, class_names), models, int(counts[student].sum()),
+        class_names, [[counts[student][i, j] for j in shown] for i in shown],
+        _most_frequent(counts, student, class_names), models, counts[student].total(),
     )  # fmt: skip
 
 
-def _count(target: Tensor, predicted: Tensor, *, num_classes: int) -> Tensor:
-    """``[classes, classes]`` samples by class and prediction, without those that have no label.
+def _count(target: Tensor, predicted: Tensor, *, num_classes: int) -> _Counts:
+    """The pairs of ``[n]`` targets and predictions, without those of samples that have no label.
 
     >>> import torch
-    >>> _count(torch.tensor([0, 0, 1, -100]), torch.tensor([0, 1, 1, 1]), num_classes=2).tolist()
-    [[1, 1], [0, 1]]
+    >>> _count(torch.tensor([0, 0, 1, -100]), torch.tensor([0, 1, 1, 1]), num_classes=2)
+    Counter({(0, 0): 1, (0, 1): 1, (1, 1): 1})
     """
-    is_valid = (target >= 0) & (target < num_classes) & (predicted >= 0) & (predicted < num_classes)
-    index = target[is_valid].long() * num_classes + predicted[is_valid].long()
-    return index.bincount(minlength=num_classes**2).reshape(num_classes, num_classes)
+    classes = range(num_classes)
+    pairs = zip(target.tolist(), predicted.tolist(), strict=True)
+    return Counter(pair for pair in pairs if pair[0] in classes and pair[1] in classes)
 
 
-def _most_frequent(counts: Mapping[str, Tensor], student: str, class_names: Sequence[str]) -> list[Confusion]:
-    errors = counts[student].clone().fill_diagonal_(0)
-    num_classes, order = len(class_names), errors.flatten().argsort(descending=True, stable=True)
-    confusions = []
-    for index in order[:_MAX_CONFUSIONS].tolist():
-        i, j = divmod(index, num_classes)
-        if errors[i, j] > 0:
-            by_model = {name: int(matrix[i, j]) for name, matrix in counts.items()}
-            confusions.append(Confusion(class_names[i], class_names[j], int(counts[student][i].sum()), by_model))
-    return confusions
+def _most_frequent(counts: Mapping[str, _Counts], student: str, class_names: Sequence[str]) -> list[Confusion]:
+    num_samples = Counter[int]()
+    for (target, _), count in counts[student].items():
+        num_samples[target] += count
+    errors = sorted((-count, pair) for pair, count in counts[student].items() if pair[0] != pair[1])
+    return [
+        Confusion(class_names[i], class_names[j], num_samples[i], {name: pairs[i, j] for name, pairs in counts.items()})
+        for _, (i, j) in errors[:_MAX_CONFUSIONS]
+    ]

@@ -125,8 +125,9 @@ def describe_constants(
     series, rates = _temperature_series(curve, series_by_loss), learning_rates(curve)[1]
     texts = [f"learning rate {rates[0]:.3g}"] if len(set(rates)) == 1 else []
     if series and all(map(_is_constant, series.values())):
-        values = ", ".join(f"{loss} {item.mean[0]:.3g}" for loss, item in series.items())
-        texts.append(f"temperature of {values}")
+        # The loss of a later stage has no temperature before.
+        values = {loss: next(filter(math.isfinite, item.mean), math.nan) for loss, item in series.items()}
+        texts.append(f"temperature of {', '.join(f'{loss} {value:.3g}' for loss, value in values.items())}")
     return f"Constant over the training: {'; '.join(texts)}." if texts else ""
 
 

@@ -1,0 +1,59 @@
+"""Confusion matrices are counted from the saved predictions of a run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from limbeck.evaluation.evaluate import SplitScores
+from limbeck.evaluation.saved_predictions import save_predictions
+from limbeck.report.confusion import load_confusion
+from limbeck.report.record_io import parse_record
+
+TARGET = torch.tensor([0, 0, 0, 1, 1, 2, -100])
+
+
+def scores(predicted, num_classes):
+    logits = torch.nn.functional.one_hot(torch.tensor(predicted), num_classes).float()
+    return SplitScores(
+        statistics=torch.zeros(len(TARGET), 1).double(), sample_ids=torch.arange(len(TARGET)), metrics={},
+        num_samples=6, per_class=[], details={}, logits=logits, target=TARGET,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def load(record, tmp_path):
+    """The confusion matrix of a run with so many classes."""
+
+    def loaded(num_classes):
+        record["data"]["classes"] = [f"c{i}" for i in range(num_classes)]
+        models = {"distilled": [0, 1, 1, 1, 2, 0, 0], "baseline": [1, 1, 1, 1, 1, 1, 1]}
+        save_predictions(
+            tmp_path / "predictions.safetensors",
+            {name: scores(predicted, num_classes) for name, predicted in models.items()}, primary_metric="accuracy",
+        )  # fmt: skip
+        return load_confusion(tmp_path, parse_record(record))
+
+    return loaded
+
+
+def test_the_matrix_counts_labeled_samples_by_class_and_prediction(load):
+    confusion = load(3)
+    assert confusion.counts == [[1, 2, 0], [0, 1, 1], [1, 0, 0]]
+    assert (confusion.num_samples, confusion.models) == (6, ["distilled", "baseline"])
+
+
+@pytest.mark.parametrize("num_classes", [3, 50_000])
+def test_the_most_frequent_confusions_come_first_with_those_of_other_models(load, num_classes):
+    # 50,000 classes have 2.5 billion pairs.
+    confusion = load(num_classes)
+    assert [tuple(row) for row in confusion.confusions] == [
+        ("c0", "c1", 3, {"distilled": 2, "baseline": 3}),
+        ("c1", "c2", 2, {"distilled": 1, "baseline": 0}),
+        ("c2", "c0", 1, {"distilled": 1, "baseline": 0}),
+    ]
+    assert bool(confusion.counts) == (num_classes == 3)
+
+
+def test_a_run_without_saved_predictions_has_none(record, tmp_path):
+    assert load_confusion(tmp_path, parse_record(record)) is None
