@@ -162,6 +162,13 @@ def test_top_k_is_that_of_the_probabilities(tmp_path):
         ({"preprocessing": json.dumps({**PREPROCESSING, "size": [0, 2]})}, r"size must be .* got \[0, 2\]"),
         ({"preprocessing": json.dumps({**PREPROCESSING, "channel_order": "BGR"})}, "must be RGB or L, got 'BGR'"),
         ({"preprocessing": json.dumps({**PREPROCESSING, "mean": [1, 2]})}, r"mean must be 1 numbers for L, got"),
+        ({"preprocessing": json.dumps({**PREPROCESSING, "channel_order": ["L"]})}, r"must be RGB or L, got \['L'\]"),
+        ({"preprocessing": json.dumps({**PREPROCESSING, "size": [True, 2]})}, r"size must be .* got \[True, 2\]"),
+        (
+            {"preprocessing": json.dumps({**PREPROCESSING, "mean": [float("nan")]})},
+            r"mean must be finite .* got \[nan\]",
+        ),
+        ({"preprocessing": json.dumps({**PREPROCESSING, "std": [0]})}, r"preprocessing\.std above 0, got .* and \[0\]"),
         ({"preprocessing": json.dumps({**PREPROCESSING, "crop": "none"})}, "crop must be 'center', got 'none'"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,7 @@ class ImagePreprocessing:
             raise LimbeckError(f"preprocessing.{other[0]} must be {_FIXED[other[0]]!r}, got {values[other[0]]!r}")
         size: Any = values.get("size")
         order = values.get("channel_order")
-        if order not in _CHANNELS:
+        if not isinstance(order, str) or order not in _CHANNELS:
             raise LimbeckError(f"preprocessing.channel_order must be RGB or L, got {order!r}")
         if not _is_list(size, int, 2) or not all(1 <= side <= _MAX_SIZE for side in size):
             raise LimbeckError(f"preprocessing.size must be a height and a width from 1 to {_MAX_SIZE}, got {size!r}")
@@ -89,6 +90,11 @@ class ImagePreprocessing:
                 raise LimbeckError(
                     f"preprocessing.{key} must be {_CHANNELS[order]} numbers for {order}, got {values.get(key)!r}"
                 )
+        if not all(map(math.isfinite, (*values["mean"], *values["std"]))) or min(values["std"]) <= 0:
+            raise LimbeckError(
+                f"preprocessing.mean must be finite and preprocessing.std above 0, got {values['mean']} and "
+                f"{values['std']}"
+            )
         return cls(size=tuple(size), channel_order=order, mean=tuple(values["mean"]), std=tuple(values["std"]))
 
     def to_dict(self) -> dict[str, Any]:
@@ -109,4 +115,6 @@ class ImagePreprocessing:
 
 
 def _is_list(value: Any, kind: type | tuple[type, ...], length: int) -> bool:
-    return isinstance(value, list | tuple) and len(value) == length and all(isinstance(item, kind) for item in value)
+    if not isinstance(value, list | tuple) or len(value) != length:
+        return False
+    return all(isinstance(item, kind) and not isinstance(item, bool) for item in value)
