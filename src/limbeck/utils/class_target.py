@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["require_class_target"]
+__all__ = ["check_class_target"]
 
 _IGNORE_INDEX: Final = -100
 _TOLERANCE = 1e-2
 """Of the sum of probabilities; that of bfloat16."""
 
 
-def require_class_target(target: Tensor, classes: int) -> None:
+def check_class_target(target: Any, classes: int) -> None:
     """Refuse a target that is neither class indices nor probabilities.
+
+    Of a tensor on another device than the CPU nothing is read, since that would synchronize the device.
 
     Args:
         target: ``[batch]`` integers in 0..classes − 1, or −100 for no label; or ``[batch, classes]`` probabilities
-            or one-hot rows, all zero for no label. On the CPU.
+            or one-hot rows, all zero for no label; or ``None`` for a batch without a target.
         classes: number of classes.
 
     Raises:
         LimbeckError: another type or shape, an index that is no class, or probabilities that are negative or do not
             sum to 1.
     """
+    if target is None:
+        return
+    if not isinstance(target, Tensor):
+        raise LimbeckError(
+            f"a target must be a tensor of class indices or probabilities, got a {type(target).__name__}: return "
+            "the index of each class (limbeck.data.from_datasets takes names)"
+        )
+    if not target.is_cpu:
+        return
     if target.ndim == 1:
         if target.is_floating_point():
             raise LimbeckError(

@@ -21,7 +21,7 @@ from limbeck.losses.temperature import CLASSIFICATION, Range
 from limbeck.tasks.classification.metrics import ACCURACY, METRICS, ClassificationMetrics
 from limbeck.tasks.classification.report import classification_examples
 from limbeck.utils.batch_fields import get_input, get_sample_ids, get_target
-from limbeck.utils.class_target import require_class_target
+from limbeck.utils.class_target import check_class_target
 from limbeck.utils.logits import find_logits
 
 __all__ = ["Classification"]
@@ -71,14 +71,7 @@ class Classification:
     def target(self, batch: Any) -> Tensor | None:
         """Class indices or probabilities, or ``None`` for a batch without a target."""
         target: Tensor | None = get_target(batch)
-        # Only on the CPU, since reading values synchronizes a device.
-        if isinstance(target, Tensor) and target.is_cpu:
-            require_class_target(target, self.classes)
-        elif target is not None and not isinstance(target, Tensor):
-            raise LimbeckError(
-                f"a target must be a tensor of class indices or probabilities, got a {type(target).__name__}: return "
-                "the index of each class (limbeck.data.from_datasets takes names)"
-            )
+        check_class_target(target, self.classes)
         return target
 
     def monitor(self, network: nn.Module, batch: Any) -> Tensor:

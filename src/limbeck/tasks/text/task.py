@@ -20,7 +20,7 @@ from limbeck.losses.temperature import CLASSIFICATION, Range
 from limbeck.tasks.text.metrics import METRICS, TextMetrics, macro_f1
 from limbeck.tasks.text.report import text_examples
 from limbeck.utils.batch_fields import get_sample_ids, get_target
-from limbeck.utils.class_target import require_class_target
+from limbeck.utils.class_target import check_class_target
 from limbeck.utils.logits import find_logits
 
 __all__ = ["TextClassification"]
@@ -74,9 +74,7 @@ class TextClassification:
     def target(self, batch: Any) -> Tensor | None:
         """Class indices or probabilities, or ``None`` for a batch without a target."""
         target: Tensor | None = get_target(batch)
-        # Only on the CPU, since reading values synchronizes a device.
-        if target is not None and target.is_cpu:
-            require_class_target(target, self.classes)
+        check_class_target(target, self.classes)
         return target
 
     def input_mask(self, batch: Any) -> Tensor:
