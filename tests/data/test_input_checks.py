@@ -17,6 +17,7 @@ from torchvision.transforms import ToTensor
 import limbeck
 from limbeck.core.errors import LimbeckError
 from limbeck.data import (
+    Augmentation,
     InMemory,
     SequenceStore,
     Split,
@@ -28,8 +29,9 @@ from limbeck.data import (
 from limbeck.data.image_files import ImageFiles
 from limbeck.data.log_mel import read_wav
 from limbeck.data.sources.fashion_mnist import _read_idx
+from limbeck.data.transforms import horizontal_flip
 from limbeck.losses import CrossEntropyLoss, KDLoss
-from limbeck.tasks import Classification
+from limbeck.tasks import Classification, TextClassification
 from limbeck.teachers.masked import load_sample_mask
 from limbeck.training import TrainingConfig
 
@@ -100,6 +102,43 @@ def test_a_data_set_that_raises_is_named_with_the_sample():
             fit(from_loaders(*loaders))
 
 
+def test_the_search_for_the_sample_of_a_failed_batch_is_limited(monkeypatch):
+    monkeypatch.setattr("limbeck.data.loader_adapter._MAX_SEARCH_SECONDS", -1.0)
+    indices = []
+
+    class Uneven(torch.utils.data.Dataset):
+        def __len__(self):
+            return 1000
+
+        def __getitem__(self, index):
+            indices.append(index)
+            return torch.zeros(1, 4 + index), 0
+
+    with pytest.raises(LimbeckError, match=r"batch 0 of a loader could not be read \(RuntimeError: stack expects"):
+        fit(from_loaders(DataLoader(Uneven(), batch_size=8)))
+    assert len(indices) == 8
+
+
+@pytest.mark.parametrize("key", ["input", "pixel_values"])
+def test_an_input_of_collate_fn_that_is_not_finite_is_named(key):
+    def collate(items):
+        images, labels = torch.utils.data.default_collate(items)
+        return {key: images, "labels": labels}
+
+    data = from_datasets(TensorDataset(with_value(torch.nan), LABELS), collate_fn=collate)
+    with pytest.raises(LimbeckError, match="must be finite, got NaN in sample 7 of the data set"):
+        data.train.images.read_batch(torch.tensor([6, 7]))
+
+
+def test_an_input_that_is_not_finite_is_named_before_its_range():
+    with pytest.raises(LimbeckError, match="must be finite, got NaN in sample 7"):
+        from_tensors(with_value(torch.nan), LABELS, augment=Augmentation([horizontal_flip()]))
+    with pytest.raises(
+        LimbeckError, match=r"uint8 or in 0\.\.1 for augmentation, got floats from .* to 1\.5: scale them"
+    ):
+        from_tensors(with_value(1.5), LABELS, augment=Augmentation([horizontal_flip()]))
+
+
 def test_a_collate_fn_that_raises_is_named_with_the_samples():
     data = from_datasets(TensorDataset(IMAGES, LABELS), collate_fn=lambda items: {"input": items[0][5]})
     with pytest.raises(LimbeckError, match=r"collate_fn failed on the samples \[0, 1\] \(IndexError"):
@@ -119,10 +158,10 @@ def test_items_are_mappings_too_and_need_a_target():
         (torch.rand(40, 8, 8, 3), r"must be \[n, channels, height, width\], got \[40, 8, 8, 3\]: permute"),
         (torch.zeros(40, 8, 8, dtype=torch.uint8), r"got \[40, 8, 8\]: unsqueeze\(1\)"),
         (
-            torch.randint(0, 256, (40, 3, 8, 8)).float(),
+            (85 * torch.arange(40 * 3 * 64) % 256).reshape(40, 3, 8, 8).float(),
             r"float images must be in 0\.\.1, got 0 to 25[0-5]: divide by 255",
         ),
-        (torch.randint(0, 17, (40, 1, 8, 8)).float(), r"got 0 to 16: divide by 16"),
+        ((torch.arange(40 * 64) % 17).reshape(40, 1, 8, 8).float(), r"got 0 to 16: divide by 16"),
         (torch.randint(0, 100, (40, 12)), r"floats, or uint8 .* got int64: .* token ids are sequences"),
     ],
 )
@@ -174,6 +213,11 @@ def test_class_names_of_torchvisions_folders_are_kept(tmp_path):
 def test_targets_that_are_no_class_and_no_probabilities_are_refused(target, message):
     with pytest.raises(LimbeckError, match=message):
         Classification(2).target((torch.zeros(1, 1), target))
+
+
+def test_a_target_of_text_classification_that_is_no_tensor_is_refused():
+    with pytest.raises(LimbeckError, match="a target must be a tensor of class indices or probabilities, got a list"):
+        TextClassification(classes=2).target((torch.zeros(1, 1), ["cat"]))
 
 
 def test_one_hot_rows_of_integers_are_a_target():

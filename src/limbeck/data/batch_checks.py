@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, Final, final
+from typing import Any, final
 
-import torch
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data.input_checks import require_finite, require_image_values
 from limbeck.data.mask_store import UNLABELED
-from limbeck.utils.batch_fields import get_input, get_target
+from limbeck.utils.batch_fields import find_input, get_target
 
 __all__ = ["BatchChecks", "check_batch"]
-
-_INTEGERS: Final = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def check_batch(batch: Any, name: str) -> None:
     """Refuse a batch whose input is not finite, or whose target is text.
 
-    Batches that have no input under a usual name are not checked.
+    Args:
+        batch: not checked where it has no input under a usual name.
+        name: of the batch, for the message.
 
     Raises:
-        LimbeckError: has ``name`` and the position of the sample in the batch.
+        LimbeckError: names the sample.
     """
-    try:
-        inputs, target = get_input(batch), get_target(batch)
-    except LimbeckError:
+    inputs, target = find_input(batch), get_target(batch)
+    if inputs is None:
         return
     require_finite(inputs, lambda i: f"sample {i} of {name}{_sample_id(batch, i)}")
     if isinstance(target, str) or (isinstance(target, list | tuple) and target and isinstance(target[0], str)):
@@ -55,7 +53,8 @@ class BatchChecks:
         """Check a batch, if it is the next one of the first epoch.
 
         Raises:
-            LimbeckError: see :func:`check_batch`; or images are in another layout or of 0..255 as floats.
+            LimbeckError: see :func:`check_batch`; or images of the first batch are in another layout, or floats of
+                0..255.
         """
         if not self._num_left or position != self._position:
             return
@@ -68,22 +67,16 @@ class BatchChecks:
             _warn_of_few_classes(self._classes)
 
     def _update_classes(self, batch: Any) -> None:
-        """Collect the classes until there are two, or the targets are none."""
+        """Collect the classes, until there are two or a target is no class."""
         if self._classes is None or len(self._classes - {UNLABELED}) > 1:
             return
-        try:
-            target = get_target(batch)
-        except LimbeckError:
-            target = None
-        is_class = isinstance(target, Tensor) and target.ndim == 1 and target.dtype in _INTEGERS
+        target = get_target(batch)
+        is_class = isinstance(target, Tensor) and target.ndim == 1 and not target.is_floating_point()
         self._classes = {*self._classes, *target.unique().tolist()} if is_class else None
 
 
 def _check_images(batch: Any) -> None:
-    try:
-        inputs = get_input(batch)
-    except LimbeckError:
-        return
+    inputs = find_input(batch)
     if isinstance(inputs, Tensor) and inputs.ndim == 4:
         require_image_values(inputs)
 

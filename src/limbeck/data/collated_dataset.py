@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from limbeck.core.errors import LimbeckError, format_root_cause
 from limbeck.data.image_store import evenly_spaced_indices, preserve_rng_state, tensor_bytes
 from limbeck.data.input_checks import read_item, require_finite
+from limbeck.utils.batch_fields import find_input
 
 __all__ = ["CollatedDataset"]
 
@@ -36,7 +37,11 @@ class CollatedDataset:
         return len(self.dataset)
 
     def read_batch(self, indices: Tensor) -> dict[str, Any]:
-        """The batch of the items at ``indices`` (``[n]`` integers)."""
+        """The batch of the items at ``indices`` (``[n]`` integers).
+
+        Raises:
+            LimbeckError: an item cannot be read, ``collate_fn`` fails, or an input is not finite.
+        """
         items = [read_item(self.dataset, i) for i in indices.tolist()]
         try:
             batch = self.collate_fn(items)
@@ -48,7 +53,7 @@ class CollatedDataset:
             raise LimbeckError(
                 f"collate_fn must return a mapping, got a {type(batch).__name__}: return {{'input': …, 'target': …}}"
             )
-        if isinstance(inputs := batch.get("input"), Tensor) and len(inputs) == len(indices):
+        if isinstance(inputs := find_input(batch), Tensor) and len(inputs) == len(indices):
             require_finite(inputs, lambda i: f"sample {int(indices[i])} of the data set")
         return dict(batch)
 

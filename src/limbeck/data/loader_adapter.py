@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, final
 
@@ -14,6 +15,7 @@ from limbeck.utils.random_states import get_rng_states, set_rng_states
 
 __all__ = ["LoaderAdapter", "checked_batches"]
 
+_MAX_SEARCH_SECONDS: Final = 10.0
 _GENERATOR_OWNERS: Final = ("", "sampler", "batch_sampler", "batch_sampler.sampler")
 
 
@@ -133,10 +135,16 @@ def checked_batches(loader: Any, batches: Iterator[Any]) -> Iterator[Any]:
 
 
 def _unreadable(loader: Any, position: int, error: Exception) -> LimbeckError:
-    """The error of a loader that raised: that of the first sample of its data set that cannot be read, else its own."""
+    """The error of a loader that raised: that of the first sample of its data set that cannot be read, else its own.
+
+    Reading every sample of a large data set takes hours, so the search ends after 10 seconds.
+    """
     dataset: Any = getattr(loader, "dataset", None)
     if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
+        deadline = time.monotonic() + _MAX_SEARCH_SECONDS
         for index in range(len(dataset)):
+            if time.monotonic() > deadline:
+                break
             try:
                 read_item(dataset, index)
             except LimbeckError as item_error:

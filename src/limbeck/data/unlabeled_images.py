@@ -102,7 +102,7 @@ def add_unlabeled(train: Split, images: ImageStore, *, first_id: int) -> Split:
         LimbeckError: the samples of ``train`` have other targets, or the shapes differ.
     """
     if not train.has_class_targets and train.masks is None:
-        raise LimbeckError("unlabeled images need a training split of images with classes or masks: leave them away")
+        raise LimbeckError("unlabeled images need a training split of images with classes or masks: remove `unlabeled`")
     shape, unlabeled_shape = (list(store.read(torch.tensor([0])).shape[1:]) for store in (train.images, images))
     if shape != unlabeled_shape:
         raise LimbeckError(f"unlabeled images must be {shape} as the labeled ones, got {unlabeled_shape}: resize them")
@@ -114,5 +114,5 @@ def add_unlabeled(train: Split, images: ImageStore, *, first_id: int) -> Split:
         target=torch.cat([train.target, torch.full_like(numbers, UNLABELED)]),
         sample_ids=torch.cat([train.sample_ids, numbers + first_id]),
         masks=None if train.masks is None else PartialMasks(train.masks, len(images)),
-        groups=None,  # which are checked already
+        groups=None,  # an unlabeled image has no group, and those of `train` are checked already
     )

@@ -16,7 +16,7 @@ from limbeck.data.batch_sampler import BatchStream
 from limbeck.data.box_store import BoxStore
 from limbeck.data.collated_dataset import CollatedDataset
 from limbeck.data.image_store import evenly_spaced_indices, preserve_rng_state
-from limbeck.data.input_checks import read_item, require_image_values, require_input_type
+from limbeck.data.input_checks import read_item, require_finite, require_image_values, require_input_type
 from limbeck.data.labels import to_class_indices
 from limbeck.data.loader_adapter import LoaderAdapter, checked_batches
 from limbeck.data.mask_store import MasksInMemory, is_mask
@@ -218,10 +218,12 @@ def _read_boxes(targets: Sequence[Mapping[str, Any]]) -> BoxStore:
 
 
 def _require_unit_range(inputs: Tensor) -> None:
+    require_finite(inputs, lambda i: f"sample {i}")
     low, high = float(inputs.min()), float(inputs.max())
     if not 0 <= low <= high <= 1:
         raise LimbeckError(
-            f"inputs must be uint8 or in 0..1 for augmentation, got {inputs.dtype} from {low:g} to {high:g}"
+            f"inputs must be uint8 or in 0..1 for augmentation, got floats from {low:g} to {high:g}: scale them, or "
+            "remove `augment`"
         )
 
 

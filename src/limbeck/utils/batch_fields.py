@@ -10,7 +10,7 @@ from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["get_input", "get_sample_ids", "get_target"]
+__all__ = ["find_input", "get_input", "get_sample_ids", "get_target"]
 
 _INPUT_KEYS = ("input", "x", "image", "images", "pixel_values")
 _TARGET_KEYS = ("target", "y", "label", "labels")
@@ -34,6 +34,14 @@ def get_input(batch: Any) -> Any:
     if isinstance(batch, tuple | list) and batch:
         return batch[0]
     raise LimbeckError(f"a batch must be (input, target) or a mapping, got no input in this {type(batch).__name__}")
+
+
+def find_input(batch: Any) -> Any:
+    """As :func:`get_input`; ``None`` where the batch has no input under a usual name."""
+    try:
+        return get_input(batch)
+    except LimbeckError:
+        return None
 
 
 def get_target(batch: Any, *, more_keys: Sequence[str] = ()) -> Any:
