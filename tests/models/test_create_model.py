@@ -81,3 +81,10 @@ def test_an_image_classifier_of_transformers_keeps_its_head_for_as_many_classes(
     torch.testing.assert_close(loaded(images), original(images).logits)
     with pytest.raises(LimbeckError, match="does not fit the model"):
         create_model(f"hf:{vit}", classes=5, weights=vit)
+
+
+@pytest.mark.parametrize(("setting", "value"), [("pooling", "mean"), ("dropout", 0.1)])
+def test_settings_of_text_are_refused_for_an_image_classifier(vit, setting, value):
+    message = f"^{setting} must not be set for an image classifier, got {value!r}: remove it"
+    with pytest.raises(LimbeckError, match=message):
+        create_model(f"hf:{vit}", classes=3, **{setting: value})

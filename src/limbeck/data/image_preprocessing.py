@@ -81,7 +81,7 @@ class ImagePreprocessing:
             raise LimbeckError(f"preprocessing.{other[0]} must be {_FIXED[other[0]]!r}, got {values[other[0]]!r}")
         size: Any = values.get("size")
         order = values.get("channel_order")
-        if not isinstance(order, str) or order not in _CHANNELS:
+        if order not in list(_CHANNELS):
             raise LimbeckError(f"preprocessing.channel_order must be RGB or L, got {order!r}")
         if not _is_list(size, int, 2) or not all(1 <= side <= _MAX_SIZE for side in size):
             raise LimbeckError(f"preprocessing.size must be a height and a width from 1 to {_MAX_SIZE}, got {size!r}")

