@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ from limbeck import schedules
 from limbeck.core.errors import LimbeckError
 from limbeck.core.progress import Progress
 from limbeck.distiller import Objective
+from limbeck.distiller.objective import name_losses
 from limbeck.losses import CrossEntropyLoss, FitNetLoss, GramLoss, KDLoss
 from limbeck.testing import check_loss, make_context
 
@@ -120,6 +123,26 @@ def test_a_function_of_other_arguments_or_results_is_refused():
         Objective({"own": lambda student, teacher, target: 0})
     with pytest.raises(LimbeckError, match=r"the loss 'own' must return a scalar tensor, got 0\.5"):
         Objective({"own": lambda student, teacher: 0.5})(make_context())
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.CrossEntropyLoss(), nn.functional.cross_entropy, partial(nn.functional.cross_entropy, label_smoothing=0.1),
+        nn.KLDivLoss(), nn.functional.kl_div, nn.BCEWithLogitsLoss(), nn.NLLLoss(),
+    ],
+)  # fmt: skip
+def test_a_loss_of_torch_that_takes_labels_or_probabilities_is_refused(loss):
+    with pytest.raises(LimbeckError, match=r"must take two logits, got .* of torch, .*: use CrossEntropyLoss"):
+        Objective({"ce": loss})
+
+
+def test_a_single_loss_is_named_by_its_class_or_function():
+    def squared_error(student, teacher):
+        return (student - teacher).square().mean()
+
+    losses = (KDLoss(), nn.MSELoss(), squared_error, lambda student, teacher: squared_error(student, teacher))
+    assert [list(name_losses(loss)) for loss in losses] == [["kd"], ["mse"], ["squared_error"], ["loss"]]
 
 
 @pytest.mark.parametrize("name", ["keys", "pop", "a.b", "", "training"])

@@ -6,8 +6,9 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias, final
+from typing import Any, ClassVar, Final, TypeAlias, final
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
@@ -19,6 +20,11 @@ __all__ = ["FunctionLoss", "LossFactory", "LossLike", "as_loss", "loss_arguments
 LossLike: TypeAlias = Loss | Callable[[Tensor, Tensor], Tensor]
 """A loss, or a function of the logits of student and teacher."""
 _PAIR = ("student", "teacher")
+_TARGET_LOSSES: Final = (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCELoss, nn.BCEWithLogitsLoss, nn.KLDivLoss)
+_TARGET_FUNCTIONS: Final = (
+    F.cross_entropy, F.nll_loss, F.binary_cross_entropy, F.binary_cross_entropy_with_logits, F.kl_div,
+)  # fmt: skip
+"""Losses of torch whose second argument is labels or probabilities: with the logits of a teacher they mean nothing."""
 
 
 @final
@@ -29,6 +35,9 @@ class FunctionLoss(nn.Module):
         fn: takes two float32 tensors ``[rows, classes]``, of which the second has no gradient, and returns a scalar. An
             ``nn.Module`` is trained with the student.
         settings: further keyword arguments of ``fn``.
+
+    Raises:
+        LimbeckError: ``fn`` is a loss of torch that takes labels or probabilities, such as ``nn.CrossEntropyLoss``.
 
     >>> import torch
     >>> from limbeck.testing import make_context
@@ -41,6 +50,12 @@ class FunctionLoss(nn.Module):
 
     def __init__(self, fn: Callable[..., Tensor], settings: dict[str, Any] | None = None) -> None:
         super().__init__()
+        function = fn.func if isinstance(fn, functools.partial) else fn
+        if type(function) in _TARGET_LOSSES or function in _TARGET_FUNCTIONS:
+            raise LimbeckError(
+                f"a loss of student and teacher must take two logits, got {_name(function)} of torch, which takes "
+                "labels or probabilities: use CrossEntropyLoss (labels) or KDLoss (a teacher) of limbeck.losses"
+            )
         self.fn, self.settings = fn, settings or {}
 
     def forward(self, context: LossContext) -> Tensor:
@@ -96,7 +111,7 @@ def as_loss(name: str, loss: Any) -> Any:
     """``loss``, or a function of two arguments as :class:`FunctionLoss`.
 
     Raises:
-        LimbeckError: it cannot be called, or needs three arguments or more.
+        LimbeckError: it cannot be called, needs three arguments or more, or takes labels (:class:`FunctionLoss`).
     """
     if isinstance(loss, type) or not callable(loss):
         raise LimbeckError(f"the loss {name!r} must be an object such as KDLoss(), got {loss!r}")

@@ -234,7 +234,8 @@ def name_losses(objective: Mapping[str, LossLike] | LossLike) -> Mapping[str, Lo
             "objective must be a loss such as KDLoss(), losses by name such as {'kd': KDLoss()}, or an Objective, got "
             f"{objective!r}"
         )
-    name = getattr(objective, "__name__", type(objective).__name__).removesuffix("Loss") or "loss"
+    name = getattr(objective, "__name__", type(objective).__name__).removesuffix("Loss")
+    name = name if name.isidentifier() else "loss"  # a lambda
     return {re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower(): objective}
 
 
