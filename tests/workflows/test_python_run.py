@@ -1,6 +1,7 @@
 """Runs in Python: their record and report, the baseline, short arguments, and one sentence for a mistake."""
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -114,6 +115,22 @@ def test_fit_reports_on_validation_and_leaves_the_test_split_closed(data, tmp_pa
     assert (tmp_path / "run" / "report.html").exists()
     assert repr(result).startswith("FitResult(SmallCNN, steps=4, seconds=")
     assert "val/accuracy=" in repr(result)
+
+
+def test_a_divergence_is_in_the_record_also_after_a_resume(data, tmp_path):
+    torch.manual_seed(0)
+    student, teacher = (nn.Sequential(nn.Flatten(), nn.Linear(64, 10)) for _ in range(2))
+    settings = {"optimizer": "sgd", "lr": 3.0, "batch_size": 32, "run_dir": tmp_path, "callbacks": []}
+    for resume in (False, True):
+        distiller = limbeck.Distiller(student, {"teacher": teacher}, objective=nn.MSELoss(), task=TASK)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            result = limbeck.fit(distiller, data, steps=8, resume=resume, **settings)
+        assert [text for text in result.warnings if "rose from" in text] == result.warnings != []
+        assert sum("rose from" in str(warning.message) for warning in caught) == (not resume)
+        record = read_record(tmp_path / "record.json")
+        assert result.warnings[0] in record.warnings
+        assert list(record.models) == ["teacher", "distilled"]
 
 
 def test_another_phase_and_loaders_write_metrics_only(data, tmp_path):

@@ -138,7 +138,7 @@ class TrainState:
         state = {
             "settings": self.settings,
             "step": self.step, "seconds": self.seconds, "history": self.history, "best": self.best,
-            "should_stop": self.should_stop,
+            "should_stop": self.should_stop, "warnings": self.warnings,
             "student": gather_full_state(self.distiller.student.state_dict()),
             "losses": gather_full_state(self.distiller.objective.state_dict()),
             "teachers": {name: teacher.state_dict() for name, teacher in self.distiller.teachers.items()},
@@ -193,6 +193,7 @@ class TrainState:
                 )
         self.step, self.seconds, self.should_stop = state["step"], state["seconds"], state["should_stop"]
         self.history, self.best = state["history"], state["best"]
+        self.warnings = state.get("warnings", [])  # older checkpoints have none
         if "accuracy" in self.best:  # an older checkpoint
             self.best["value"] = self.best.pop("accuracy")
         load_full_weights(self.distiller.student, state["student"])

@@ -39,7 +39,6 @@ class DivergenceCheck:
 
     def __init__(self) -> None:
         self._first: dict[str, float] | None = None
-        self._has_warned = False
 
     def update(self, loss: LossOutput) -> None:
         """Keep the losses of the first step."""
@@ -50,17 +49,16 @@ class DivergenceCheck:
             }
 
     def check(self, metrics: Mapping[str, Any]) -> str | None:
-        """A warning if a loss of the epoch is 1,000 times that of the first step (at least 1), once.
+        """A warning if a loss of the epoch is 1,000 times that of the first step (at least 1).
 
         Args:
             metrics: ``loss/<name>``, ``loss_weight/<name>`` and ``lr``.
         """
-        if self._first is None or self._has_warned:
+        if self._first is None:
             return None
         for name, first in self._first.items():
             last = _without_weight(metrics.get(f"loss/{name}", 0.0), metrics.get(f"loss_weight/{name}", 1.0))
             if abs(last) > _MAX_RATIO * max(abs(first), 1.0):
-                self._has_warned = True
                 return (
                     f"the loss {name!r} rose from {first:.3g} in the first step to {last:.3g} in an epoch, so the "
                     f"training diverges: lower the learning rate (now {metrics.get('lr', 0.0):.3g})"

@@ -110,10 +110,11 @@ class TrainingLoop:
         state.sync_buffers()
         validation = validate_epoch(self.data, state)
         require_same_validation(validation, state.history, state.monitored_metrics)
-        warning = self.divergence.check(metrics)
-        if warning is not None and self.fabric.global_rank == 0:
+        warning = None if state.warnings else self.divergence.check(metrics)
+        if warning is not None:
             state.warnings.append(f"{state.phase}: {warning}")
-            warnings.warn(state.warnings[-1], stacklevel=2)
+            if self.fabric.global_rank == 0:
+                warnings.warn(state.warnings[-1], stacklevel=2)
         row |= metrics | validation
         state.end_epoch(row)
         for callback in self.callbacks:

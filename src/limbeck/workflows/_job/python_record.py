@@ -35,6 +35,8 @@ from limbeck.workflows.export_run import export_onnx
 
 __all__ = ["teacher_networks", "write_python_record"]
 
+_STUDENTS: Final = (Role.BASELINE, Role.DISTILLED)
+"""Their names in the record, which no teacher has."""
 _FILES: Final = ("student.safetensors", "student.onnx", "predictions.safetensors")
 
 
@@ -43,7 +45,7 @@ def teacher_networks(distiller: Distiller) -> dict[str, nn.Module]:
     networks = dict[str, nn.Module]()
     for name, teacher in distiller.teachers.items():
         if isinstance(teacher, FrozenTeacher | CachedTeacher | MaskedTeacher) and teacher.network is not None:
-            networks[f"teacher {name}" if name in list(Role) else name] = teacher.network
+            networks[f"teacher {name}" if name in _STUDENTS else name] = teacher.network
     return networks
 
 
@@ -108,6 +110,7 @@ def _measure(
     teacher = best_teacher(run, models)
     warnings += collect_teacher_warnings(run, networks, models, scores)
     warnings += temperature_warnings(distiller.objective.losses, run.task)
+    warnings += [text for result in results.values() for text in result.warnings]
     fidelity = measure_student_fidelity(run, networks, scores, teacher=teacher, students=list(results))
     training_batch, batch_warnings = show_training_batch(run, training)
     warnings = list(dict.fromkeys([*warnings, *batch_warnings]))
