@@ -11,6 +11,8 @@ from PIL import Image
 
 from limbeck.cli import main
 from limbeck.core.errors import LimbeckError
+from limbeck.data.image_preprocessing import ImagePreprocessing
+from limbeck.export import ModelMetadata
 from limbeck.models import save_weights, small_cnn
 from limbeck.recipe import load_recipe
 from limbeck.workflows.new_recipe.network_spec import read_student, read_teacher
@@ -19,11 +21,11 @@ from limbeck.workflows.new_recipe.run import new_recipe
 CLASSES = ("cat", "dog")
 
 
-def write_images(root, mode="RGB", sizes=((40, 40),)):
+def write_images(root, mode="RGB", sizes=((40, 40),), number=10):
     generator = np.random.default_rng(0)
     for name in CLASSES:
         (root / name).mkdir(parents=True)
-        for index in range(10):
+        for index in range(number):
             width, height = sizes[index % len(sizes)]
             pixels = generator.integers(0, 255, (height, width, 3), np.uint8)
             Image.fromarray(pixels).convert(mode).save(root / name / f"{index}.png")
@@ -108,6 +110,29 @@ def test_an_onnx_file_gives_the_size_and_is_not_trained(root, tmp_path):
     recipe = load_recipe(tmp_path / "r.yaml")
     assert recipe.teachers["teacher"].model_dump()["path"] == str(file)
     assert (recipe.data.size, recipe.teacher_training) == (48, None)
+
+
+@pytest.mark.parametrize(("classes", "expected"), [(("dog", "cat"), ("dog", "cat")), (("cat", "dog"), None)])
+def test_an_export_of_limbeck_takes_pixels_and_has_its_class_names(root, tmp_path, classes, expected):
+    preprocessing = ImagePreprocessing(size=(48, 48), channel_order="RGB", mean=(0.5,) * 3, std=(0.25,) * 3)
+    metadata = ModelMetadata(task="Classification", class_names=classes, preprocessing=preprocessing)
+    file = write_onnx(tmp_path / "teacher.onnx")
+    model = onnx.load(file)
+    helper.set_model_props(model, metadata.to_props())
+    onnx.save(model, file)
+    new_recipe(data=root, teacher=f"onnx:{file}", student="small_cnn", output=tmp_path / "r.yaml")
+    teacher = load_recipe(tmp_path / "r.yaml").teachers["teacher"]
+    assert (teacher.input_type, teacher.class_names) == ("pixels", expected)
+
+
+def test_the_length_is_that_of_the_training_images(tmp_path):
+    """30 epochs of 876 images are 410 steps, as many of 64 % of them are too few."""
+    for split, number in (("train", 438), ("val", 2), ("test", 2)):
+        write_images(tmp_path / "photos" / split, sizes=[(8, 8)], number=number)
+    data, output = tmp_path / "photos", tmp_path / "r.yaml"
+    new_recipe(data=data, teacher="small_cnn", student="small_cnn", output=output, num_labeled=60)
+    recipe = load_recipe(output)
+    assert (recipe.stages[0].epochs, recipe.teacher_training.steps) == (30, 400)
 
 
 def test_a_run_is_a_teacher_with_its_weights_classes_and_normalization(root, tmp_path):

@@ -10,6 +10,7 @@ from typing import Any, final
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data.normalization import Normalization
+from limbeck.export import read_model_metadata
 from limbeck.recipe import load_recipe
 from limbeck.recipe.schema import to_plain
 from limbeck.utils.model_folder import find_model_folder
@@ -59,12 +60,12 @@ def read_teacher(name: str, class_names: Sequence[str], *, weights: str | None, 
         pretrained: whether it starts from the weights that timm or torchvision publish.
 
     Raises:
-        LimbeckError: a file is missing, or weights are given for a teacher that has its own.
+        LimbeckError: a file is missing or damaged, or weights are given for a teacher that has its own.
     """
     if (Path(name) / "recipe.yaml").is_file():
         spec = _read_run(Path(name), class_names)
     elif name.startswith("onnx:"):
-        spec = _read_onnx(name)
+        spec = _read_onnx(name, class_names)
     else:
         spec = _read_named(name, pretrained=pretrained and weights is None)
         if name.startswith("hf:"):
@@ -128,23 +129,25 @@ def _label_index(item: tuple[Any, Any]) -> int:
     return int(item[0]) if str(item[0]).isdigit() else -1
 
 
-def _read_onnx(name: str) -> NetworkSpec:
-    file = Path(name.removeprefix("onnx:"))
-    shape = _onnx_image_shape(file) if file.is_file() else (None, None)
-    node: dict[str, Any] = {"use": name}
-    if (file.parent / "record.json").is_file():  # exported by limbeck: with the normalization inside
+def _read_onnx(name: str, class_names: Sequence[str]) -> NetworkSpec:
+    file, node = Path(name.removeprefix("onnx:")), dict[str, Any](use=name)
+    if not file.is_file():  # building the teacher reports it
+        return NetworkSpec(node=node, is_trained=True)
+    metadata = read_model_metadata(file)
+    # An export of limbeck normalizes its inputs itself; one of an older version has no metadata.
+    if metadata.preprocessing is not None or (file.parent / "record.json").is_file():
         node["input_type"] = "pixels"
-    return NetworkSpec(node=node, is_trained=True, channels=shape[0], size=shape[1])
+    if metadata.class_names and metadata.class_names != tuple(class_names):
+        node["class_names"] = list(metadata.class_names)
+    channels, size = _onnx_image_shape(file)
+    return NetworkSpec(node=node, is_trained=True, channels=channels, size=size)
 
 
 def _onnx_image_shape(file: Path) -> tuple[int | None, int | None]:
-    """Channels and size of the input of an ONNX file; ``None`` where it is variable, or the file is damaged."""
+    """Channels and size of the input of an ONNX file; ``None`` where it is variable."""
     import onnx
 
-    try:
-        inputs = onnx.load(str(file), load_external_data=False).graph.input
-    except Exception:  # of protobuf; opening it as a teacher reports it
-        return None, None
+    inputs = onnx.load(str(file), load_external_data=False).graph.input
     dims = inputs[0].type.tensor_type.shape.dim if len(inputs) == 1 else []
     if len(dims) != 4:
         return None, None

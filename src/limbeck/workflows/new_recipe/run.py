@@ -27,8 +27,6 @@ _BATCH_SIZE: Final = 64
 _EPOCHS: Final = 30
 _MIN_STEPS: Final = 400
 """A folder of few images needs more epochs."""
-_TRAIN_FRACTION: Final = 0.64
-"""Of a folder without splits: 20 % for the test, and 20 % of the rest for validation."""
 _SMALL_NETWORK: Final = 1_000_000
 """Parameters."""
 _SIZES: Final = (32, 224)
@@ -67,13 +65,15 @@ def new_recipe(
     images = summarize_images(data, unlabeled=unlabeled)
     teacher_spec = read_teacher(teacher, images.class_names, weights=teacher_weights, pretrained=pretrained)
     student_spec = read_student(student, pretrained=pretrained)
-    document = _make_document(data, images, teacher_spec, student_spec, size=size, num_labeled=num_labeled)
+    document = _make_document(data, images, teacher_spec, student_spec, size=size)
+    document["data"] |= {} if num_labeled is None else {"num_labeled": num_labeled}
     document["data"] |= {} if unlabeled is None else {"unlabeled": unlabeled}
     title = " ".join(f"{student} from {teacher} on the images in {data}".split())
     cache = DataCache()
     with TemporaryDirectory() as folder:
         job = Job.from_recipe(load_recipe(dump_compact(document)), Path(folder), data_cache=cache)
         counts = [count_parameters(network) for network in (job.build_teacher("teacher"), job.build_student())]
+        document |= _make_stages(teacher_spec, num_labeled=job.data.num_labeled, num_train=len(job.data.train))
         document["training"] = _training(counts, is_finetuning=_is_finetuning(teacher_spec, student_spec))
         text = f"# {title}\n{dump_compact(document, width=120)}"
         recipe = load_recipe(text, [f"name={output.stem}"])
@@ -86,10 +86,9 @@ def new_recipe(
 
 
 def _make_document(
-    root: Path, images: ImageSummary, teacher: NetworkSpec, student: NetworkSpec, *, size: int | None,
-    num_labeled: int | None,
-) -> dict[str, Any]:  # fmt: skip
-    """The recipe as plain data; what has its default value is left out."""
+    root: Path, images: ImageSummary, teacher: NetworkSpec, student: NetworkSpec, *, size: int | None
+) -> dict[str, Any]:
+    """The recipe as plain data, for data of unknown length; what has its default value is left out."""
     channels = student.channels or teacher.channels or images.channels
     image_size = min(max(images.size, _SIZES[0]), _SIZES[1])
     data_size = (student.size or teacher.size or image_size) if size is None else size
@@ -100,7 +99,6 @@ def _make_document(
     data: dict[str, Any] = {"use": "ImageFolder", "root": str(root)}
     data |= {} if images.is_uniform and images.size == data_size else {"size": data_size}
     data |= {"channels": channels} if channels != 3 else {}
-    data |= {} if num_labeled is None else {"num_labeled": num_labeled}
     data["augment"] = {"use": "Augmentation", "transforms": transforms}
     plugins = list(dict.fromkeys([*teacher.plugins, *student.plugins]))
     return {
@@ -109,22 +107,22 @@ def _make_document(
         "data": data,
         "teachers": {"teacher": node},
         "student": student.node["use"] if len(student.node) == 1 else student.node,
-        **({} if teacher.is_trained else {
-            "teacher_training": {
-                **_length(num_labeled or _num_train(images)), "objective": {"target": "CrossEntropyLoss"},
-            }
-        }),
-        "stages": [{
-            "name": "distill",
-            **_length(_num_train(images)),
-            "objective": {
-                "target": {"use": "CrossEntropyLoss", "weight": 0.1},
-                "kd": {"use": "KDLoss", "temperature": 4, "weight": 0.9},
-            },
-        }],
+        **_make_stages(teacher),
         "training": {},
         "export": {"to": ["onnx"]},
-    }  # fmt: skip
+    }
+
+
+def _make_stages(teacher: NetworkSpec, *, num_labeled: int = 0, num_train: int = 0) -> dict[str, Any]:
+    """The training of the teacher, on the labeled samples, and of the student."""
+    stages: dict[str, Any] = {}
+    if not teacher.is_trained:
+        stages["teacher_training"] = {**_length(num_labeled), "objective": {"target": "CrossEntropyLoss"}}
+    objective = {
+        "target": {"use": "CrossEntropyLoss", "weight": 0.1},
+        "kd": {"use": "KDLoss", "temperature": 4, "weight": 0.9},
+    }
+    return {**stages, "stages": [{"name": "distill", **_length(num_train), "objective": objective}]}
 
 
 def _is_finetuning(*specs: NetworkSpec) -> bool:
@@ -138,10 +136,6 @@ def _training(num_parameters: Sequence[int], *, is_finetuning: bool) -> dict[str
         "optimizer": {"use": "AdamW", "lr": lr, "weight_decay": 0.01},
         "scheduler": {"use": "OneCycleLR", "max_lr": lr},
     }
-
-
-def _num_train(images: ImageSummary) -> int:
-    return round(_TRAIN_FRACTION * images.num_images)
 
 
 def _length(num_samples: int) -> dict[str, int]:
