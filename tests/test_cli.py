@@ -193,7 +193,7 @@ def test_arguments_are_utf_8(capsys):
     assert capsys.readouterr().err.endswith("an argument must be UTF-8 text, got b'runs/\\xff'\n")
 
 
-@pytest.mark.parametrize("root", ["/data/images", "a: b", "[x]", "12", "d'été"])
+@pytest.mark.parametrize("root", ["/data/images", "a: b", "[x]", "12", "1e5", "null", "true", "d'été"])
 def test_a_data_root_is_text_whatever_yaml_would_read(root):
     options = _parse(["distill", "digits", "--data-root", root])
     assert apply_overrides({"data": {"use": "ImageFolder"}}, options["overrides"])["data"]["root"] == root

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import signal
 import sys
 import threading
@@ -26,8 +25,6 @@ from limbeck.utils.console import escape_controls, print_text
 __all__ = ["main", "make_parser"]
 
 _CONTINUES = "; finished work is kept, and --resume continues from there"
-_PLAIN_YAML_TEXT = re.compile(r"[\w./~-]*[A-Za-z_/][\w./~-]*")
-"""Text that YAML reads as that text, not as a number, list or mapping."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -152,8 +149,8 @@ def _parse(arguments: Sequence[str]) -> dict[str, Any]:
         options["overrides"] += extra
         for name, key in (("data_root", "data.root"), ("seed", "seed")):
             if (value := options.pop(name, None)) is not None:
-                is_plain = isinstance(value, int) or _PLAIN_YAML_TEXT.fullmatch(value)
-                options["overrides"].append(f"{key}={value if is_plain else json.dumps(value, ensure_ascii=False)}")
+                # Quoted, since YAML reads a folder named 2024 or null as a number or as nothing.
+                options["overrides"].append(f"{key}={json.dumps(value, ensure_ascii=False)}")
     return options
 
 
