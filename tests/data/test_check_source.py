@@ -156,3 +156,12 @@ def test_the_command_lists_all_and_exits_with_1(bad, tmp_path, capsys):
     write_classes(tmp_path / "good", count=20)
     assert main(["data", "check", path, "--data-root", str(tmp_path / "good")]) == 0
     assert capsys.readouterr().out == ("ImageFolder: 40 files, 26 training, 6 validation, 8 test\nno problem found\n")
+
+
+def test_control_characters_of_a_file_name_are_escaped(tmp_path, capsys):
+    write_classes(tmp_path / "photos")
+    (tmp_path / "photos" / "a" / "x\x1b[31m.png").write_text("no image")
+    assert main(["data", "check", recipe(tmp_path / "photos", tmp_path / "recipe.yaml")]) == 1
+    output = capsys.readouterr().out
+    assert "a/x\\x1b[31m.png cannot be read" in output
+    assert "\x1b" not in output

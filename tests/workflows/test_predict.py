@@ -106,6 +106,22 @@ def test_the_8_bit_file_is_compared_on_the_same_validation_samples(run):
         assert entry["latency_ms"]["median"] > 0
 
 
+@pytest.mark.parametrize("output_format", ["csv", "json"])
+def test_any_file_name_is_written_and_printed(run, images, tmp_path, capsys, output_format):
+    """Also bytes that are no UTF-8, and control characters; JSON gives the name back."""
+    path = tmp_path / "é\x7f\x9b\udcff.png"
+    path.write_bytes((images / "red" / "00.png").read_bytes())
+    words = ["predict", str(run / "student.onnx"), str(tmp_path), "--format", output_format]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert main([*words, "--out", str(tmp_path / "out.txt")]) == 0
+    assert (tmp_path / "out.txt").read_text() == printed
+    if output_format == "json":
+        assert json.loads(printed)[0]["file"] == str(path)
+    else:
+        assert rows(printed)[0]["file"] == f"{tmp_path}/é\\x7f\\x9b\\udcff.png"
+
+
 def test_an_unreadable_image_is_named_and_the_others_are_predicted(run, images, tmp_path, capsys):
     (tmp_path / "bad.png").write_text("no image")
     good = images / "red" / "00.png"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from pathlib import Path
 from limbeck.data.check_source import DataReport, check_source
 from limbeck.data.sources.lookup import no_downloads
 from limbeck.recipe import Recipe, find_recipe, load_recipe, resolve_recipe
+from limbeck.utils.console import format_json, print_text
 
 __all__ = ["check_data", "render_data_report"]
 
@@ -33,9 +33,9 @@ def check_data(recipe: str | Path | Recipe, overrides: Sequence[str] = (), *, as
     with no_downloads():
         report = check_source(plan.data.build(), seed=seed)
     if as_json:
-        print(json.dumps({"data": recipe.data.use, "ok": not report.problems, **asdict(report)}, indent=1))  # noqa: T201
+        print_text(format_json({"data": recipe.data.use, "ok": not report.problems, **asdict(report)}))
     else:
-        print(render_data_report(recipe.data.use, report))  # noqa: T201
+        print_text(render_data_report(recipe.data.use, report))
     return int(bool(report.problems))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import glob
 import io
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from limbeck.models import load_weights
 from limbeck.recipe import load_recipe, resolve_recipe
 from limbeck.report.formatting import escape_csv
 from limbeck.report.record_io import read_record
-from limbeck.utils.console import print_text
+from limbeck.utils.console import escape_controls, format_json, print_text
 from limbeck.utils.io import write_text
 from limbeck.utils.logits import find_logits
 
@@ -109,7 +108,7 @@ def predict(
         rows += _predict_batch(classifier, paths[start : start + _BATCH_SIZE], top_k, errors)
     for error in errors:
         print_text(f"limbeck: {error}", file=sys.stderr)
-    text = _to_csv(rows) if output_format == "csv" else _to_json(rows)
+    text = escape_controls(_to_csv(rows) if output_format == "csv" else _to_json(rows))
     if output_path is None:
         print_text(text, end="")
     else:
@@ -234,4 +233,4 @@ def _to_csv(rows: Sequence[_Row]) -> str:
 
 def _to_json(rows: Sequence[_Row]) -> str:
     entries = [{"file": str(path), "predictions": predictions} for path, predictions in rows]
-    return json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
+    return format_json(entries) + "\n"
