@@ -58,13 +58,13 @@ def require_trusted(plugins: Iterable[str], source: str) -> None:
         LimbeckError: a package is not trusted, or the file of trusted ones cannot be read or written.
     """
     tops = dict.fromkeys(name.partition(".")[0] for name in plugins if plugin_error(name) is None)
-    found = {name: (path, files) for name in tops for path, files in _find_code(name)}
-    if not found:
+    code = {name: (path, files) for name in tops for path, files in _find_code(name)}
+    if not code:
         return
     path = _config_dir() / _FILE_NAME
     trusted = _read_trusted(path)
-    hashes = {name: _hash_code(name, *code) for name, code in found.items()}
-    unknown = {name: found[name][0] for name, code_hash in hashes.items() if code_hash not in trusted}
+    hashes = {name: _hash_code(name, path, files) for name, (path, files) in code.items()}
+    unknown = {name: code[name][0] for name, code_hash in hashes.items() if code_hash not in trusted}
     if unknown and not _TRUSTS_NEW.get():
         packages = ", ".join(f"{name} ({folder})" for name, folder in unknown.items())
         raise LimbeckError(

@@ -64,9 +64,9 @@ def _resolve_optimizer(optimizer: Callable[..., Any] | str, lr: float | None) ->
         if isinstance(value, type) and issubclass(value, Optimizer) and value is not Optimizer
     }  # fmt: skip
     by_lower_name = {name.lower(): value for name, value in classes.items()}
-    if (found := by_lower_name.get(optimizer.lower())) is None:
+    if (optimizer_class := by_lower_name.get(optimizer.lower())) is None:
         raise LimbeckError(
             f"training.optimizer must be one of torch.optim, got {optimizer!r}; the nearest: "
             f"{suggest_names(optimizer, classes)}"
         )
-    return partial(found, lr=_DEFAULT_LR if lr is None else lr)
+    return partial(optimizer_class, lr=_DEFAULT_LR if lr is None else lr)

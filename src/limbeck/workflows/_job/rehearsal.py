@@ -16,7 +16,7 @@ from limbeck.core.protocols import Task
 from limbeck.core.roles import Role
 from limbeck.data import iterate_batches
 from limbeck.data.module import LabelSubset
-from limbeck.distiller import Distiller, classifier_source, deployment_model
+from limbeck.distiller import Distiller, LossOutput, classifier_source, deployment_model
 from limbeck.recipe import ResolvedStage
 from limbeck.recipe.resolved_node import ResolvedNode
 from limbeck.teachers import ExternalTeacher
@@ -135,7 +135,7 @@ def _rehearse_step(
         num_steps = -(-num_steps // job.steps_per_epoch(stage, "all"))
     scheduler = make_scheduler(optimizer, num_steps, training)
     with _named_failure(config_path, None, "check its losses, and the student in train mode"):
-        output = distiller(batch)
+        output: LossOutput = distiller(batch)
         if output.total.requires_grad:
             output.total.backward()
     with _named_failure(
@@ -153,7 +153,7 @@ def _rehearse_step(
             )
     if scheduler is not None and stage.scheduler is not None:
         _check_scheduler(scheduler, stage.scheduler, num_steps)
-    return output.by_loss  # type: ignore[no-any-return]
+    return output.by_loss
 
 
 def _check_scheduler(scheduler: Any, node: ResolvedNode, num_steps: int) -> None:
