@@ -25,3 +25,4 @@ def test_the_page_is_generated_and_names_every_object_with_its_settings():
     rows = [line for line in text.splitlines() if line.startswith("|  | `")]
     assert [row for row in rows if row.endswith("|  |")] == []
     assert "| `temperature` | number or schedule (node) or temperature (node) or null | `null` |" in text
+    assert "| `dropout` | number | `0.0` | dropout probability. |" in text  # not that of another network

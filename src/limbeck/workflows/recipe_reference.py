@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from types import NoneType, UnionType
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
@@ -67,6 +67,7 @@ _COMMON_MEANINGS: Final = {
     "shortcut": "how the shortcut changes its shape: by a 1×1 convolution or by padding with zeros.",
     "patch_size": "height and width of a patch.",
     "num_heads": "number of attention heads.",
+    "dropout": "dropout probability.",
     "max_tokens": "longest sequence.",
     "vocab_size": "number of tokens in the vocabulary.",
     "schedule": "the schedule that it changes.",
@@ -140,18 +141,23 @@ def _object_rows(name: str, info: NodeKind) -> list[tuple[str, ...]]:
         is_open = parameter.kind is parameter.VAR_KEYWORD
         default = "" if is_open else _default_text(parameter.default, is_required=parameter.default is parameter.empty)
         kind_text = "further settings" if is_open else _type_text(hints.get(parameter.name, Any))
-        meaning = meanings.get(parameter.name) or _COMMON_MEANINGS.get(parameter.name, "")
+        meaning = meanings.get(parameter.name, "")
         rows.append(("", f"`{parameter.name}`", kind_text, default, meaning))
     return rows
 
 
 def _argument_meanings(target: Callable[..., Any], info: NodeKind) -> dict[str, str]:
-    """Of the object itself; of arguments that it does not describe, of another object of its kind."""
-    meanings: dict[str, str] = {}
+    """Of the object itself; of arguments that it does not describe, by their names or of another object of its kind."""
     module = import_module(info.module)
-    for other in [*(getattr(module, name) for name in getattr(module, "__all__", ())), target]:
-        bases = reversed(other.__mro__) if inspect.isclass(other) else [other]
-        for base in bases:
+    others = [getattr(module, name) for name in getattr(module, "__all__", ())]
+    own, borrowed = _docstring_meanings([target]), _docstring_meanings(others)
+    return borrowed | _COMMON_MEANINGS | own
+
+
+def _docstring_meanings(objects: Sequence[Any]) -> dict[str, str]:
+    meanings: dict[str, str] = {}
+    for item in objects:
+        for base in reversed(item.__mro__) if inspect.isclass(item) else [item]:
             meanings |= _entries(inspect.getdoc(base) or "")
     return meanings
 
