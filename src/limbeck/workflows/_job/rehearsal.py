@@ -137,7 +137,7 @@ def _rehearse_step(
     with _named_failure(config_path, None, "check its losses, and the student in train mode"):
         output: LossOutput = distiller(batch)
         if output.total.requires_grad:
-            output.total.backward()
+            torch.autograd.backward(output.total)
     with _named_failure(
         stage.optimizer.config_path, stage.optimizer, "choose another optimizer or settings, such as AdamW or SGD"
     ):
