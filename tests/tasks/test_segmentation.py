@@ -139,6 +139,17 @@ def test_rows_are_the_pixels_of_a_class_on_the_grid():
     assert task.target(batch["input"]) is None
 
 
+def test_the_mask_of_losses_is_on_the_grid_of_spatial_logits():
+    batch, task = make_batch(), Segmentation(CLASSES, stride=2)
+    batch["target"][2, 4:] = -5
+    outputs, mask = task.outputs(Fixed(random_logits()), batch), task.sample_targets(batch)["mask"]
+    assert mask.shape == (6, *outputs.spatial_logits.shape[2:])
+    on_grid = batch["target"][:, ::2, ::2]
+    assert torch.equal(mask, torch.where((on_grid < 0) | (on_grid == VOID), -100, on_grid))
+    assert torch.equal(mask[mask >= 0], task.target(batch))
+    assert task.sample_targets({"input": batch["input"]}) == {}
+
+
 def test_logits_of_another_size_are_resized_to_the_image():
     batch, small = make_batch(), random_logits(size=(4, 7))
     outputs = TASK.outputs(Fixed({"out": small}), batch)

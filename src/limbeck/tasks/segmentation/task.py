@@ -83,6 +83,14 @@ class Segmentation:
         mask = self._mask(batch)
         return None if mask is None else self._grid(mask)[self._grid(_is_row(mask))]
 
+    def sample_targets(self, batch: Any) -> Mapping[str, Tensor]:
+        """``mask``, ``[batch, height, width]`` class indices on the grid of ``spatial_logits``, −100 for no class.
+
+        Empty for a batch without masks.
+        """
+        mask = self._mask(batch)
+        return {} if mask is None else {"mask": self._grid(mask)}
+
     def monitor(self, network: nn.Module, batch: Any) -> Tensor:
         """``[batch, 2·classes + 2]``: intersections and unions by class, sum of the losses, number of pixels."""
         logits = self._full_logits(network, batch)
