@@ -9,6 +9,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.recipe import load_recipe, resolve_recipe, to_yaml
 from limbeck.testing import make_context
 from limbeck.workflows import distill
+from limbeck.workflows._job.training_hooks import finalize_loggers
 
 MODULE = """
 from collections.abc import Mapping
@@ -39,6 +40,9 @@ class AddMetric(Callback):
 class ListLogger:
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         LOGGED.append((step, dict(metrics)))
+
+    def finalize(self, status: str) -> None:
+        LOGGED.append((status, {}))
 
 
 class NoHook:
@@ -94,6 +98,10 @@ def test_a_run_uses_the_losses_callbacks_and_loggers_of_its_recipe(tmp_path):
     import own_parts
 
     assert any("distilled/val/accuracy" in metrics for _, metrics in own_parts.LOGGED)
+    assert [status for status, metrics in own_parts.LOGGED if not metrics] == ["success", "success"]
+    with pytest.raises(KeyboardInterrupt), finalize_loggers([own_parts.ListLogger(), own_parts.NoHook()]):
+        raise KeyboardInterrupt
+    assert own_parts.LOGGED[-1] == ("failed", {})
     assert record["models"]["distilled"]["steps"] == 2
 
 

@@ -42,7 +42,7 @@ from limbeck.workflows._job.facts import data_facts
 from limbeck.workflows._job.rehearsal import rehearse
 from limbeck.workflows._job.stages import BASELINE_PHASES, make_distiller, make_training_config
 from limbeck.workflows._job.teachers import adapt_teacher_network, make_uncached_teacher
-from limbeck.workflows._job.training_hooks import make_callbacks, make_loggers
+from limbeck.workflows._job.training_hooks import finalize_loggers, make_callbacks, make_loggers
 
 _BASELINE_PHASE_NAMES = {"student_only": Role.BASELINE.value}
 _MAX_THREADS_PER_CORE: Final = 16
@@ -280,7 +280,7 @@ class Job:
         loggers = make_loggers(self.plan, self.run_dir) if self.processes.rank == 0 else []
         settings["callbacks"] = make_callbacks(self.plan, settings["callbacks"])
         fabric = make_fabric(strategy=stage.training.strategy, precision=stage.training.precision, loggers=loggers)
-        with freeze_modules(distiller.student, stage.stage.freeze):
+        with finalize_loggers(loggers), freeze_modules(distiller.student, stage.stage.freeze):
             return fit(
                 distiller, self.data, steps=self.num_steps(stage), total_steps=total_steps,
                 steps_per_epoch=self.steps_per_epoch(stage, "all"), training=training, run_dir=self.run_dir,
