@@ -5,23 +5,37 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
+
 from limbeck.cli import main
 
 PAGE = Path(__file__).parents[2] / "docs" / "quickstart.md"
 
 
-def test_the_quickstart_improves_over_its_baseline(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    assert [language for language, _ in blocks] == ["python", "sh", "yaml", "sh"]
-    for language, text in blocks:
-        if language == "python":
-            exec(text, {})
-        elif language == "yaml":
-            assert (tmp_path / "recipe.yaml").read_text() == text
-            assert len(text.splitlines()) <= 20
-        else:
-            assert main(shlex.split(text)[1:]) == 0
-    verdict = json.loads((tmp_path / "runs" / "recipe" / "record.json").read_text())["verdict"]
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("quickstart")
+
+
+@pytest.fixture
+def blocks(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    return re.findall(r"^```(\w+)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_the_recipe_of_the_page_is_written(folder, blocks):
+    (first, images), (second, command), (third, recipe) = blocks[:3]
+    assert (first, second, third) == ("python", "sh", "yaml")
+    exec(images, {})
+    assert main(shlex.split(command)[1:]) == 0
+    assert (folder / "recipe.yaml").read_text() == recipe
+    assert len(recipe.splitlines()) <= 20
+
+
+def test_the_student_improves_over_its_baseline(folder, blocks):
+    ((language, command),) = blocks[3:]
+    assert language == "sh"
+    assert main(shlex.split(command)[1:]) == 0
+    verdict = json.loads((folder / "runs" / "recipe" / "record.json").read_text())["verdict"]
     assert verdict["text"].startswith("Distillation improves")
-    assert (tmp_path / "runs" / "recipe" / "student.onnx").exists()
+    assert (folder / "runs" / "recipe" / "student.onnx").exists()

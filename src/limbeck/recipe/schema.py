@@ -203,8 +203,8 @@ class Recipe(Settings):
         export: formats of the trained student.
         num_threads: of torch on the CPU; ``None``: torch's default.
         loggers: that get the metrics of every epoch: ``tensorboard``, ``mlflow``, or classes of your own with
-            ``log_metrics(metrics, step)``, as loggers of Lightning Fabric have. ``finalize(status)``, if there is one, is
-            called after each training, with ``success`` or ``failed``.
+            ``log_metrics(metrics, step)``, as loggers of Lightning Fabric have. ``finalize(status)``, if there is one,
+            is called after each training, with ``success`` or ``failed``.
         callbacks: subclasses of :class:`limbeck.training.callbacks.Callback` of your own, new for each training.
     """
 

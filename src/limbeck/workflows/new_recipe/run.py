@@ -65,9 +65,9 @@ def new_recipe(
     images = summarize_images(data, unlabeled=unlabeled)
     teacher_spec = read_teacher(teacher, images.class_names, weights=teacher_weights, pretrained=pretrained)
     student_spec = read_student(student, pretrained=pretrained)
-    document = _make_document(data, images, teacher_spec, student_spec, size=size)
-    document["data"] |= {} if num_labeled is None else {"num_labeled": num_labeled}
-    document["data"] |= {} if unlabeled is None else {"unlabeled": unlabeled}
+    document = _make_document(
+        data, images, teacher_spec, student_spec, size=size, num_labeled=num_labeled, unlabeled=unlabeled
+    )
     title = " ".join(f"{student} from {teacher} on the images in {data}".split())
     cache = DataCache()
     with TemporaryDirectory() as folder:
@@ -86,8 +86,9 @@ def new_recipe(
 
 
 def _make_document(
-    root: Path, images: ImageSummary, teacher: NetworkSpec, student: NetworkSpec, *, size: int | None
-) -> dict[str, Any]:
+    root: Path, images: ImageSummary, teacher: NetworkSpec, student: NetworkSpec, *, size: int | None,
+    num_labeled: int | None, unlabeled: str | None,
+) -> dict[str, Any]:  # fmt: skip
     """The recipe as plain data, for data of unknown length; what has its default value is left out."""
     channels = student.channels or teacher.channels or images.channels
     image_size = min(max(images.size, _SIZES[0]), _SIZES[1])
@@ -99,6 +100,8 @@ def _make_document(
     data: dict[str, Any] = {"use": "ImageFolder", "root": str(root)}
     data |= {} if images.is_uniform and images.size == data_size else {"size": data_size}
     data |= {"channels": channels} if channels != 3 else {}
+    data |= {} if num_labeled is None else {"num_labeled": num_labeled}
+    data |= {} if unlabeled is None else {"unlabeled": unlabeled}
     data["augment"] = {"use": "Augmentation", "transforms": transforms}
     plugins = list(dict.fromkeys([*teacher.plugins, *student.plugins]))
     return {
