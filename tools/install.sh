@@ -1,7 +1,8 @@
 #!/bin/sh
 # Install limbeck into the virtual environment VENV: install.sh PYTHON VENV [EXTRAS], as in `install.sh python3.11 .venv '[dev]'`.
-# With uv where it is present and succeeds, otherwise with pip. torch and torchvision come first and together, so that
-# the resolver takes matching releases; without an NVIDIA GPU they are the CPU builds, where download.pytorch.org answers.
+# With uv, which unpacks the 4 GB of torch in a fifth of pip's time, from pip's indexes; with pip where uv fails. torch and
+# torchvision come first and together, so that the resolver takes matching releases; without an NVIDIA GPU they are the
+# CPU builds, where download.pytorch.org answers.
 set -eu
 python=$1 venv=$2 extras=${3:-}
 cpu_builds=https://download.pytorch.org/whl/cpu
@@ -12,8 +13,31 @@ command -v "$python" >/dev/null || {
 }
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 
+# The settings of pip (indexes, constraints, certificates) as environment variables of uv.
+uv_settings() {
+  "$venv/bin/python" -m pip config list | "$venv/bin/python" -c '
+import ast, os, shlex, sys
+
+names = {
+    "index-url": ("UV_DEFAULT_INDEX", " "), "extra-index-url": ("UV_INDEX", " "), "find-links": ("UV_FIND_LINKS", ","),
+    "constraint": ("UV_CONSTRAINT", " "), "cert": ("SSL_CERT_FILE", " "),
+}
+for line in sys.stdin:
+    key, _, value = line.strip().partition("=")
+    name, separator = names.get(key.rpartition(".")[2], ("", ""))
+    if name and name not in os.environ:
+        print(f"export {name}={shlex.quote(separator.join(ast.literal_eval(value).split()))}")
+'
+}
+
+uv=$(command -v uv || true)
+if [ -z "$uv" ]; then
+  "$venv/bin/python" -m pip install --quiet uv 2>/dev/null && uv=$venv/bin/uv
+fi
+if [ -n "$uv" ]; then eval "$(uv_settings)"; fi
+
 install() {
-  if command -v uv >/dev/null && uv pip install --quiet --python "$venv/bin/python" "$@"; then return; fi
+  if [ -n "$uv" ] && "$uv" pip install --quiet --index-strategy unsafe-best-match --python "$venv/bin/python" "$@"; then return; fi
   # Python compiles a module when it is first imported, which is sooner than all modules of torch.
   "$venv/bin/python" -m pip install --quiet --no-compile "$@"
 }

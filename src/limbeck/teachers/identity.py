@@ -271,8 +271,12 @@ def _is_library(module_name: str) -> bool:
     return package != "__main__" and ("site-packages" in file or "dist-packages" in file)
 
 
+@functools.cache
 def _library_text(cls: type[Any], package: str) -> str:
-    """The version of a class of a library; of limbeck, whose versions share caches, its source."""
+    """The version of a class of a library; of limbeck, whose versions share caches, its source.
+
+    Cached, since ``inspect`` parses the whole module for it.
+    """
     version = getattr(sys.modules.get(package), "__version__", "")
     if package == "torch" or package in sys.stdlib_module_names:
         return str(version)
