@@ -11,17 +11,17 @@ import torch
 
 import limbeck
 from limbeck.core.protocols import loss_attribute
-from limbeck.data import from_tensors
+from limbeck.data import InMemory, MasksInMemory, from_tensors
 from limbeck.data.module import make_splits
 from limbeck.data.sequence_store import SequenceStore
 from limbeck.data.split import Split
 from limbeck.distiller import MutualTask, PeerStudents
 from limbeck.losses import CrossEntropyLoss, LogitMSELoss
 from limbeck.losses._bases import LogitLoss
-from limbeck.models import conv_ctc, small_cnn
+from limbeck.models import conv_ctc, small_cnn, unet
 from limbeck.recipe.registry import list_names, resolve_target
 from limbeck.recipe.resolve_node import resolve_node
-from limbeck.tasks import Classification, SpeechCTC
+from limbeck.tasks import Classification, Segmentation, SpeechCTC
 from limbeck.teachers import PreviousEpochTeacher
 from limbeck.testing import make_context
 from limbeck.training import TrainingConfig, TrainingInterrupted
@@ -29,6 +29,7 @@ from limbeck.training import TrainingConfig, TrainingInterrupted
 LAYERS = {"first_layer": "early", "last_layer": "late", "layer": "late", "layers": ["early"], "deepest_layer": "late"}
 PATHS = {"early": "block1", "late": "block2"}
 OF_SEQUENCES = ("CTCBestPathLoss", "CTCLoss")
+OF_MASKS = ("BoundaryKDLoss", "IFVDLoss")
 FACTS = {"classes": 3, "seed": 0, "temperature": 4.0}
 
 
@@ -46,6 +47,14 @@ def sequences():
     return make_splits("sequences", "abc", split, seed=0, validation=0.2, test=0.2)
 
 
+@pytest.fixture(scope="module")
+def masks():
+    torch.manual_seed(0)
+    images, masks = torch.rand(48, 1, 8, 8), torch.randint(0, 3, (48, 8, 8))
+    split = Split.from_masks(InMemory(images), MasksInMemory(masks))
+    return make_splits("masks", "abc", split, seed=0, validation=0.2, test=0.2)
+
+
 def build(name):
     """The loss with its defaults; the layers that have none are those of the networks."""
     parameters = inspect.signature(resolve_target(name, ["loss"])[1]).parameters
@@ -60,6 +69,12 @@ def make_distiller(name):
         teachers = [conv_ctc(width=8, depth=1, classes=3, mels=4)] if loss_attribute(loss, "needs_teacher") else []
         student = conv_ctc(width=4, depth=1, classes=3, mels=4)
         return limbeck.Distiller(student, *teachers, objective={"loss": loss}, task=SpeechCTC(3))
+    if name in OF_MASKS:
+        student, teacher = (unet(width=width, depth=1, classes=3, channels=1) for width in (2, 4))
+        layers = {key: {"late": "bottleneck"} for key in ("student", "teacher")} if reads_layers else {}
+        return limbeck.Distiller(
+            student, {"teacher": teacher}, objective={"loss": loss}, feature_layers=layers, task=Segmentation(3)
+        )
     student, task = small_cnn(width=2, depth=2, classes=3), Classification(3)
     teachers = {"teacher": small_cnn(width=4, depth=2, classes=3)} if loss_attribute(loss, "needs_teacher") else {}
     if name == "PSKDLoss":
@@ -87,8 +102,8 @@ def train(name, data, run_dir, *, stop=False, resume=False):
 
 
 @pytest.mark.parametrize("name", list_names("loss"))
-def test_a_loss_at_its_defaults_trains_stops_and_resumes(name, images, sequences, tmp_path):
-    data = sequences if name in OF_SEQUENCES else images
+def test_a_loss_at_its_defaults_trains_stops_and_resumes(name, images, sequences, masks, tmp_path):
+    data = sequences if name in OF_SEQUENCES else masks if name in OF_MASKS else images
     start = make_distiller(name).prepare(data.batches(batch_size=8).batch(0)).state_dict()
     expected = train(name, data, tmp_path / "whole")
     train(name, data, tmp_path / "parts", stop=True)
@@ -101,7 +116,7 @@ def test_a_loss_at_its_defaults_trains_stops_and_resumes(name, images, sequences
 
 def test_a_softmax_of_one_number_is_refused_since_it_is_always_one():
     context = make_context(classes=1)
-    losses = [build(name)[0] for name in list_names("loss")]
+    losses = [build(name)[0] for name in list_names("loss") if name not in OF_MASKS]
     softmax_losses = [loss for loss in losses if isinstance(loss, LogitLoss | CrossEntropyLoss)]
     assert len(softmax_losses) == 10
     for loss in softmax_losses:

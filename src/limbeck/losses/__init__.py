@@ -7,6 +7,7 @@ rows, times τ², computed in float32, without gradients to a teacher.
 
 from limbeck.losses.ab import ABLoss, ab_loss
 from limbeck.losses.attention_transfer import AttentionTransferLoss, attention_transfer_loss
+from limbeck.losses.boundary_kd import BoundaryKDLoss, boundary_kd_loss
 from limbeck.losses.byot import BYOTLoss, byot_loss
 from limbeck.losses.cc import CCLoss, cc_loss
 from limbeck.losses.crd import CRDLoss, crd_loss
@@ -23,6 +24,7 @@ from limbeck.losses.fitnet import FitNetLoss, fitnet_loss
 from limbeck.losses.fsp import FSPLoss, fsp_loss
 from limbeck.losses.ft import FTLoss, ft_loss
 from limbeck.losses.gram import GramLoss, gram_loss
+from limbeck.losses.ifvd import IFVDLoss, ifvd_loss
 from limbeck.losses.jsd import JSDLoss, jsd_loss
 from limbeck.losses.kd import KDLoss, kd_loss
 from limbeck.losses.logit_mse import LogitMSELoss, logit_mse_loss
@@ -38,6 +40,7 @@ from limbeck.losses.reverse_kl import ReverseKLLoss, reverse_kl_loss
 from limbeck.losses.reviewkd import ReviewKDLoss, reviewkd_loss
 from limbeck.losses.rkd import RKDAngleLoss, RKDDistanceLoss, rkd_angle_loss, rkd_distance_loss
 from limbeck.losses.simkd import SimKDLoss, simkd_loss
+from limbeck.losses.skd import SKDLoss, skd_loss
 from limbeck.losses.sp import SPLoss, sp_loss
 from limbeck.losses.ttm import TTMLoss, ttm_loss
 from limbeck.losses.vid import VIDLoss, vid_loss
@@ -46,6 +49,7 @@ __all__ = [
     "ABLoss",
     "AttentionTransferLoss",
     "BYOTLoss",
+    "BoundaryKDLoss",
     "CCLoss",
     "CRDLoss",
     "CSKDLoss",
@@ -61,6 +65,7 @@ __all__ = [
     "FTLoss",
     "FitNetLoss",
     "GramLoss",
+    "IFVDLoss",
     "JSDLoss",
     "KDLoss",
     "LogitMSELoss",
@@ -76,6 +81,7 @@ __all__ = [
     "RKDDistanceLoss",
     "ReverseKLLoss",
     "ReviewKDLoss",
+    "SKDLoss",
     "SPLoss",
     "SimKDLoss",
     "TTMLoss",
@@ -83,6 +89,7 @@ __all__ = [
     "ab_loss",
     "attention_transfer_loss",
     "batch_norm_margin",
+    "boundary_kd_loss",
     "byot_loss",
     "cc_loss",
     "crd_loss",
@@ -99,6 +106,7 @@ __all__ = [
     "fsp_loss",
     "ft_loss",
     "gram_loss",
+    "ifvd_loss",
     "jsd_loss",
     "kd_loss",
     "logit_mse_loss",
@@ -115,6 +123,7 @@ __all__ = [
     "rkd_angle_loss",
     "rkd_distance_loss",
     "simkd_loss",
+    "skd_loss",
     "sp_loss",
     "ttm_loss",
     "vid_loss",

@@ -23,6 +23,18 @@ def match_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return F.adaptive_avg_pool2d(student, size), F.adaptive_avg_pool2d(teacher, size)
 
 
+def pool_patches(maps: Tensor, patch_size: int) -> Tensor:
+    """Mean of each patch of ``patch_size``² pixels; those at the lower and the right edge may be smaller."""
+    if patch_size == 1 or not maps.numel():
+        return maps
+    return F.avg_pool2d(maps, patch_size, ceil_mode=True)
+
+
+def unit_pixels(maps: Tensor) -> Tensor:
+    """The pixels of ``[batch, channels, height, width]`` at length 1, ``[batch, pixels, channels]``."""
+    return F.normalize(maps.flatten(2).mT, dim=2)
+
+
 def attention_map(features: Tensor, *, power: float = 2.0) -> Tensor:
     """Mean over channels (axis 1) of |f|^power, flattened to ``[batch, positions]`` and divided by its L2 norm.
 

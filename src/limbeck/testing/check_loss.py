@@ -155,6 +155,7 @@ def _map_context(context: LossContext, fn: Callable[[Tensor], Tensor]) -> LossCo
     return replace(
         _map_outputs(context, lambda outputs: outputs.map(fn)),
         target=None if context.target is None else fn(context.target),
+        sample_targets={name: fn(tensor) for name, tensor in context.sample_targets.items()},
         sample_ids=None if context.sample_ids is None else fn(context.sample_ids),
     )
 
