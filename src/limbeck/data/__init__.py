@@ -8,7 +8,16 @@ from limbeck.data.mask_store import MasksInMemory
 from limbeck.data.module import DataModule, iterate_batches, make_splits
 from limbeck.data.normalization import Normalization, NormalizedModel
 from limbeck.data.sequence_store import SequenceStore
-from limbeck.data.sources import CIFAR10, CIFAR100, Digits, FashionMNIST, ImageFolder, SegmentationFolder
+from limbeck.data.sources import (
+    CIFAR10,
+    CIFAR100,
+    CocoDetection,
+    Digits,
+    FashionMNIST,
+    ImageFolder,
+    SegmentationFolder,
+    VOCDetection,
+)
 from limbeck.data.split import Split
 from limbeck.data.transforms import (
     affine,
@@ -29,6 +38,7 @@ __all__ = [
     "CIFAR100",
     "Augmentation",
     "BoxStore",
+    "CocoDetection",
     "DataModule",
     "Digits",
     "FashionMNIST",
@@ -41,6 +51,7 @@ __all__ = [
     "SegmentationFolder",
     "SequenceStore",
     "Split",
+    "VOCDetection",
     "affine",
     "color_jitter",
     "cutmix",

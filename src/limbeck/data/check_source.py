@@ -24,6 +24,7 @@ from limbeck.data.log_mel import read_wav
 from limbeck.data.mask_store import open_mask
 from limbeck.data.module import DataModule
 from limbeck.data.sources.source_file import SourceFile, find_duplicate_files
+from limbeck.data.sources.voc_detection import read_voc_annotation
 from limbeck.data.split import UNLABELED, Split
 
 __all__ = ["DataProblem", "DataReport", "check_source"]
@@ -90,6 +91,7 @@ def check_source(source: Any, *, seed: int = 0) -> DataReport:
             data = _without_cache(source).load(seed=seed)
             splits = _splits(data)
             problems += _check_classes(splits, data.class_names, has_files=bool(files))
+            problems += _check_boxes(splits, data.class_names)
             problems += _check_samples(splits, find_duplicates=not files)
     num_samples = {name: len(split) for name, split in splits.items()}
     return DataReport(len(files), num_samples, tuple(dict.fromkeys(problems)))
@@ -134,7 +136,7 @@ def _check_files(files: Sequence[SourceFile], *, size: Any) -> Iterator[DataProb
     yield from _check_class_files(readable)
     is_split_here = len({file.split for file in files} - {"unlabeled"}) < 3
     for first, second in find_duplicate_files(
-        [file for file in readable if file.kind != "mask"], within_splits=is_split_here
+        [file for file in readable if file.kind not in ("mask", "annotation")], within_splits=is_split_here
     ):
         if first.split == second.split != "training":
             continue
@@ -151,6 +153,10 @@ def _read_file(file: SourceFile) -> tuple[int, int] | str | None:
     try:
         if file.kind == "audio":
             read_wav(file.path)
+            return None
+        if file.kind == "annotation":
+            if file.path.suffix == ".xml":  # one of all images is read by load()
+                read_voc_annotation(file.path, file.path)
             return None
         image = open_mask(file.path) if file.kind == "mask" else open_image(file.path, 3)
         return int(image.width), int(image.height)
@@ -210,10 +216,23 @@ def _check_classes(
                 yield from _check_count(name, split_name, count)
 
 
-def _check_count(class_name: str, split_name: str, count: int) -> Iterator[DataProblem]:
+def _check_boxes(splits: Mapping[str, Split], class_names: Sequence[str]) -> Iterator[DataProblem]:
+    """Classes with boxes in few training images, or none in another split."""
+    for split_name, split in splits.items():
+        if split.boxes is None:
+            continue
+        present = (split.boxes.labels[i].unique() for i in split.indices[split.target != UNLABELED].tolist())
+        counts = torch.bincount(torch.cat([torch.zeros(0, dtype=torch.long), *present]), minlength=len(class_names))
+        for name, count in zip(class_names, counts.tolist(), strict=True):
+            yield from _check_count(name, split_name, count, "{} images with a box")
+
+
+def _check_count(
+    class_name: str, split_name: str, count: int, unit: str = "labeled {} samples"
+) -> Iterator[DataProblem]:
     minimum = _MIN_IN_CLASS if split_name == "training" else 1
     if count < minimum:
-        text = f"the class {class_name!r} has {count} labeled {split_name} samples, fewer than {minimum}: add some"
+        text = f"the class {class_name!r} has {count} {unit.format(split_name)}, fewer than {minimum}: add some"
         yield DataProblem("tiny_class", text, split=split_name, class_name=class_name)
 
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final, Literal, final
 
 import numpy as np
 import torch
@@ -15,13 +15,24 @@ from torch import Tensor
 from limbeck.core.errors import LimbeckError
 from limbeck.data.image_store import hash_files, stack_images, to_unit_range
 
-__all__ = ["IMG_EXTENSIONS", "ImageFiles", "list_image_files", "open_image", "read_image"]
+__all__ = [
+    "IMG_EXTENSIONS",
+    "ImageFiles",
+    "letterbox_size",
+    "list_image_files",
+    "open_image",
+    "read_image",
+    "read_image_size",
+]
 
 IMG_EXTENSIONS: Final = {
     ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".pgm", ".ppm", ".tif", ".tiff",
 }  # fmt: skip
 _MAX_RESIZED_PIXELS: Final = 2**27
 """Before the center crop; more are hundreds of megabytes for one image."""
+_EXIF_ORIENTATION: Final = 0x0112
+_PADDING: Final = (128, 128, 128)
+"""The color beside a letterboxed image."""
 
 
 def list_image_files(folder: Path, *, nested: bool = True) -> list[Path]:
@@ -42,11 +53,14 @@ class ImageFiles:
         size: length of the shorter side after resizing, before a center crop; or height and width to resize to;
             ``None``: images are unchanged and must have one size.
         channels: 1 for gray, 3 for color.
+        resize: with a height and a width: ``stretch`` to both, or ``letterbox``: keep the aspect ratio, and pad with
+            gray at the right or at the bottom.
     """
 
     paths: tuple[Path, ...]
     size: int | tuple[int, int] | None
     channels: int
+    resize: Literal["stretch", "letterbox"] = "stretch"
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -56,12 +70,13 @@ class ImageFiles:
 
     def read_uint8(self, indices: Sequence[int]) -> Tensor:
         """Like :meth:`read`, as uint8 0..255."""
-        images = [_decode_image(self.paths[i], self.size, self.channels) for i in indices]
+        images = [_decode_image(self.paths[i], self.size, self.channels, self.resize) for i in indices]
         return stack_images(images, "images must have one size", "set `size`")
 
     def fingerprint(self) -> str:
         """A hash of names, sizes and bytes of the files; above 256 MB in total, of modification times for bytes."""
-        return hashlib.sha256(f"{self.size} {self.channels} ".encode() + hash_files(self.paths)).hexdigest()
+        description = f"{self.size} {self.channels} {'' if self.resize == 'stretch' else self.resize}"
+        return hashlib.sha256(description.encode() + hash_files(self.paths)).hexdigest()
 
     def is_deterministic(self) -> bool:
         return True
@@ -89,6 +104,33 @@ def open_image(path: Path, channels: int) -> Any:
     return image
 
 
+def read_image_size(path: Path) -> tuple[int, int]:
+    """Height and width of the image in ``path``, upright by its EXIF orientation, without decoding its pixels.
+
+    Raises:
+        LimbeckError: the file cannot be read.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as file:
+            is_rotated = file.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+            return (file.width, file.height) if is_rotated else (file.height, file.width)
+    except Exception as error:  # each decoder raises its own error
+        raise LimbeckError(f"the image {path} cannot be read ({error}): replace or remove it") from error
+
+
+def letterbox_size(size: tuple[int, int], new_size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of an image of ``size`` that is resized with its aspect ratio to fit into ``new_size``.
+
+    >>> letterbox_size((480, 640), (320, 320))
+    (240, 320)
+    """
+    scale = min(new_size[0] / size[0], new_size[1] / size[1])
+    height, width = (min(max(1, round(side * scale)), limit) for side, limit in zip(size, new_size, strict=True))
+    return height, width
+
+
 def read_image(path: Path, size: tuple[int, int], channels: int) -> Tensor:
     """One image as uint8 ``[channels, height, width]``, resized to cover ``size`` and cropped at its center.
 
@@ -98,11 +140,16 @@ def read_image(path: Path, size: tuple[int, int], channels: int) -> Tensor:
     return _to_tensor(_resize_and_crop(open_image(path, channels), path, *size))
 
 
-def _decode_image(path: Path, size: int | tuple[int, int] | None, channels: int) -> Tensor:
+def _decode_image(path: Path, size: int | tuple[int, int] | None, channels: int, resize: str) -> Tensor:
     from PIL import Image
 
     image = open_image(path, channels)
-    if isinstance(size, tuple):
+    if isinstance(size, tuple) and resize == "letterbox":
+        height, width = letterbox_size((image.height, image.width), size)
+        canvas = Image.new(image.mode, size[::-1], _PADDING if channels == 3 else _PADDING[0])
+        canvas.paste(image.resize((width, height), Image.Resampling.BILINEAR))
+        image = canvas
+    elif isinstance(size, tuple):
         image = image.resize(size[::-1], Image.Resampling.BILINEAR)
     elif size is not None:
         image = _resize_and_crop(image, path, size, size)

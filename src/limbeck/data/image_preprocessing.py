@@ -55,6 +55,8 @@ class ImagePreprocessing:
         It is unknown where inputs are no gray or color images in 0..1, and where a data set has transforms of its own.
         """
         images, normalization = data.validation.images, data.normalization
+        if data.validation.boxes is not None:
+            return None  # letterboxed, not cropped
         if not isinstance(images, ImageFiles | InMemory) or not isinstance(normalization, Normalization):
             return None
         if isinstance(images, ImageFiles) and isinstance(images.size, tuple):

@@ -1,22 +1,29 @@
-"""Public data sets, and folders of images, with masks too. A source is a frozen dataclass with ``load(seed=…)``."""
+"""Public data sets, and folders of images, with masks or boxes too.
+
+A source is a frozen dataclass with ``load(seed=…)``.
+"""
 
 from limbeck.data.image_files import IMG_EXTENSIONS
 from limbeck.data.sources.cifar import CIFAR10, CIFAR100
+from limbeck.data.sources.coco_detection import CocoDetection
 from limbeck.data.sources.digits import Digits
 from limbeck.data.sources.fashion_mnist import FashionMNIST
 from limbeck.data.sources.image_folder import ImageFolder
 from limbeck.data.sources.segmentation_folder import SegmentationFolder
 from limbeck.data.sources.spoken_digits import SpokenDigits
 from limbeck.data.sources.text_files import TextFiles
+from limbeck.data.sources.voc_detection import VOCDetection
 
 __all__ = [
     "CIFAR10",
     "CIFAR100",
     "IMG_EXTENSIONS",
+    "CocoDetection",
     "Digits",
     "FashionMNIST",
     "ImageFolder",
     "SegmentationFolder",
     "SpokenDigits",
     "TextFiles",
+    "VOCDetection",
 ]

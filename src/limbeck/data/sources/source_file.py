@@ -18,7 +18,7 @@ class SourceFile(NamedTuple):
         path: the file.
         split: ``training``, ``validation``, ``test`` or ``unlabeled``.
         class_name: the class, or ``None``.
-        kind: ``image``, ``mask`` or ``audio``.
+        kind: ``image``, ``mask``, ``annotation`` (of boxes) or ``audio``.
     """
 
     path: Path
