@@ -29,7 +29,7 @@ from limbeck.training import TrainingConfig, TrainingInterrupted
 LAYERS = {"first_layer": "early", "last_layer": "late", "layer": "late", "layers": ["early"], "deepest_layer": "late"}
 PATHS = {"early": "block1", "late": "block2"}
 OF_SEQUENCES = ("CTCBestPathLoss", "CTCLoss")
-OF_MASKS = ("BoundaryKDLoss", "IFVDLoss")
+OF_MASKS = ("BoundaryKDLoss", "CIRKDLoss", "IFVDLoss")
 FACTS = {"classes": 3, "seed": 0, "temperature": 4.0}
 
 

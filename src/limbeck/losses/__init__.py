@@ -10,6 +10,7 @@ from limbeck.losses.attention_transfer import AttentionTransferLoss, attention_t
 from limbeck.losses.boundary_kd import BoundaryKDLoss, boundary_kd_loss
 from limbeck.losses.byot import BYOTLoss, byot_loss
 from limbeck.losses.cc import CCLoss, cc_loss
+from limbeck.losses.cirkd import CIRKDLoss, cirkd_loss, cirkd_memory_loss
 from limbeck.losses.crd import CRDLoss, crd_loss
 from limbeck.losses.cross_entropy import CrossEntropyLoss, cross_entropy_loss
 from limbeck.losses.cskd import CSKDLoss, cskd_loss
@@ -51,6 +52,7 @@ __all__ = [
     "BYOTLoss",
     "BoundaryKDLoss",
     "CCLoss",
+    "CIRKDLoss",
     "CRDLoss",
     "CSKDLoss",
     "CTCBestPathLoss",
@@ -92,6 +94,8 @@ __all__ = [
     "boundary_kd_loss",
     "byot_loss",
     "cc_loss",
+    "cirkd_loss",
+    "cirkd_memory_loss",
     "crd_loss",
     "cross_entropy_loss",
     "cskd_loss",
