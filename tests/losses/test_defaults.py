@@ -12,16 +12,17 @@ import torch
 import limbeck
 from limbeck.core.protocols import loss_attribute
 from limbeck.data import InMemory, MasksInMemory, from_tensors
+from limbeck.data.box_store import BoxStore
 from limbeck.data.module import make_splits
 from limbeck.data.sequence_store import SequenceStore
 from limbeck.data.split import Split
 from limbeck.distiller import MutualTask, PeerStudents
 from limbeck.losses import CrossEntropyLoss, LogitMSELoss
 from limbeck.losses._bases import LogitLoss
-from limbeck.models import conv_ctc, small_cnn, unet
+from limbeck.models import conv_ctc, detector, small_cnn, unet
 from limbeck.recipe.registry import list_names, resolve_target
 from limbeck.recipe.resolve_node import resolve_node
-from limbeck.tasks import Classification, Segmentation, SpeechCTC
+from limbeck.tasks import Classification, Detection, Segmentation, SpeechCTC
 from limbeck.teachers import PreviousEpochTeacher
 from limbeck.testing import make_context
 from limbeck.training import TrainingConfig, TrainingInterrupted
@@ -30,6 +31,7 @@ LAYERS = {"first_layer": "early", "last_layer": "late", "layer": "late", "layers
 PATHS = {"early": "block1", "late": "block2"}
 OF_SEQUENCES = ("CTCBestPathLoss", "CTCLoss")
 OF_MASKS = ("BoundaryKDLoss", "CIRKDLoss", "IFVDLoss")
+OF_BOXES = ("DetectionLoss",)
 FACTS = {"classes": 3, "seed": 0, "temperature": 4.0}
 
 
@@ -55,6 +57,19 @@ def masks():
     return make_splits("masks", "abc", split, seed=0, validation=0.2, test=0.2)
 
 
+@pytest.fixture(scope="module")
+def boxes():
+    torch.manual_seed(0)
+    corners = torch.rand(24, 2, 2) * 16
+    store = BoxStore(list(torch.cat([corners, corners + 12], dim=2)), [torch.tensor([i % 3, 1]) for i in range(24)])
+    split = Split.from_boxes(InMemory(torch.rand(24, 3, 32, 32)), store)
+    return make_splits("boxes", "abc", split, seed=0, validation=0.2, test=0.2)
+
+
+def tiny_detector():
+    return detector("retinanet", backbone="mobilenet_v3_small", fpn_channels=32, levels=3, classes=3)
+
+
 def build(name):
     """The loss with its defaults; the layers that have none are those of the networks."""
     parameters = inspect.signature(resolve_target(name, ["loss"])[1]).parameters
@@ -75,6 +90,9 @@ def make_distiller(name):
         return limbeck.Distiller(
             student, {"teacher": teacher}, objective={"loss": loss}, feature_layers=layers, task=Segmentation(3)
         )
+    if name in OF_BOXES:
+        teachers = [tiny_detector()] if loss_attribute(loss, "needs_teacher") else []
+        return limbeck.Distiller(tiny_detector(), *teachers, objective={"loss": loss}, task=Detection(3))
     student, task = small_cnn(width=2, depth=2, classes=3), Classification(3)
     teachers = {"teacher": small_cnn(width=4, depth=2, classes=3)} if loss_attribute(loss, "needs_teacher") else {}
     if name == "PSKDLoss":
@@ -102,8 +120,9 @@ def train(name, data, run_dir, *, stop=False, resume=False):
 
 
 @pytest.mark.parametrize("name", list_names("loss"))
-def test_a_loss_at_its_defaults_trains_stops_and_resumes(name, images, sequences, masks, tmp_path):
-    data = sequences if name in OF_SEQUENCES else masks if name in OF_MASKS else images
+def test_a_loss_at_its_defaults_trains_stops_and_resumes(name, images, sequences, masks, boxes, tmp_path):
+    data = {**dict.fromkeys(OF_SEQUENCES, sequences), **dict.fromkeys(OF_MASKS, masks)}.get(name, images)
+    data = boxes if name in OF_BOXES else data
     start = make_distiller(name).prepare(data.batches(batch_size=8).batch(0)).state_dict()
     expected = train(name, data, tmp_path / "whole")
     train(name, data, tmp_path / "parts", stop=True)

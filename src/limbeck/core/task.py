@@ -131,7 +131,8 @@ class EvaluableTask(Task, Protocol):
         metric_specs: every metric of the record, in the order of tables; the primary one among them.
         supervised_loss: registered name of the loss on the target that trains baselines, such as ``CrossEntropyLoss``.
 
-    An optional attribute ``pipeline_tag`` is the task on the Hugging Face Hub, for model cards: ``image-segmentation``.
+    An optional attribute ``pipeline_tag`` is the task on the Hugging Face Hub, for model cards: ``image-segmentation``;
+    an optional ``max_resamples`` limits the resamples of intervals, of a metric that takes long.
     """
 
     @property

@@ -49,7 +49,10 @@ _MIN_DEFINED: Final = 0.95
 
 
 class PrimaryMetric(Protocol):
-    """The part of :class:`limbeck.core.task.EvaluableTask` that an interval needs."""
+    """The part of :class:`limbeck.core.task.EvaluableTask` that an interval needs.
+
+    The optional attribute ``max_resamples`` limits the default number of resamples of a metric that takes long.
+    """
 
     @property
     def primary_metric(self) -> MetricSpec: ...
@@ -131,7 +134,7 @@ def paired_gain_over_seeds(
         pairs: the statistics of ``a`` and ``b`` of each seed.
         shared_samples: whether all seeds have the same samples in the same order. These are resampled once for all
             seeds, since a hard sample is hard for each of them; else those of each seed are resampled separately.
-        n_resamples: number of resamples.
+        n_resamples: number of resamples, at most ``max_resamples`` of the task.
         seed: of the resamples.
     """
     if not pairs:
@@ -146,6 +149,7 @@ def paired_gain_over_seeds(
         result = paired_bootstrap_over_seeds(correct, shared_samples=shared_samples, n_resamples=n_resamples, seed=seed)
         low, high = sorted(factor * result[end] for end in ("low", "high"))
         return MetricGain(factor * result["mean"], (low, high), n_resamples)
+    n_resamples = _limit_resamples(task, n_resamples)
     resampled = np.zeros(n_resamples)
     groups = [[side for pair in pairs for side in pair]] if shared_samples else pairs
     for offset, group in enumerate(groups):
@@ -209,11 +213,16 @@ def _resample(task: PrimaryMetric, statistics: Sequence[Tensor], seed: int, n_re
     if n_resamples is None:
         is_cheap = len(rows) <= _MAX_GROUPS and rows.numel() <= _MAX_ELEMENTS
         n_resamples = _NUM_RESAMPLES if is_cheap else _FEWER_RESAMPLES
+        n_resamples = _limit_resamples(task, n_resamples)
     values = [
         np.stack([task.metric_value(group, weights).double().numpy() for group in groups])
         for weights in _draw_weights(counts, n_resamples, seed)
     ]
     return np.concatenate(values, axis=1)
+
+
+def _limit_resamples(task: PrimaryMetric, n_resamples: int) -> int:
+    return min(n_resamples, getattr(task, "max_resamples", n_resamples))
 
 
 def _draw_weights(counts: Tensor, n_resamples: int, seed: int) -> Iterator[Tensor]:

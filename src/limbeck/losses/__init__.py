@@ -18,6 +18,7 @@ from limbeck.losses.ctc import CTCLoss, ctc_loss
 from limbeck.losses.ctc_best_path import CTCBestPathLoss, ctc_best_path_loss
 from limbeck.losses.ctc_kd import CTCKDLoss, ctc_kd_loss
 from limbeck.losses.cwd import CWDLoss, cwd_loss
+from limbeck.losses.detection import DetectionLoss, detection_loss
 from limbeck.losses.dist import DISTLoss, dist_loss
 from limbeck.losses.dkd import DKDLoss, dkd_loss
 from limbeck.losses.dml import DMLLoss, dml_loss
@@ -63,6 +64,7 @@ __all__ = [
     "DISTLoss",
     "DKDLoss",
     "DMLLoss",
+    "DetectionLoss",
     "FSPLoss",
     "FTLoss",
     "FitNetLoss",
@@ -103,6 +105,7 @@ __all__ = [
     "ctc_kd_loss",
     "ctc_loss",
     "cwd_loss",
+    "detection_loss",
     "dist_loss",
     "dkd_loss",
     "dml_loss",

@@ -5,6 +5,7 @@ from limbeck.models.build import timm, torchvision
 from limbeck.models.cifar_resnet import *  # noqa: F403
 from limbeck.models.conv_ctc import conv_ctc
 from limbeck.models.create_model import create_model
+from limbeck.models.detector import Detector, detector
 from limbeck.models.mlp import mlp
 from limbeck.models.pretrained_text import transformers
 from limbeck.models.small_cnn import small_cnn
@@ -14,7 +15,7 @@ from limbeck.models.unet import unet
 from limbeck.models.weights import load_weights, save_weights
 
 __all__ = [
-    "conv_ctc", "create_model", "load_weights", "mlp", "save_weights", "small_cnn", "small_vit", "text_encoder", "timm",
-    "torchvision", "transformers", "unet",
+    "Detector", "conv_ctc", "create_model", "detector", "load_weights", "mlp", "save_weights", "small_cnn", "small_vit",
+    "text_encoder", "timm", "torchvision", "transformers", "unet",
 ]  # fmt: skip
 __all__ += cifar_resnet.__all__

@@ -8,7 +8,7 @@ from typing import Any
 from limbeck.report.record import Record
 from limbeck.report.verdict import classify_interval
 
-_SUPERVISED = ("CrossEntropyLoss", "CTCLoss")
+_SUPERVISED = ("CrossEntropyLoss", "CTCLoss", "DetectionLoss")
 
 
 def next_steps(record: Record) -> list[str]:

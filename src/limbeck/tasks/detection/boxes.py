@@ -1,0 +1,102 @@
+"""Detections: boxes after non-maximum suppression, and their matches with the boxes of the target."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Detections", "box_areas", "match_detections", "select_detections"]
+
+
+class Detections(NamedTuple):
+    """Boxes found in an image, from the highest score to the lowest.
+
+    Attributes:
+        boxes: ``[n, 4]`` left, top, right, bottom in pixels.
+        scores: ``[n]`` in 0..1.
+        labels: ``[n]`` class indices.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+def select_detections(
+    boxes: Tensor, scores: Tensor, *, score_threshold: float, nms_threshold: float, num_candidates: int,
+    max_detections: int,
+) -> Detections:  # fmt: skip
+    """The detections of an image: candidates above a score, non-maximum suppression by class, the highest scores.
+
+    Args:
+        boxes: ``[n, 4]`` candidates.
+        scores: ``[n, classes]`` in 0..1.
+        score_threshold: candidates of at most this score are left out.
+        nms_threshold: IoU from which on the box of the lower score is left out.
+        num_candidates: number of pairs of box and class with the highest scores that enter the suppression.
+        max_detections: number of detections.
+    """
+    from torchvision.ops import batched_nms
+
+    flat = scores.flatten()
+    values, index = flat.topk(min(num_candidates, len(flat)))
+    index = index[values > score_threshold]
+    values, rows = values[: len(index)], torch.div(index, scores.shape[1], rounding_mode="floor")
+    candidates, labels = boxes[rows], index % scores.shape[1]
+    kept = batched_nms(candidates.float(), values.float(), labels, nms_threshold)[:max_detections]
+    return Detections(candidates[kept].cpu(), values[kept].cpu(), labels[kept].cpu())
+
+
+def match_detections(
+    detections: Detections, boxes: Tensor, labels: Tensor, *, thresholds: Tensor,
+    area_range: tuple[float, float] = (0.0, float("inf")),
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Which detections are matched with a box of their class, and which are ignored, ``[thresholds, n]`` booleans each.
+
+    From the highest score on, a detection is matched with the box of the highest IoU that no other is matched with, if
+    that is at least the threshold; boxes in the range of areas come first. A detection is ignored that is matched with
+    a box outside of the range, or with none and is outside itself.
+
+    Args:
+        detections: of one image.
+        boxes: ``[k, 4]`` of the target.
+        labels: ``[k]``.
+        thresholds: ``[thresholds]`` float64.
+        area_range: smallest and largest area that counts.
+
+    >>> found = Detections(torch.tensor([[0.0, 0, 2, 2], [0, 0, 2, 1]]), torch.tensor([0.9, 0.8]), torch.tensor([0, 0]))
+    >>> match_detections(found, torch.tensor([[0.0, 0, 2, 2]]), torch.tensor([0]), thresholds=torch.tensor([0.5]))[0]
+    tensor([[ True, False]])
+    """
+    from torchvision.ops import box_iou
+
+    low, high = area_range
+    num_thresholds, num_detections, num_boxes = len(thresholds), len(detections.scores), len(boxes)
+    is_match = torch.zeros(num_thresholds, num_detections, dtype=torch.bool)
+    is_ignored = is_match.clone()
+    areas = box_areas(boxes)
+    outside = (areas < low) | (areas > high)
+    iou = box_iou(detections.boxes.double(), boxes.double())
+    iou = iou.masked_fill(detections.labels[:, None] != labels, -1.0)
+    is_taken = torch.zeros(num_thresholds, num_boxes, dtype=torch.bool)
+    is_near = (iou >= thresholds.min()).any(dim=1) if num_boxes else is_match[0]
+    for i in is_near.nonzero()[:, 0].tolist():
+        is_open = ~is_taken & (iou[i] >= thresholds[:, None])
+        in_range = is_open & ~outside
+        is_candidate = torch.where(in_range.any(dim=1, keepdim=True), in_range, is_open)
+        # Of equal values the last, as in COCO's code.
+        index = num_boxes - 1 - iou[i].masked_fill(~is_candidate, -2.0).expand_as(is_candidate).flip(1).argmax(dim=1)
+        is_match[:, i] = is_open.any(dim=1)
+        is_taken[is_match[:, i], index[is_match[:, i]]] = True
+        is_ignored[:, i] = is_match[:, i] & outside[index]
+    detected_areas = box_areas(detections.boxes)
+    is_outside = (detected_areas < low) | (detected_areas > high)
+    return is_match, is_ignored | (~is_match & is_outside)
+
+
+def box_areas(boxes: Tensor) -> Tensor:
+    """``[n]`` areas of ``[n, 4]`` boxes in square pixels, float64."""
+    sides = boxes[:, 2:].double() - boxes[:, :2].double()
+    return sides[:, 0] * sides[:, 1]

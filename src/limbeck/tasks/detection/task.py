@@ -1,0 +1,190 @@
+"""Object detection: a row is an anchor or a location of the head, the target is boxes with classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, final
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.core.errors import LimbeckError
+from limbeck.core.metric_spec import MetricSpec
+from limbeck.core.outputs import Outputs
+from limbeck.core.task import Scores
+from limbeck.losses.temperature import Range
+from limbeck.models.detector import require_detector_call
+from limbeck.tasks.detection.boxes import Detections, select_detections
+from limbeck.tasks.detection.metrics import (
+    MAP,
+    MAP_50,
+    MAP_75,
+    METRICS,
+    DetectionMetrics,
+    image_statistics,
+    mean_average_precision,
+)
+from limbeck.utils.batch_fields import get_input
+
+__all__ = ["Detection"]
+
+_SIGMOID: Final = Range(default=1.0, low=1.0, high=3.0)
+"""Classes are independent (sigmoid), so there is no distribution over classes to soften much."""
+_OUTPUTS: Final = ("logits", "box_deltas", "row_boxes", "anchors", "level")
+_BY_ROW: Final = ("centerness_logits", "box_logits")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """Boxes with classes.
+
+    A batch is a mapping with ``input`` ``[batch, channels, height, width]``, ``boxes`` ``[batch, k, 4]`` (left, top,
+    right, bottom in pixels), ``labels`` ``[batch, k]`` (−100 in the padding) and ``num_boxes`` ``[batch]`` (−1: not
+    annotated). The network is a :class:`limbeck.models.Detector`, or returns what it returns.
+
+    Rows are the anchors of all levels of the head, or its locations, image after image: ``logits`` ``[rows, classes]``,
+    and ``by_row`` ``anchors``, ``boxes``, ``box_deltas`` and ``level``. They depend on the anchors of the network:
+    student and teacher have the same ones if both have the same kind of head, levels, strides and anchor sizes. Else
+    losses on logits are refused, and losses on features work.
+
+    Args:
+        classes: number of classes, without the background.
+        score_threshold: lowest score of a detection.
+        nms_threshold: IoU of two boxes of a class from which on the one of the lower score is left out.
+        max_detections: most detections of an image; COCO has 100.
+        num_candidates: most pairs of box and class of an image that enter non-maximum suppression.
+    """
+
+    classes: int
+    score_threshold: float = 0.05
+    nms_threshold: float = 0.5
+    max_detections: int = 100
+    num_candidates: int = 1000
+    temperatures: ClassVar[Range] = _SIGMOID
+    primary_metric: ClassVar[MetricSpec] = MAP
+    monitored_metrics: ClassVar[tuple[MetricSpec, ...]] = (MAP,)
+    metric_specs: ClassVar[tuple[MetricSpec, ...]] = METRICS
+    supervised_loss: ClassVar[str] = "DetectionLoss"
+    max_resamples: ClassVar[int] = 1_000
+    pipeline_tag: ClassVar[str] = "object-detection"
+
+    def __post_init__(self) -> None:
+        if self.classes < 1 or self.max_detections < 1 or self.num_candidates < 1:
+            raise LimbeckError(f"classes, max_detections and num_candidates must be at least 1, got {self}")
+        if not (0 <= self.score_threshold < 1 and 0 < self.nms_threshold <= 1):
+            raise LimbeckError(f"score_threshold must be in [0, 1) and nms_threshold in (0, 1], got {self}")
+
+    def outputs(self, network: nn.Module, batch: Any) -> Outputs:
+        """One row per anchor; ``extra`` has the losses of a network that is trained, see ``DetectionLoss``."""
+        require_detector_call(network)
+        is_trained = any(parameter.requires_grad for parameter in network.parameters())
+        targets = self._targets(batch) if is_trained else None
+        images = get_input(batch)
+        return self._rows(network(images) if targets is None else network(images, targets), len(images))
+
+    def target(self, batch: Any) -> None:
+        """No target by row: which anchor is for which box is a choice of the head."""
+        return
+
+    def sample_targets(self, batch: Any) -> Mapping[str, Tensor]:
+        """``boxes``, ``labels``, ``num_boxes`` (none in a batch without boxes), and ``image_size`` ``[batch, 2]``."""
+        images = get_input(batch)
+        size = torch.tensor(images.shape[-2:], device=images.device).expand(len(images), 2)
+        return {**(self._targets(batch) or {}), "image_size": size}
+
+    def monitor(self, network: nn.Module, batch: Any) -> Tensor:
+        """The statistics of :meth:`score`."""
+        return self.score(network, batch).statistics
+
+    def score(self, network: nn.Module, batch: Any) -> Scores:
+        """Detections; the statistics are scores, classes and matches of detections, and numbers of boxes."""
+        require_detector_call(network)
+        raw = network(get_input(batch))
+        if not isinstance(raw, Mapping) or "boxes" not in raw or "scores" not in raw:
+            raise LimbeckError(f"the network must return boxes and scores in eval mode, got {_describe(raw)}")
+        if raw["scores"].shape[2] != self.classes:
+            raise LimbeckError(
+                f"scores of the network must be of {self.classes} classes, got {raw['scores'].shape[2]}: build it with "
+                "the classes of the task"
+            )
+        detections = [self._select(boxes, scores) for boxes, scores in zip(raw["boxes"], raw["scores"], strict=True)]
+        targets = self._image_targets(batch, len(detections))
+        labeled = [(found, *target) for found, target in zip(detections, targets, strict=True) if target is not None]
+        columns = tuple(zip(*labeled, strict=True)) if labeled else ((), (), ())
+        return Scores(self._statistics(detections, targets), detections, columns)
+
+    def metric_value(
+        self, statistics: Tensor, weights: Tensor | None = None, *, metric: MetricSpec | None = None
+    ) -> Tensor:
+        """The mAP, or mAP50 or mAP75 of the same statistics."""
+        indices = {MAP_50: (0,), MAP_75: (5,)}.get(metric or MAP, tuple(range(10)))
+        return mean_average_precision(statistics, weights, classes=self.classes, iou_indices=indices)
+
+    def metrics(self) -> DetectionMetrics:
+        """The mAP, also by size of boxes, and AP of each class."""
+        return DetectionMetrics(self.classes)
+
+    def _select(self, boxes: Tensor, scores: Tensor) -> Detections:
+        return select_detections(
+            boxes, scores, score_threshold=self.score_threshold, nms_threshold=self.nms_threshold,
+            num_candidates=self.num_candidates, max_detections=self.max_detections,
+        )  # fmt: skip
+
+    def _image_targets(self, batch: Any, batch_size: int) -> list[tuple[Tensor, Tensor] | None]:
+        """Boxes and labels of each image on the CPU; ``None`` for an image without annotations."""
+        targets = self._targets(batch)
+        if targets is None:
+            return [None] * batch_size
+        boxes, labels = targets["boxes"].cpu(), targets["labels"].cpu()
+        counts = targets["num_boxes"].tolist()
+        return [(boxes[i, :n], labels[i, :n]) if n >= 0 else None for i, n in enumerate(counts)]
+
+    def _statistics(self, detections: list[Detections], targets: list[tuple[Tensor, Tensor] | None]) -> Tensor:
+        rows = torch.full((len(detections), 3 * self.max_detections + self.classes), torch.nan, dtype=torch.float64)
+        for row, found, target in zip(rows, detections, targets, strict=True):
+            if target is not None:
+                row.copy_(image_statistics(found, *target, classes=self.classes, max_detections=self.max_detections))
+        return rows
+
+    def _rows(self, raw: Any, batch_size: int) -> Outputs:
+        if not isinstance(raw, Mapping) or any(name not in raw for name in _OUTPUTS):
+            raise LimbeckError(
+                f"the network must return {', '.join(_OUTPUTS)} by name, got {_describe(raw)}: use "
+                "limbeck.models.detector, or limbeck.models.Detector(network) around a detector of torchvision"
+            )
+        num_rows = len(raw["anchors"])
+        by_row = {
+            "anchors": raw["anchors"].repeat(batch_size, 1), "boxes": raw["row_boxes"].flatten(0, 1),
+            "box_deltas": raw["box_deltas"].flatten(0, 1), "level": raw["level"].repeat(batch_size),
+            **{name: raw[name].flatten(0, 1) for name in _BY_ROW if name in raw},
+        }  # fmt: skip
+        samples = torch.arange(batch_size, device=raw["logits"].device)
+        return Outputs(
+            logits=raw["logits"].flatten(0, 1),
+            by_row=by_row,
+            extra={name: value for name, value in raw.items() if name.startswith("loss_")},
+            row_to_sample=samples.repeat_interleave(num_rows, output_size=batch_size * num_rows),
+        )
+
+    def _targets(self, batch: Any) -> dict[str, Tensor] | None:
+        """``boxes``, ``labels`` and ``num_boxes`` of a batch; ``None`` without boxes."""
+        if not isinstance(batch, Mapping) or "boxes" not in batch:
+            return None
+        boxes, labels, counts = (batch[name] for name in ("boxes", "labels", "num_boxes"))
+        if boxes.shape != (len(counts), labels.shape[1], 4) or labels.shape[0] != len(counts):
+            raise LimbeckError(
+                f"boxes must be [batch, k, 4], labels [batch, k] and num_boxes [batch], got {list(boxes.shape)}, "
+                f"{list(labels.shape)} and {list(counts.shape)}"
+            )
+        # Only on the CPU, since reading values synchronizes a device.
+        if labels.is_cpu and labels.numel() and int(labels.max()) >= self.classes:
+            raise LimbeckError(
+                f"labels of boxes must be from 0 to {self.classes - 1}, got {int(labels.max())}: set the task's classes"
+            )
+        return {"boxes": boxes, "labels": labels, "num_boxes": counts}
+
+
+def _describe(raw: Any) -> str:
+    return ", ".join(map(str, raw)) if isinstance(raw, Mapping) else f"a {type(raw).__name__}"

@@ -1,0 +1,222 @@
+"""Detection: rows are anchors, mAP of any resample of images is that of pycocotools, images without boxes count."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import limbeck
+from limbeck import LimbeckError
+from limbeck.evaluation.metric_bootstrap import paired_gain
+from limbeck.losses import DetectionLoss, FitNetLoss, LogitMSELoss
+from limbeck.models import detector
+from limbeck.tasks import Detection
+from limbeck.tasks.detection.boxes import Detections
+
+CLASSES = 3
+TASK = Detection(CLASSES)
+
+
+def random_boxes(count, generator, side=160):
+    corners = torch.rand(count, 2, generator=generator) * side
+    return torch.cat([corners, corners + 4 + torch.rand(count, 2, generator=generator) ** 2 * side], dim=1)
+
+
+def make_batch(num_images=4, size=(64, 96), seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    boxes = torch.stack([random_boxes(3, generator, side=50) for _ in range(num_images)])
+    return {
+        "input": torch.rand(num_images, 3, *size, generator=generator),
+        "boxes": boxes,
+        "labels": torch.arange(3).repeat(num_images, 1) % CLASSES,
+        "num_boxes": torch.tensor([3, 0, 2, 1] * num_images)[:num_images],
+        "sample_id": torch.arange(num_images) + 10,
+    }
+
+
+def random_images(num_images=30, seed=0):
+    """Boxes of each image, and detections near some of them, as a network that is right now and then."""
+    generator = torch.Generator().manual_seed(seed)
+    images = []
+    for i in range(num_images):
+        boxes, labels = random_boxes(i % 6, generator), torch.randint(0, CLASSES, (i % 6,), generator=generator)
+        near = (
+            boxes + torch.randn(boxes.shape, generator=generator) * torch.rand(len(boxes), 1, generator=generator) * 9
+        )
+        found = torch.cat([near, near[:2] + 1, random_boxes(4, generator)])
+        found[:, 2:] = found[:, 2:].maximum(found[:, :2] + 1)
+        found_labels = torch.cat([labels, labels[:2], torch.randint(0, CLASSES, (4,), generator=generator)])
+        scores, order = torch.rand(len(found), generator=generator).sort(descending=True)
+        images.append((Detections(found[order], scores, found_labels[order]), boxes, labels))
+    return images
+
+
+def statistics_of(images):
+    found, boxes, labels = zip(*images, strict=True)
+    return TASK._statistics(list(found), list(zip(boxes, labels, strict=True)))
+
+
+def evaluate_by_pycocotools(images):
+    """The twelve numbers of pycocotools, and AP by class."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    def to_xywh(box):
+        left, top, right, bottom = box.double().tolist()
+        return [left, top, right - left, bottom - top]
+
+    truth, found = COCO(), []
+    truth.dataset = {"images": [], "annotations": [], "categories": [{"id": c} for c in range(CLASSES)]}
+    for i, (detections, boxes, labels) in enumerate(images):
+        truth.dataset["images"].append({"id": i})
+        for box, label in zip(boxes, labels.tolist(), strict=True):
+            xywh, number = to_xywh(box), len(truth.dataset["annotations"]) + 1
+            truth.dataset["annotations"].append(
+                {
+                    "id": number,
+                    "image_id": i,
+                    "category_id": label,
+                    "bbox": xywh,
+                    "area": xywh[2] * xywh[3],
+                    "iscrowd": 0,
+                }
+            )
+        found += [
+            {"image_id": i, "category_id": label, "bbox": to_xywh(box), "score": score}
+            for box, score, label in zip(
+                *(part if part.ndim > 1 else part.tolist() for part in detections), strict=True
+            )
+        ]
+    truth.createIndex()
+    evaluation = COCOeval(truth, truth.loadRes(found), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    precision = evaluation.eval["precision"][:, :, :, 0, 2]
+    by_class = [float(precision[:, :, c][precision[:, :, c] > -1].mean()) for c in range(CLASSES)]
+    return evaluation.stats, by_class
+
+
+def test_metrics_are_those_of_pycocotools():
+    pytest.importorskip("pycocotools")
+    images = random_images()
+    metrics = TASK.metrics()
+    for part in (images[:7], images[7:]):
+        metrics.update(*zip(*part, strict=True))
+    values = metrics.compute()
+    expected, by_class = evaluate_by_pycocotools(images)
+    names = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large")
+    np.testing.assert_allclose([values[name] for name in names], expected[:6], atol=1e-6)
+    np.testing.assert_allclose(values["per_class"], by_class, atol=1e-6)
+    assert 0.1 < values["map"] < 0.9
+    statistics = statistics_of(images)
+    for name in ("map", "map_50", "map_75"):
+        spec = next(spec for spec in TASK.metric_specs if spec.name == name)
+        assert float(TASK.metric_value(statistics, metric=spec)) == pytest.approx(values[name], abs=1e-12)
+
+
+def test_map_of_a_resample_is_that_of_pycocotools_for_its_images():
+    pytest.importorskip("pycocotools")
+    images = random_images()
+    weights = torch.randint(0, 4, (3, len(images)), generator=torch.Generator().manual_seed(1))
+    values = TASK.metric_value(statistics_of(images), weights)
+    for value, counts in zip(values.tolist(), weights.tolist(), strict=True):
+        resample = [image for image, count in zip(images, counts, strict=True) for _ in range(count)]
+        assert value == pytest.approx(evaluate_by_pycocotools(resample)[0][0], abs=1e-6)
+
+
+def test_map_does_not_depend_on_the_order_of_images_with_equal_scores():
+    images = [(Detections(f.boxes, (f.scores * 4).ceil() / 4, f.labels), b, t) for f, b, t in random_images()]
+    statistics = statistics_of(images)
+    values = [TASK.metric_value(rows) for rows in (statistics, statistics.flip(0), statistics.unique(dim=0))]
+    assert float(values[0]) == pytest.approx(float(values[1]), abs=1e-12)
+    assert float(values[0]) == pytest.approx(float(TASK.metric_value(statistics.repeat(2, 1))), abs=1e-12)
+
+
+def test_the_bootstrap_has_1000_resamples():
+    first, second = statistics_of(random_images(20)), statistics_of(random_images(20, seed=1))
+    result = paired_gain(TASK, first, first.where(torch.arange(20)[:, None] % 2 == 0, second))
+    assert result.num_resamples == 1_000
+
+
+def test_without_any_box_the_map_is_undefined():
+    nothing = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.long))
+    image = (nothing, torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))
+    assert TASK.metric_value(statistics_of([image])).isnan()
+    metrics = TASK.metrics()
+    metrics.update(*zip(image, strict=True))
+    assert np.isnan(metrics.compute()["map"])
+
+
+@pytest.fixture(scope="module")
+def networks():
+    torch.manual_seed(0)
+    options = {"classes": CLASSES, "fpn_channels": 32, "levels": 3}
+    return [detector("retinanet", backbone=name, **options) for name in ("resnet18", "mobilenet_v3_small")]
+
+
+LAYERS = {"p3": "backbone.fpn#0", "p4": "backbone.fpn#1"}
+
+
+def test_student_and_teacher_with_equal_anchors_have_equal_rows(networks):
+    batch, (teacher, student) = make_batch(), networks
+    context = limbeck.Distiller(
+        student,
+        teacher,
+        objective=LogitMSELoss(),
+        task=TASK,
+        feature_layers=dict.fromkeys(("student", "teacher"), LAYERS),
+    ).forward_context(batch)
+    for name in ("anchors", "level"):
+        assert torch.equal(context.student.by_row[name], context.teacher.by_row[name])
+    rows = len(context.student.require_logits())
+    assert context.student.row_to_sample.bincount().tolist() == [rows // 4] * 4
+    assert context.student.feature("p4").shape == context.teacher.feature("p4").shape == (4, 32, 4, 6)
+    assert context.sample_targets["image_size"].tolist() == [[64, 96]] * 4
+    assert context.sample_targets["boxes"] is batch["boxes"]
+    assert context.teacher.extra == {}
+    assert context.student.extra.keys() == {"loss_classification", "loss_bbox_regression"}
+    deltas, anchors = context.student.by_row["box_deltas"], context.student.by_row["anchors"]
+    sizes = anchors[:, 2:] - anchors[:, :2]
+    centers = (anchors[:, :2] + anchors[:, 2:]) / 2 + deltas[:, :2] * sizes
+    sides = sizes * deltas[:, 2:].exp()
+    expected = torch.cat([centers - sides / 2, centers + sides / 2], dim=1)
+    torch.testing.assert_close(context.student.by_row["boxes"], expected, rtol=1e-4, atol=1e-3)
+
+
+def test_with_other_anchors_losses_on_logits_are_refused_and_losses_on_features_work(networks):
+    teacher = detector("fcos", backbone="mobilenet_v3_small", classes=CLASSES, fpn_channels=64, levels=3)
+    objective = {"target": DetectionLoss(), "p3": FitNetLoss("p3")}
+    layers = dict.fromkeys(("student", "teacher"), LAYERS)
+    distiller = limbeck.Distiller(networks[1], teacher, objective=objective, task=TASK, feature_layers=layers)
+    distiller.prepare(make_batch())
+    loss = distiller(make_batch())
+    loss.total.backward()
+    assert loss.by_loss["p3"] > 0
+    distiller = limbeck.Distiller(networks[1], teacher, objective=LogitMSELoss(), task=TASK)
+    with pytest.raises(LimbeckError, match="both need the same rows"):
+        distiller(make_batch())
+
+
+def test_networks_and_batches_that_do_not_fit_are_refused(networks):
+    batch = make_batch()
+    with pytest.raises(LimbeckError, match="takes a list: give"):
+        TASK.outputs(networks[0].network, batch)
+    with pytest.raises(
+        LimbeckError, match="must return logits, box_deltas, row_boxes, anchors, level by name, got a T"
+    ):
+        TASK.outputs(nn.Conv2d(3, 3, 1), {"input": batch["input"]})
+    with pytest.raises(LimbeckError, match="labels of boxes must be from 0 to 1, got 2: set the task's classes"):
+        Detection(2).outputs(networks[1], batch)
+    with pytest.raises(LimbeckError, match="scores of the network must be of 4 classes, got 3"):
+        Detection(4).score(networks[1].eval(), batch)
+    with pytest.raises(LimbeckError, match="DetectionLoss needs the losses of the student on its boxes, got none"):
+        limbeck.Distiller(networks[1], objective=DetectionLoss(), task=TASK)({"input": batch["input"]})
+
+
+@pytest.mark.parametrize("name", ["classes", "max_detections", "nms_threshold"])
+def test_settings_out_of_bounds_are_refused(name):
+    with pytest.raises(LimbeckError, match=f"{name}.* must be|{name} in"):
+        Detection(**{"classes": 3, name: 0})
