@@ -16,8 +16,8 @@ from task_study import read_values
 from limbeck.workflows import study as run_study
 
 RECIPE = "pretrain_from_backbone"
-LABELS = {1: 90, 10: 900, 100: 9000}
-"""Per cent of the 9,000 training images, and their number."""
+LABELS = {1: 100, 10: 1000, 100: 10000}
+"""Per cent of the 10,000 training images, and their number."""
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
             RECIPE, [f"data.num_labeled={LABELS[percent]}"], seeds=options.seeds, output_dir=work,
             resume=(work / "recipe.yaml").exists(), callbacks=[],
         )  # fmt: skip
-        data = f"CIFAR-10 (JPEG), 9,000 training images of which {LABELS[percent]:,} labeled, 10,000 test images"
+        data = f"CIFAR-10 (JPEG), 10,000 training images of which {LABELS[percent]:,} labeled, 10,000 test images"
         gain = study["results"]["variants"]["distilled"]["gain"]
         rows.append(gain_row(f"pretrain_gain_{percent}_percent_labels", gain, data, aim="low > 0"))
         values[f"{percent} percent"] = read_values(work, study)

@@ -167,7 +167,8 @@ def test_pretraining_from_a_backbone_trains_on_unlabeled_images_first(tmp_path):
     root = write_images(tmp_path / "cifar10", (("train", 10, 4), ("test", 10, 1)))
     settings = [
         f"data.root={root}", f"cache.root={tmp_path / 'cache'}", "data.num_samples=null", "data.num_labeled=20",
-        "teachers.backbone.input_size=32", "teacher_training.steps=1", "stages.0.epochs=null", "stages.0.steps=2",
+        "data.val_split=0.1", "teachers.backbone.input_size=32", "teacher_training.steps=1",
+        "stages.0.epochs=null", "stages.0.steps=2",
         "stages.1.epochs=null", "stages.1.steps=2", "training.batch_size=4", "baselines=[]", "export.to=[]",
     ]  # fmt: skip
     record = distill("pretrain_from_backbone", settings, run_dir=tmp_path / "run", callbacks=[])
