@@ -172,6 +172,7 @@ def test_top_k_is_that_of_the_probabilities(tmp_path):
     [
         ({}, "does not say how an image becomes its input"),
         ({"task": "SpeechCTC"}, "limbeck predict takes classifiers of images, and .* is of the task SpeechCTC"),
+        ({"task": "Detection", "preprocessing": json.dumps(PREPROCESSING)}, "of the task Detection"),
         ({"class_names": "[" * 100_000}, "class_names must be JSON; export it again"),
         ({"class_names": "{}"}, "class_names must be a list of names"),
         ({"preprocessing": "[]"}, "preprocessing must be a mapping, got list"),
@@ -216,6 +217,13 @@ def test_the_preprocessing_of_other_inputs_is_unknown():
     for data in (own_transforms, *others):
         assert ImagePreprocessing.from_data(data) is None
     assert ImagePreprocessing.from_data(from_tensors(torch.rand(40, 3, 4, 6), labels)).size == (4, 6)
+
+
+def test_logits_that_are_not_finite_are_no_prediction(tmp_path):
+    props = {"class_names": '["left", "right"]', "preprocessing": json.dumps(PREPROCESSING)}
+    classifier = load_image_classifier(write_onnx(tmp_path / "a.onnx", **props))
+    with pytest.raises(LimbeckError, match="logits must be finite, got NaN or infinity"):
+        classifier.predict(torch.tensor([[[[0.0, float("nan")]]]]))
 
 
 def test_class_names_and_logits_must_match(tmp_path):

@@ -58,13 +58,15 @@ class ImageClassifier:
         """Class probabilities ``[n, classes]`` of ``images`` ``[n, channels, height, width]`` in 0..1.
 
         Raises:
-            LimbeckError: the network does not give one logit for each class.
+            LimbeckError: the network does not give one finite logit for each class.
         """
         logits = self.network(images)
         if logits.ndim != 2 or logits.shape[1] != len(self.class_names):
             raise LimbeckError(
                 f"logits must be [n, {len(self.class_names)}], one for each class name, got {list(logits.shape)}"
             )
+        if not logits.isfinite().all():
+            raise LimbeckError("logits must be finite, got NaN or infinity: the weights are damaged; train it again")
         return logits.double().softmax(dim=1)
 
     def predict(self, images: Tensor, *, top_k: int = 1) -> list[list[dict[str, Any]]]:
@@ -184,10 +186,10 @@ def _logits_of(network: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def _require_preprocessing(preprocessing: ImagePreprocessing | None, task: str, path: Path) -> ImagePreprocessing:
-    if preprocessing is not None:
-        return preprocessing
     if task not in ("", "Classification"):
         raise LimbeckError(f"limbeck predict takes classifiers of images, and {path} is of the task {task}")
+    if preprocessing is not None:
+        return preprocessing
     raise LimbeckError(
         f"{path} does not say how an image becomes its input: it is of an older version, or its data are no images or "
         "have transforms of their own; call limbeck.export.predict_onnx with its inputs"
