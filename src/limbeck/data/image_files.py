@@ -14,6 +14,7 @@ from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data.image_store import hash_files, stack_images, to_unit_range
+from limbeck.utils.io import regular_file
 
 __all__ = [
     "IMG_EXTENSIONS",
@@ -91,7 +92,7 @@ def open_image(path: Path, channels: int) -> Any:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as file:
+        with Image.open(regular_file(path)) as file:
             mode, upright = file.mode, ImageOps.exif_transpose(file)
             if upright.has_transparency_data:
                 white = Image.new("RGBA", upright.size, "white")

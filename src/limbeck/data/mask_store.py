@@ -15,6 +15,7 @@ from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data.image_store import hash_files
+from limbeck.utils.io import regular_file
 
 __all__ = ["UNLABELED", "MaskFiles", "MaskStore", "MasksInMemory", "is_mask", "open_mask"]
 
@@ -109,7 +110,7 @@ def open_mask(path: Path) -> Any:
     from PIL import Image
 
     try:
-        with Image.open(path) as file:
+        with Image.open(regular_file(path)) as file:
             image = file.copy()
     except Exception as error:  # each decoder raises its own error
         raise LimbeckError(f"the mask {path} cannot be read ({error}): replace or remove it") from error

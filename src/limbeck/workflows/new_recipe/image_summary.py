@@ -10,6 +10,7 @@ from typing import Final, final
 from limbeck.core.errors import LimbeckError
 from limbeck.data.image_files import list_image_files
 from limbeck.data.sources.image_folder import list_class_folders
+from limbeck.utils.io import regular_file
 
 __all__ = ["ImageSummary", "summarize_images"]
 
@@ -72,7 +73,7 @@ def _read_headers(files: Sequence[Path]) -> list[tuple[tuple[int, int], str]]:
     headers = []
     for path in files:
         try:
-            with Image.open(path) as image:
+            with Image.open(regular_file(path)) as image:
                 headers.append((image.size, image.mode))
         except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError):
             continue
