@@ -20,7 +20,7 @@ from limbeck.data.image_preprocessing import ImagePreprocessing
 from limbeck.data.sources import ImageFolder
 from limbeck.export import read_model_metadata
 from limbeck.workflows import distill
-from limbeck.workflows.predict import find_images, load_image_classifier
+from limbeck.workflows.predict import ImageClassifier, find_images, load_image_classifier, predict
 
 CLASSES = ["blue", "green", "red"]
 RECIPE = """
@@ -224,6 +224,18 @@ def test_logits_that_are_not_finite_are_no_prediction(tmp_path):
     classifier = load_image_classifier(write_onnx(tmp_path / "a.onnx", **props))
     with pytest.raises(LimbeckError, match="logits must be finite, got NaN or infinity"):
         classifier.predict(torch.tensor([[[[0.0, float("nan")]]]]))
+
+
+def test_large_images_are_predicted_in_small_batches(tmp_path, monkeypatch):
+    props = {"class_names": '["left", "right"]', "preprocessing": json.dumps(PREPROCESSING)}
+    file, sizes = write_onnx(tmp_path / "a.onnx", **props), []
+    for index in range(5):
+        Image.new("L", (2, 1)).save(tmp_path / f"{index}.png")
+    predict_batch = ImageClassifier.predict
+    monkeypatch.setattr(ImageClassifier, "predict", lambda *a, **k: sizes.append(len(a[1])) or predict_batch(*a, **k))
+    monkeypatch.setattr("limbeck.workflows.predict._MAX_BATCH_PIXELS", 4)
+    assert predict(file, [str(tmp_path)]) == 0
+    assert sizes == [2, 2, 1]
 
 
 def test_class_names_and_logits_must_match(tmp_path):

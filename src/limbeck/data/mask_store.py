@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
+from limbeck.data.image_files import open_file
 from limbeck.data.image_store import hash_files
-from limbeck.utils.io import regular_file
 
 __all__ = ["UNLABELED", "MaskFiles", "MaskStore", "MasksInMemory", "is_mask", "open_mask"]
 
@@ -107,10 +107,8 @@ def open_mask(path: Path) -> Any:
     Raises:
         LimbeckError: the file cannot be read, or has several channels.
     """
-    from PIL import Image
-
     try:
-        with Image.open(regular_file(path)) as file:
+        with open_file(path) as file:
             image = file.copy()
     except Exception as error:  # each decoder raises its own error
         raise LimbeckError(f"the mask {path} cannot be read ({error}): replace or remove it") from error

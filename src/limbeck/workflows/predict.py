@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import glob
 import io
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ __all__ = ["ImageClassifier", "find_images", "load_image_classifier", "predict"]
 OutputFormat: TypeAlias = Literal["csv", "json"]
 _Row: TypeAlias = tuple[Path, list[dict[str, Any]]]
 _BATCH_SIZE: Final = 64
+_MAX_BATCH_PIXELS: Final = 2**24
+"""So that the images of a batch take some hundred megabytes."""
 
 
 @final
@@ -106,8 +109,9 @@ def predict(
     output_format = output_format or _format_of(output_path)
     paths, classifier = find_images(images), load_image_classifier(Path(model))
     rows, errors = list[_Row](), list[LimbeckError]()
-    for start in range(0, len(paths), _BATCH_SIZE):
-        rows += _predict_batch(classifier, paths[start : start + _BATCH_SIZE], top_k, errors)
+    batch_size = min(_BATCH_SIZE, max(1, _MAX_BATCH_PIXELS // math.prod(classifier.preprocessing.size)))
+    for start in range(0, len(paths), batch_size):
+        rows += _predict_batch(classifier, paths[start : start + batch_size], top_k, errors)
     for error in errors:
         print_text(f"limbeck: {error}", file=sys.stderr)
     text = escape_controls(_to_csv(rows) if output_format == "csv" else _to_json(rows))
