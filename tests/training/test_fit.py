@@ -284,6 +284,7 @@ def test_an_unknown_logger_is_refused(tmp_path):
         ({"seconds": "x"}, "seconds must be finite, got 'x'"),
         ({"seconds": float("nan")}, "seconds must be finite, got nan"),
         ({"history": "x"}, "history must be a list of rows"),
+        ({"warnings": 5}, "warnings must be a list of texts"),
         ({"best": {"value": "x"}}, "best must have a number, got 'x'"),
     ],
 )

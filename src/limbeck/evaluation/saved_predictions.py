@@ -86,6 +86,7 @@ def load_predictions(path: Path) -> Predictions:
         for kind in ("statistics", "predicted", "confidence")
     }
     target = tensors.get("target")
+    _check_tensors(path, tensors)
     if metadata["format"] == _FORMAT_2:
         if target is None:
             raise LimbeckError(f"{path} is no file of limbeck's predictions; give the file of a finished run")
@@ -101,3 +102,21 @@ def load_predictions(path: Path) -> Predictions:
         fingerprint=metadata.get("fingerprint", ""),
         primary_metric=metadata.get("primary_metric", "accuracy"),
     )
+
+
+def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors of other types or shapes than :class:`Predictions` states."""
+    target = tensors.get("target")
+    num_rows = {False: len(target)} if target is not None and target.ndim else {}
+    for name, tensor in tensors.items():
+        kind = name.rpartition(".")[2]
+        is_float, ndim = kind in ("statistics", "confidence"), 2 if kind == "statistics" else 1
+        is_right_type = tensor.is_floating_point() if is_float else tensor.dtype == torch.int64
+        # Of a task with several classes in a sample, targets and predictions have other rows than statistics.
+        length = num_rows.setdefault(kind in ("statistics", "sample_id"), len(tensor) if tensor.ndim else 0)
+        if not is_right_type or tensor.ndim != ndim or len(tensor) != length:
+            rows = f"[{length}, k] floats" if ndim == 2 else f"[{length}] {'floats' if is_float else 'int64'}"
+            raise LimbeckError(
+                f"{name} of {path} must be {rows}, got {str(tensor.dtype).removeprefix('torch.')} "
+                f"{list(tensor.shape)}: put a copy back, or run again"
+            )

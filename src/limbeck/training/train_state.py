@@ -242,6 +242,8 @@ def _require_progress(state: Mapping[str, Any], *, num_steps: int) -> None:
         raise ValueError(f"seconds must be finite, got {seconds!r}")
     if not isinstance(history, list) or not all(isinstance(row, dict) for row in history):
         raise ValueError("history must be a list of rows")
+    if not isinstance(warnings := state.get("warnings", []), list) or not all(isinstance(w, str) for w in warnings):
+        raise ValueError("warnings must be a list of texts")
     value = state["best"].get("value", 0.0)
     if not isinstance(value, int | float) or not isinstance(state["best"].get("epoch", 0), int):
         raise ValueError(f"best must have a number, got {value!r}")
