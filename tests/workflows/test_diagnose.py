@@ -125,14 +125,16 @@ def test_a_teacher_without_an_advantage_is_no_missing_record(tmp_path):
 
 def test_after_a_loss_it_says_what_to_change(tmp_path):
     objective = {"target": {"use": "CrossEntropyLoss"}, "kd": {"use": "KDLoss", "weight": 0.9, "temperature": 4}}
+    objective["crd"] = {"use": "CRDLoss", "layer": "late", "temperature": 0.07}
     write(tmp_path, teacher=0.7, baseline=0.8, distilled=0.75, stages=[{"name": "d", "objective": objective}])
     record = json.loads((tmp_path / "record.json").read_text())
     record["verdict"] = {"text": "Distillation degrades accuracy.", "gain": -5.0, "interval": [-7.0, -3.0]}
     (tmp_path / "record.json").write_text(json.dumps(add_hashes(record)))
     text = str(diagnose_run(tmp_path))
     assert "The teacher 'big' is not better than the baseline on validation (70.0 % against 80.0 % accuracy)" in text
-    assert "Lower the weight of what is learned from the teacher: `stages.0.objective.kd.weight` (now 0.9)." in text
+    assert "from the teacher: `stages.0.objective.kd.weight` (now 0.9), `stages.0.objective.crd.weight`" in text
     assert "Try another temperature, `stages.0.objective.kd.temperature` (now 4): 1 or 2 or 8." in text
+    assert "crd.temperature" not in text
     record["verdict"]["interval"] = [-7.0, 3.0]
     (tmp_path / "record.json").write_text(json.dumps(add_hashes(record)))
     assert "Try another temperature" not in str(diagnose_run(tmp_path))

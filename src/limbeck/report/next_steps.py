@@ -56,7 +56,8 @@ def _check_objective(record: Record) -> list[str]:
         weights = ", ".join(f"`{key}.{name}.weight` (now {_weight(loss)})" for name, loss in distilled.items())
         steps.append(f"Lower the weight of what is learned from the teacher: {weights}.")
     temperatures = {name: loss.get("temperature") for name, loss in distilled.items()}
-    numbers = {name: value for name, value in temperatures.items() if isinstance(value, int | float)}
+    # One below 1 divides cosines, as in CRD.
+    numbers = {name: value for name, value in temperatures.items() if isinstance(value, int | float) and value >= 1}
     for name, value in numbers.items():
         others = " or ".join(f"{other:g}" for other in (1, 2, 4, 8) if other != value)
         steps.append(f"Try another temperature, `{key}.{name}.temperature` (now {value:g}): {others}.")
