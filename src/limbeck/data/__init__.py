@@ -11,12 +11,14 @@ from limbeck.data.sequence_store import SequenceStore
 from limbeck.data.sources import (
     CIFAR10,
     CIFAR100,
+    Cityscapes,
     CocoDetection,
     Digits,
     FashionMNIST,
     ImageFolder,
     SegmentationFolder,
     VOCDetection,
+    VOCSegmentation,
 )
 from limbeck.data.split import Split
 from limbeck.data.transforms import (
@@ -38,6 +40,7 @@ __all__ = [
     "CIFAR100",
     "Augmentation",
     "BoxStore",
+    "Cityscapes",
     "CocoDetection",
     "DataModule",
     "Digits",
@@ -52,6 +55,7 @@ __all__ = [
     "SequenceStore",
     "Split",
     "VOCDetection",
+    "VOCSegmentation",
     "affine",
     "color_jitter",
     "cutmix",

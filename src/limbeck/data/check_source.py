@@ -6,11 +6,13 @@ import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from itertools import product
+from pathlib import Path
 from statistics import median
 from typing import Any, Final, final
 
@@ -75,14 +77,15 @@ def check_source(source: Any, *, seed: int = 0) -> DataReport:
 
     Args:
         source: has ``load(*, seed)``; with ``list_files()`` each file is read by itself, so all that cannot be read are
-            found.
+            found, and with ``read_mask_size(path)`` all masks with values that are no class.
         seed: seed of the splits.
     """
     problems, files = list[DataProblem](), list[SourceFile]()
     with _collect(problems, problems):
         files = source.list_files() if hasattr(source, "list_files") else []
     if not any(problem.kind == "error" for problem in problems):
-        problems += _check_files(files, size=getattr(source, "size", None))
+        mask_size = getattr(source, "read_mask_size", _read_mask_size)
+        problems += _check_files(files, size=getattr(source, "size", None), mask_size=mask_size)
     splits: dict[str, Split] = {}
     # Loading ends at the first file that cannot be read, and those are in the list.
     if not any(problem.kind in ("unreadable", "error") for problem in problems):
@@ -120,9 +123,11 @@ def _splits(data: DataModule) -> dict[str, Split]:
     return {"training": data.train, "validation": data.validation, "test": data.test.unlock("data check")}
 
 
-def _check_files(files: Sequence[SourceFile], *, size: Any) -> Iterator[DataProblem]:
+def _check_files(
+    files: Sequence[SourceFile], *, size: Any, mask_size: Callable[[Path], tuple[int, int]]
+) -> Iterator[DataProblem]:
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        results = list(pool.map(_read_file, files))
+        results = list(pool.map(partial(_read_file, mask_size=mask_size), files))
     readable, sizes = [], list[tuple[SourceFile, tuple[int, int]]]()
     for file, result in zip(files, results, strict=True):
         if isinstance(result, str):
@@ -148,7 +153,7 @@ def _check_files(files: Sequence[SourceFile], *, size: Any) -> Iterator[DataProb
         yield _file_problem("duplicate", f"{message}: remove one of them", second)
 
 
-def _read_file(file: SourceFile) -> tuple[int, int] | str | None:
+def _read_file(file: SourceFile, *, mask_size: Callable[[Path], tuple[int, int]]) -> tuple[int, int] | str | None:
     """Width and height of an image or a mask; the error of a file that cannot be read."""
     try:
         if file.kind == "audio":
@@ -158,10 +163,17 @@ def _read_file(file: SourceFile) -> tuple[int, int] | str | None:
             if file.path.suffix == ".xml":  # one of all images is read by load()
                 read_voc_annotation(file.path, file.path)
             return None
-        image = open_mask(file.path) if file.kind == "mask" else open_image(file.path, 3)
+        if file.kind == "mask":
+            return mask_size(file.path)
+        image = open_image(file.path, 3)
         return int(image.width), int(image.height)
     except LimbeckError as error:
         return str(error)
+
+
+def _read_mask_size(path: Path) -> tuple[int, int]:
+    image = open_mask(path)
+    return int(image.width), int(image.height)
 
 
 def _check_sizes(sizes: Sequence[tuple[SourceFile, tuple[int, int]]], *, size: Any) -> Iterator[DataProblem]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, final
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
-from limbeck.data.image_files import open_file
 from limbeck.data.image_store import hash_files
 
 __all__ = ["UNLABELED", "MaskFiles", "MaskStore", "MasksInMemory", "is_mask", "open_mask"]
@@ -64,34 +63,77 @@ class MasksInMemory:
 @final
 @dataclass(frozen=True, slots=True)
 class MaskFiles:
-    """Masks in image files whose pixel values are class indices (gray or palette), read on access.
+    """Masks in image files whose pixel values are class indices (gray of 1 to 16 bits, or palette), read on access.
 
     Args:
         paths: the files.
         size: height and width to resize to, nearest neighbor; ``None``: masks are unchanged and must have one size.
-        ignore_index: value of pixels without a class.
+        ignore_index: value of pixels without a class; not used with ``class_map``.
+        classes: number of classes; other values but ``ignore_index`` are an error. ``None``: any value is a class.
+        class_map: the class of each value, by value; other values have no class. ``None``: a value is its class.
     """
 
     paths: tuple[Path, ...]
     size: tuple[int, int] | None = None
     ignore_index: int = 255
+    classes: int | None = None
+    class_map: Mapping[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def read(self, indices: Tensor) -> Tensor:
-        return MasksInMemory(self.read_uint8(indices.tolist()), self.ignore_index).read(torch.arange(len(indices)))
+        masks = self._read_values(indices.tolist())
+        return masks.read(torch.arange(len(indices)))
 
-    def read_uint8(self, indices: Sequence[int]) -> Tensor:
-        """The values of the pixels, ``[n, height, width]`` uint8."""
-        masks = [_decode_mask(self.paths[i], self.size) for i in indices]
-        if len(shapes := {tuple(mask.shape) for mask in masks}) > 1:
-            raise LimbeckError(f"masks must have one size, got {sorted(shapes)[:3]} …: set `size`")
-        return torch.stack(masks)
+    def in_memory(self) -> MasksInMemory:
+        """The same masks, decoded."""
+        return self._read_values(range(len(self)))
+
+    def read_one(self, path: Path) -> Tensor:
+        """The values of the pixels of a mask, ``[height, width]``: classes, or :attr:`no_class`.
+
+        Raises:
+            LimbeckError: the file cannot be read, or has a value that is no class.
+        """
+        values = _decode_mask(path, self.size)
+        if self.class_map is not None:
+            return self._map_values(values)
+        largest, classes = int(values.max()), self.classes
+        if classes is not None and largest >= classes:
+            wrong = values[(values >= classes) & (values != self.ignore_index)]
+            if len(wrong):
+                raise LimbeckError(
+                    f"the mask {path} must have values below {classes}, the number of classes, or ignore_index "
+                    f"{self.ignore_index}, got {int(wrong[0])}: set ignore_index or class_map, or add classes"
+                )
+        return values
+
+    @property
+    def no_class(self) -> int:
+        """The value of pixels without a class in :meth:`read_one`."""
+        if self.class_map is None:
+            return self.ignore_index
+        return 255 if max(self.class_map.values()) < 255 else UNLABELED
 
     def fingerprint(self) -> str:
-        description = f"{self.size} {self.ignore_index} ".encode()
+        values = "" if self.class_map is None else f" {sorted(self.class_map.items())}"
+        description = f"{self.size} {self.ignore_index}{values} ".encode()
         return hashlib.sha256(description + hash_files(self.paths)).hexdigest()
+
+    def _read_values(self, indices: Sequence[int]) -> MasksInMemory:
+        masks = [self.read_one(self.paths[i]) for i in indices]
+        if len(shapes := {tuple(mask.shape) for mask in masks}) > 1:
+            raise LimbeckError(f"masks must have one size, got {sorted(shapes)[:3]} …: set `size`")
+        return MasksInMemory(torch.stack(masks), self.no_class)
+
+    def _map_values(self, values: Tensor) -> Tensor:
+        assert self.class_map is not None
+        dtype = torch.uint8 if self.no_class == 255 else torch.int32
+        table = torch.full((max(int(values.max()), *self.class_map) + 1,), self.no_class, dtype=dtype)
+        for value, class_index in self.class_map.items():
+            table[value] = class_index
+        return table[values.long()]
 
 
 def is_mask(targets: Any) -> bool:
@@ -102,27 +144,43 @@ def is_mask(targets: Any) -> bool:
 
 
 def open_mask(path: Path) -> Any:
-    """The PIL image of one channel in ``path``.
+    """The PIL image of one channel in ``path``, whose values are those of the file: indices of a palette, not colors.
 
     Raises:
         LimbeckError: the file cannot be read, or has several channels.
     """
+    from PIL import Image
+
     try:
-        with open_file(path) as file:
+        with Image.open(path) as file:
+            divisor = _PIL_FACTORS.get(_raw_mode(file), 1)
             image = file.copy()
     except Exception as error:  # each decoder raises its own error
         raise LimbeckError(f"the mask {path} cannot be read ({error}): replace or remove it") from error
-    if image.mode not in ("L", "P", "1"):
+    if image.mode not in ("L", "P", "1", "I") and not image.mode.startswith("I;16"):
         raise LimbeckError(
             f"the mask {path} must have one channel whose values are class indices, got mode {image.mode}: convert it"
         )
-    return image
+    return image if divisor == 1 else image.point(lambda value: value // divisor)
+
+
+_PIL_FACTORS: Final = {"L;2": 85, "L;4": 17}
+"""PIL scales gray values of 2 and 4 bits to 0..255."""
+
+
+def _raw_mode(file: Any) -> str:
+    """The mode of the pixels in an image file, before PIL converts them."""
+    args = file.tile[0][3] if getattr(file, "tile", None) else ""
+    mode = args[0] if isinstance(args, tuple) and args else args
+    return mode if isinstance(mode, str) else ""
 
 
 def _decode_mask(path: Path, size: tuple[int, int] | None) -> Tensor:
     from PIL import Image
 
     image = open_mask(path)
+    if image.mode.startswith("I"):
+        image = image.convert("I")
     if size is not None:
         image = image.resize(size[::-1], Image.Resampling.NEAREST)
-    return torch.from_numpy(np.asarray(image).astype(np.uint8))
+    return torch.from_numpy(np.asarray(image).astype(np.int32 if image.mode == "I" else np.uint8))

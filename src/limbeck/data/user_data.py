@@ -196,7 +196,7 @@ def from_loaders(train: Iterable[Any], validation: Iterable[Any] = ()) -> Loader
 
 def _read_targets(dataset: Any) -> Any:
     targets, target_transform = getattr(dataset, "targets", None), getattr(dataset, "target_transform", None)
-    if targets is None:
+    if targets is None or _are_mask_files(targets, dataset):
         targets = [get_target(read_item(dataset, i)) for i in range(len(dataset))]
         if any(target is None for target in targets):
             raise LimbeckError("an item of a data set must be (input, target), got no target: give collate_fn")
@@ -205,6 +205,14 @@ def _read_targets(dataset: Any) -> Any:
     if isinstance(targets, list) and targets and isinstance(targets[0], Tensor) and not is_mask(targets):
         return torch.stack([torch.as_tensor(target) for target in targets])
     return targets
+
+
+def _are_mask_files(targets: Any, dataset: Any) -> bool:
+    """Whether ``targets`` are paths of masks, as of torchvision's ``VOCSegmentation`` and ``Cityscapes``."""
+    if not isinstance(targets, list) or not targets or not isinstance(targets[0], str | list):
+        return False
+    with preserve_rng_state():
+        return is_mask([get_target(read_item(dataset, 0))])
 
 
 def _read_boxes(targets: Sequence[Mapping[str, Any]]) -> BoxStore:

@@ -5,6 +5,7 @@ A source is a frozen dataclass with ``load(seed=…)``.
 
 from limbeck.data.image_files import IMG_EXTENSIONS
 from limbeck.data.sources.cifar import CIFAR10, CIFAR100
+from limbeck.data.sources.cityscapes import Cityscapes
 from limbeck.data.sources.coco_detection import CocoDetection
 from limbeck.data.sources.digits import Digits
 from limbeck.data.sources.fashion_mnist import FashionMNIST
@@ -13,11 +14,13 @@ from limbeck.data.sources.segmentation_folder import SegmentationFolder
 from limbeck.data.sources.spoken_digits import SpokenDigits
 from limbeck.data.sources.text_files import TextFiles
 from limbeck.data.sources.voc_detection import VOCDetection
+from limbeck.data.sources.voc_segmentation import VOCSegmentation
 
 __all__ = [
     "CIFAR10",
     "CIFAR100",
     "IMG_EXTENSIONS",
+    "Cityscapes",
     "CocoDetection",
     "Digits",
     "FashionMNIST",
@@ -26,4 +29,5 @@ __all__ = [
     "SpokenDigits",
     "TextFiles",
     "VOCDetection",
+    "VOCSegmentation",
 ]

@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-import torch
-
 from limbeck.core.errors import LimbeckError
-from limbeck.core.limits import MAX_INPUT_SIZE
 from limbeck.data.augmentation import Augmentation
-from limbeck.data.groups import groups_of_paths
 from limbeck.data.image_files import list_image_files
-from limbeck.data.mask_store import MaskFiles, MasksInMemory
-from limbeck.data.module import DataModule, NormalizeMode, make_splits
+from limbeck.data.module import DataModule, NormalizeMode
 from limbeck.data.sources.lookup import DataNotFoundError, candidate_folders
+from limbeck.data.sources.mask_pairs import (
+    MaskPairs,
+    check_mask_settings,
+    list_mask_files,
+    load_mask_pairs,
+    read_mask_size,
+)
 from limbeck.data.sources.source_file import SourceFile
-from limbeck.data.sources.unlabeled_folder import find_unlabeled_folder, list_unlabeled, read_unlabeled
-from limbeck.data.split import ImageFiles, InMemory, Split
 
 __all__ = ["SegmentationFolder"]
 
@@ -35,13 +35,16 @@ class SegmentationFolder:
     """Images with a mask each: ``train/`` and ``trainannot/`` as in CamVid, or ``images/train/`` and
     ``annotations/train/`` (or ``masks/train/``); the same for ``val`` and ``test``.
 
-    A mask has the name of its image, and one channel whose values are class indices.
+    A mask has the name of its image, and one channel whose values are class indices (gray of 1 to 16 bits, or
+    palette). A value that is no class is an error with the name of the file.
 
     Args:
         root: the folder, or its parent with ``name``; ``None``: ``$LIMBECK_DATA``.
         name: name of the data set, and of its folder.
         classes: names of the classes, by index.
-        ignore_index: value of pixels without a class.
+        ignore_index: value of pixels without a class; not used with ``class_map``.
+        class_map: the class index of each value of the masks, such as ``{7: 0, 8: 1}``; all other values have no class.
+            ``None``: values are class indices.
         size: height and width that images and masks are resized to; ``None``: unchanged.
         val_split: validation fraction of the training split where there is no folder ``val``.
         test_split: test fraction of the training split where there is no folder ``test``.
@@ -58,6 +61,7 @@ class SegmentationFolder:
     name: str = "segmentation"
     classes: tuple[str, ...]
     ignore_index: int = 255
+    class_map: Mapping[int, int] | None = None
     size: tuple[int, int] | None = None
     num_labeled: int | None = None
     num_samples: int | None = None
@@ -71,42 +75,22 @@ class SegmentationFolder:
 
     def load(self, *, seed: int = 0) -> DataModule:
         """The data; folders ``val`` and ``test`` are used as they are."""
-        if len(self.classes) < 2 or 0 <= self.ignore_index < len(self.classes):
-            raise LimbeckError(
-                f"classes must be two or more names and ignore_index none of their indices, got {self.classes} and "
-                f"{self.ignore_index}"
-            )
-        if self.size is not None and not 1 <= min(self.size) <= max(self.size) <= MAX_INPUT_SIZE:
-            raise LimbeckError(f"size must be height and width from 1 to {MAX_INPUT_SIZE}, got {self.size}")
-        folders = self._find_folders()
-        unlabeled = find_unlabeled_folder(self.unlabeled, folders["train"][0].parent)
-        splits, first_id = dict[str, Split](), 0
-        for split_name, (images, masks) in folders.items():
-            splits[split_name] = self._read_split(images, masks, first_id=first_id)
-            first_id += len(splits[split_name])
-        return make_splits(
-            self.name, self.classes, splits["train"], seed=seed, validation=splits.get("validation", self.val_split),
-            test=splits.get("test", self.test_split), num_labeled=self.num_labeled, num_samples=self.num_samples,
-            augment=self.augment, normalize=self.normalize,
-            unlabeled=read_unlabeled(
-                unlabeled, splits["train"], labeled=self._list_labeled(folders), cache_mb=self.cache_mb
-            ),
-        )  # fmt: skip
+        return load_mask_pairs(self, self.name, self._find_pairs(), seed=seed)
 
     def list_files(self) -> list[SourceFile]:
         """Every image and mask with its split; those of a folder that is split by fraction are in training."""
-        folders = self._find_folders()
-        unlabeled = find_unlabeled_folder(self.unlabeled, folders["train"][0].parent)
-        return [*self._list_labeled(folders), *list_unlabeled(unlabeled)]
+        return list_mask_files(self, self._find_pairs())
 
-    def _list_labeled(self, folders: Mapping[str, tuple[Path, Path]]) -> list[SourceFile]:
-        names = {"train": "training"}
-        return [
-            SourceFile(path, names.get(split_name, split_name), None, kind)
-            for split_name, pair in folders.items()
-            for kind, paths in zip(("image", "mask"), zip(*_pair_files(*pair), strict=True), strict=True)
-            for path in paths
-        ]
+    def read_mask_size(self, path: Path) -> tuple[int, int]:
+        """Width and height of a mask; an error where it has a value that is no class."""
+        return read_mask_size(self, path)
+
+    def _find_pairs(self) -> dict[str, MaskPairs]:
+        check_mask_settings(self)
+        return {
+            split_name: MaskPairs(images, _pair_files(images, masks))
+            for split_name, (images, masks) in self._find_folders().items()
+        }
 
     def _find_folders(self) -> dict[str, tuple[Path, Path]]:
         """The folders of images and masks by split."""
@@ -124,28 +108,6 @@ class SegmentationFolder:
         raise DataNotFoundError(
             f"there must be folders train and trainannot, or images/train and annotations/train, in {where}"
         )
-
-    def _read_split(self, images: Path, masks: Path, *, first_id: int) -> Split:
-        pairs = _pair_files(images, masks)
-        paths = [image for image, _ in pairs]
-        image_files = ImageFiles(tuple(paths), self.size, 3)
-        mask_files = MaskFiles(tuple(mask for _, mask in pairs), self.size, self.ignore_index)
-        groups = groups_of_paths(paths, self.group_pattern, images)
-        if image_files.read_uint8([0]).numel() * len(paths) > self.cache_mb * 2**20:
-            return Split.from_masks(image_files, mask_files, first_id=first_id, groups=groups)
-        every = range(len(paths))
-        values = mask_files.read_uint8(every)
-        self._check_values(torch.unique(values).tolist(), masks)
-        in_memory = InMemory(image_files.read_uint8(every)), MasksInMemory(values, self.ignore_index)
-        return Split.from_masks(*in_memory, first_id=first_id, groups=groups)
-
-    def _check_values(self, values: list[int], masks: Path) -> None:
-        wrong = [value for value in values if value >= len(self.classes) and value != self.ignore_index]
-        if wrong:
-            raise LimbeckError(
-                f"masks must have values below {len(self.classes)}, the number of classes, or ignore_index "
-                f"{self.ignore_index}, got {wrong[0]} in {masks}; set ignore_index, or add classes"
-            )
 
 
 def _pair_files(images: Path, masks: Path) -> list[tuple[Path, Path]]:

@@ -1,0 +1,146 @@
+"""Splits of images with masks, for the data sources of segmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from limbeck.core.errors import LimbeckError
+from limbeck.core.limits import MAX_INPUT_SIZE
+from limbeck.data.augmentation import Augmentation
+from limbeck.data.groups import groups_of_paths
+from limbeck.data.mask_store import MaskFiles
+from limbeck.data.module import DataModule, NormalizeMode, make_splits
+from limbeck.data.sources.source_file import SourceFile
+from limbeck.data.sources.unlabeled_folder import find_unlabeled_folder, list_unlabeled, read_unlabeled
+from limbeck.data.split import ImageFiles, InMemory, Split
+
+__all__ = ["MaskPairs", "MaskSettings", "check_mask_settings", "list_mask_files", "load_mask_pairs", "read_mask_size"]
+
+_SPLIT_NAMES = {"train": "training"}
+
+
+class MaskPairs(NamedTuple):
+    """The images and masks of a split.
+
+    Attributes:
+        folder: the folder of the images, which paths are relative to in ``group_pattern``.
+        pairs: each image with its mask.
+    """
+
+    folder: Path
+    pairs: Sequence[tuple[Path, Path]]
+
+
+class MaskSettings(Protocol):
+    """The settings that the data sources of segmentation share."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def ignore_index(self) -> int: ...
+    @property
+    def class_map(self) -> Mapping[int, int] | None: ...
+    @property
+    def size(self) -> tuple[int, int] | None: ...
+    @property
+    def num_labeled(self) -> int | None: ...
+    @property
+    def num_samples(self) -> int | None: ...
+    @property
+    def val_split(self) -> float: ...
+    @property
+    def test_split(self) -> float: ...
+    @property
+    def group_pattern(self) -> str | None: ...
+    @property
+    def unlabeled(self) -> str | None: ...
+    @property
+    def cache_mb(self) -> int: ...
+    @property
+    def augment(self) -> Augmentation: ...
+    @property
+    def normalize(self) -> NormalizeMode: ...
+
+
+def load_mask_pairs(source: MaskSettings, name: str, splits: Mapping[str, MaskPairs], *, seed: int) -> DataModule:
+    """The data of ``source``.
+
+    Args:
+        source: its settings.
+        name: name of the data set.
+        splits: ``train``, and ``validation`` and ``test`` where they are not split off by fraction.
+        seed: seed of the splits.
+    """
+    unlabeled = find_unlabeled_folder(source.unlabeled, splits["train"].folder.parent)
+    by_name, first_id = dict[str, Split](), 0
+    for split_name, pairs in splits.items():
+        by_name[split_name] = _read_split(source, pairs, first_id=first_id)
+        first_id += len(by_name[split_name])
+    return make_splits(
+        name, source.classes, by_name["train"], seed=seed,
+        validation=by_name.get("validation", source.val_split), test=by_name.get("test", source.test_split),
+        num_labeled=source.num_labeled, num_samples=source.num_samples, augment=source.augment,
+        normalize=source.normalize,
+        unlabeled=read_unlabeled(
+            unlabeled, by_name["train"], labeled=_list_labeled(splits), cache_mb=source.cache_mb
+        ),
+    )  # fmt: skip
+
+
+def list_mask_files(source: MaskSettings, splits: Mapping[str, MaskPairs]) -> list[SourceFile]:
+    """Every image and mask with its split; those that are split by fraction are in training."""
+    unlabeled = find_unlabeled_folder(source.unlabeled, splits["train"].folder.parent)
+    return [*_list_labeled(splits), *list_unlabeled(unlabeled)]
+
+
+def read_mask_size(source: MaskSettings, path: Path) -> tuple[int, int]:
+    """Width and height of a mask.
+
+    Raises:
+        LimbeckError: it cannot be read, or has a value that is no class.
+    """
+    height, width = MaskFiles((), None, source.ignore_index, len(source.classes), source.class_map).read_one(path).shape
+    return width, height
+
+
+def check_mask_settings(source: MaskSettings) -> None:
+    """Refuse settings that fit no masks."""
+    num_classes, class_map = len(source.classes), source.class_map
+    if num_classes < 2 or (class_map is None and 0 <= source.ignore_index < num_classes):
+        raise LimbeckError(
+            f"classes must be two or more names and ignore_index none of their indices, got {source.classes} and "
+            f"{source.ignore_index}"
+        )
+    if class_map is not None and not all(0 <= key < 2**16 for key in class_map):
+        raise LimbeckError(f"keys of class_map must be values of pixels, 0 to 65535, got {sorted(class_map)}: fix them")
+    if class_map is not None and (not class_map or not all(0 <= value < num_classes for value in class_map.values())):
+        raise LimbeckError(
+            f"class_map must map values of pixels to class indices from 0 to {num_classes - 1}, got "
+            f"{dict(class_map)}: leave out values without a class"
+        )
+    if source.size is not None and not 1 <= min(source.size) <= max(source.size) <= MAX_INPUT_SIZE:
+        raise LimbeckError(f"size must be height and width from 1 to {MAX_INPUT_SIZE}, got {source.size}")
+
+
+def _list_labeled(splits: Mapping[str, MaskPairs]) -> list[SourceFile]:
+    return [
+        SourceFile(path, _SPLIT_NAMES.get(split_name, split_name), None, kind)
+        for split_name, split in splits.items()
+        for kind, paths in zip(("image", "mask"), zip(*split.pairs, strict=True), strict=True)
+        for path in paths
+    ]
+
+
+def _read_split(source: MaskSettings, split: MaskPairs, *, first_id: int) -> Split:
+    paths = [image for image, _ in split.pairs]
+    images = ImageFiles(tuple(paths), source.size, 3)
+    masks = MaskFiles(
+        tuple(mask for _, mask in split.pairs), source.size, source.ignore_index, len(source.classes), source.class_map
+    )
+    groups = groups_of_paths(paths, source.group_pattern, split.folder)
+    if images.read_uint8([0]).numel() * len(paths) > source.cache_mb * 2**20:
+        return Split.from_masks(images, masks, first_id=first_id, groups=groups)
+    in_memory = InMemory(images.read_uint8(range(len(paths))))
+    return Split.from_masks(in_memory, masks.in_memory(), first_id=first_id, groups=groups)
