@@ -15,7 +15,7 @@ from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
 from limbeck.losses import CrossEntropyLoss, KDLoss
-from limbeck.tasks import Classification
+from limbeck.tasks import Classification, Segmentation
 from limbeck.teachers import (
     ConfidenceWeighted,
     LearnedWeights,
@@ -29,7 +29,7 @@ FEW = settings(deadline=None, max_examples=25, derandomize=True, database=None)
 SIZES = given(st.integers(0, 2**32 - 1), st.integers(2, 4), st.integers(1, 5), st.integers(2, 6))
 ALL = [
     MeanLogits({"0": 2.0}), MeanProbabilities({"0": 2.0}, temperature=4.0), ConfidenceWeighted("entropy"),
-    ConfidenceWeighted("cross_entropy"),
+    ConfidenceWeighted("cross_entropy"), ConfidenceWeighted("inverse_entropy"),
     RandomTeacher(seed=3), LearnedWeights(),
 ]  # fmt: skip
 EACH = pytest.mark.parametrize("ensemble", ALL, ids=lambda ensemble: repr(ensemble)[:30])
@@ -314,7 +314,7 @@ def test_learned_weights_get_a_finite_gradient_where_teachers_are_absent():
     [
         (lambda: MeanLogits({"a": 0.0}), "the weight of teacher 'a' must be above 0, got 0.0; remove the teacher"),
         (lambda: MeanProbabilities(temperature=0.0), "temperature must be above 0, got 0.0"),
-        (lambda: ConfidenceWeighted("luck"), "criterion must be entropy or cross_entropy, got 'luck'"),
+        (lambda: ConfidenceWeighted("luck"), "criterion must be entropy, inverse_entropy or cross_entropy, got"),
         (lambda: combine_teachers(make_outputs(np.zeros((2, 1, 2))), ensemble=MeanLogits({"x": 1.0})),
          "a weight for 'x', which is no teacher"),
         (lambda: combine_teachers(make_outputs(np.zeros((2, 1, 2))), ensemble=ConfidenceWeighted("cross_entropy")),
@@ -328,3 +328,55 @@ def test_learned_weights_get_a_finite_gradient_where_teachers_are_absent():
 def test_a_mistake_is_one_sentence(make, message):
     with pytest.raises(LimbeckError, match=message):
         make()
+
+
+@FEW
+@SIZES
+def test_inverse_entropies_weigh_each_row_as_in_numpy(seed, teachers, rows, classes):
+    logits, present, _ = draw_logits(seed, teachers, rows, classes)
+    combined = combine_teachers(make_outputs(logits, present), ensemble=ConfidenceWeighted("inverse_entropy"))
+    p = softmax(logits)
+    confidence = present / -(p * np.log(p)).sum(axis=2)
+    expected = ((confidence / confidence.sum(axis=0))[..., None] * p).sum(axis=0)
+    np.testing.assert_allclose(combined.require_logits().softmax(1).numpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("ensemble", [
+    MeanLogits(), MeanProbabilities(), ConfidenceWeighted("entropy"), ConfidenceWeighted("inverse_entropy"),
+    ConfidenceWeighted("cross_entropy"),
+])  # fmt: skip
+def test_maps_of_teachers_of_unlike_architecture_are_combined_pixel_by_pixel(ensemble):
+    """Rows (labeled pixels of the grid) and spatial logits (the whole grid) of an ensemble are those of NumPy."""
+    torch.manual_seed(0)
+    networks = {
+        "fine": nn.Conv2d(3, 4, 3, padding=1), "coarse": nn.Conv2d(3, 4, 3, stride=2), "patches": nn.Conv2d(3, 4, 4, 4)
+    }  # fmt: skip
+    task = Segmentation(4, stride=2)
+    batch = {"input": 3 * torch.randn(2, 3, 8, 12), "target": torch.randint(0, 4, (2, 8, 12))}
+    batch["target"][:, :3] = 255
+    distiller = limbeck.Distiller(nn.Conv2d(3, 4, 1), networks, objective=KDLoss(), ensemble=ensemble, task=task)
+    context = distiller.forward_context(batch)
+    with torch.no_grad():
+        maps = [
+            torch.nn.functional.interpolate(n(batch["input"]), size=(8, 12), mode="bilinear")[..., ::2, ::2]
+            for n in networks.values()
+        ]
+    z = torch.stack(maps).double().numpy()  # [teachers, batch, classes, rows, columns]
+    p, mask = softmax(z, axis=2), batch["target"][:, ::2, ::2].numpy()
+    if isinstance(ensemble, MeanLogits):
+        expected = softmax(z.mean(axis=0), axis=1)
+    else:
+        entropy, has_class = -(p * np.log(p)).sum(axis=2), mask < 4
+        target = np.where(has_class, mask, 0)
+        loss = -np.log(np.take_along_axis(p, np.broadcast_to(target[None, :, None], (3, 2, 1, 4, 6)), axis=2)[:, :, 0])
+        uncertainty = np.where(has_class, loss, 0) if "cross" in repr(ensemble) else entropy
+        weights = np.full((3, *mask.shape), 1 / 3)
+        if isinstance(ensemble, ConfidenceWeighted):
+            weights = (1 - softmax(uncertainty, axis=0)) / 2
+        if ensemble == ConfidenceWeighted("inverse_entropy"):
+            weights = (1 / entropy) / (1 / entropy).sum(axis=0)
+        expected = (weights[:, :, None] * p).sum(axis=0)
+    np.testing.assert_allclose(context.teacher.spatial_logits.softmax(1).numpy(), expected, rtol=1e-4, atol=1e-6)
+    labeled = np.moveaxis(expected, 1, -1)[mask < 4]
+    np.testing.assert_allclose(context.teacher.require_logits().softmax(1).numpy(), labeled, rtol=1e-4, atol=1e-6)
+    assert context.sample_target("mask").tolist() == np.where(mask < 4, mask, -100).tolist()

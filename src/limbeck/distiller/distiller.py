@@ -164,8 +164,12 @@ class Distiller(nn.Module):
             student = replace(student, features=features)
         teachers = self._query_teachers(teacher_batch)
         target = self.task.target(batch)
+        sample_targets = {} if self._sample_targets is None else self._sample_targets(batch)
         if len(teachers) > 1:
-            combined = combine_teachers(teachers, ensemble=self.ensemble, target=target, progress=self.progress)
+            combined = combine_teachers(
+                teachers, ensemble=self.ensemble, target=target, spatial_target=sample_targets.get("mask"),
+                progress=self.progress,
+            )  # fmt: skip
         else:  # without the check of the ensemble, which takes 0.1 ms
             combined = next(iter(teachers.values()), None)
         return LossContext(
@@ -173,7 +177,7 @@ class Distiller(nn.Module):
             teachers=teachers,
             teacher=combined,
             target=target,
-            sample_targets={} if self._sample_targets is None else self._sample_targets(batch),
+            sample_targets=sample_targets,
             input_mask=None if self._input_mask is None else self._input_mask(batch),
             sample_ids=_sample_ids(batch),
             progress=self.progress,

@@ -27,7 +27,10 @@ from limbeck.teachers.ensemble_weights import (
     average_probabilities,
     cross_entropy_weights,
     entropy_weights,
+    inverse_entropy_weights,
     normalize_weights,
+    require_positive_temperature,
+    require_positive_weights,
 )
 
 __all__ = [
@@ -68,8 +71,9 @@ class EnsembleMethod(Protocol):
     """Combines the logits of several teachers.
 
     A class with ``allows_single_teacher = True`` may be the ensemble of a recipe that has one teacher. One with
-    ``needs_target = True`` reads ``target``, and combines no spatial logits, which have none. The optional method
-    ``row_weights(stacked) -> [teachers, rows]`` gives the weights by which tensors by row are averaged.
+    ``needs_target = True`` reads ``target``, and combines spatial logits only where there is a target for each
+    position. The optional method ``row_weights(stacked) -> [teachers, rows]`` gives the weights by which tensors by row
+    are averaged.
     """
 
     def combine(self, stacked: TeacherLogits) -> Tensor:
@@ -79,7 +83,7 @@ class EnsembleMethod(Protocol):
 
 def combine_teachers(
     teachers: Mapping[str, Outputs], *, ensemble: EnsembleMethod | str = "mean_logits", target: Tensor | None = None,
-    progress: Progress = Progress(),
+    spatial_target: Tensor | None = None, progress: Progress = Progress(),
 ) -> Outputs | None:  # fmt: skip
     """The ensemble of ``teachers``; the outputs of the only teacher, or ``None`` without teachers or logits.
 
@@ -87,6 +91,8 @@ def combine_teachers(
         teachers: outputs by name.
         ensemble: ``mean_logits``, ``mean_probabilities``, or an :class:`EnsembleMethod`.
         target: target by row, for methods that use it.
+        spatial_target: ``[batch, height, width]`` class indices (-100: no label) on the grid of the spatial logits, for
+            methods that use a target.
         progress: progress of the training, for methods that use it.
 
     Logits and spatial logits are combined, and floating-point tensors ``by_row`` are averaged with the same weights;
@@ -112,7 +118,8 @@ def combine_teachers(
     any_valid = torch.stack(masks).any(dim=0) if len(masks) == len(teachers) else None
     first = next(iter(teachers.values()))
     return Outputs(
-        logits=method.combine(stacked), spatial_logits=_combine_spatial_logits(teachers, method, progress),
+        logits=method.combine(stacked),
+        spatial_logits=_combine_spatial_logits(teachers, method, spatial_target, progress),
         by_row=_combine_by_row(teachers, method, stacked), row_to_sample=first.row_to_sample, valid=any_valid,
     )  # fmt: skip
 
@@ -145,7 +152,7 @@ class MeanLogits:
     weights: TeacherWeights = None
 
     def __post_init__(self) -> None:
-        _check_weights(self.weights)
+        require_positive_weights(self.weights)
 
     def row_weights(self, stacked: TeacherLogits) -> Tensor:
         return normalize_weights(_teacher_weights(self.weights, stacked), stacked.valid)
@@ -169,8 +176,8 @@ class MeanProbabilities:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_weights(self.weights)
-        _check_temperature(self.temperature)
+        require_positive_weights(self.weights)
+        require_positive_temperature(self.temperature)
 
     def row_weights(self, stacked: TeacherLogits) -> Tensor:
         return normalize_weights(_teacher_weights(self.weights, stacked), stacked.valid)
@@ -184,19 +191,24 @@ class MeanProbabilities:
 class ConfidenceWeighted:
     """Mean of probabilities with larger weights for more reliable teachers, row by row.
 
+    Rows of :class:`~limbeck.tasks.Segmentation` are pixels, so its weights differ from pixel to pixel.
+
     Args:
-        criterion: ``entropy`` (:func:`entropy_weights`) or ``cross_entropy`` (CA-MKD, :func:`cross_entropy_weights`).
+        criterion: ``entropy`` (:func:`entropy_weights`), ``inverse_entropy`` (:func:`inverse_entropy_weights`, which
+            differ more) or ``cross_entropy`` (CA-MKD, :func:`cross_entropy_weights`).
         temperature: as in :class:`MeanProbabilities`. With the temperature of the loss, ``cross_entropy`` is the loss
             of the paper up to the entropy of the teachers, which has no gradient.
     """
 
-    criterion: Literal["entropy", "cross_entropy"] = "entropy"
+    criterion: Literal["entropy", "inverse_entropy", "cross_entropy"] = "entropy"
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.criterion not in ("entropy", "cross_entropy"):
-            raise LimbeckError(f"criterion must be entropy or cross_entropy, got {self.criterion!r}")
-        _check_temperature(self.temperature)
+        if self.criterion not in ("entropy", "inverse_entropy", "cross_entropy"):
+            raise LimbeckError(
+                f"criterion must be entropy, inverse_entropy or cross_entropy, got {self.criterion!r}: choose one"
+            )
+        require_positive_temperature(self.temperature)
 
     @property
     def needs_target(self) -> bool:
@@ -206,6 +218,8 @@ class ConfidenceWeighted:
     def row_weights(self, stacked: TeacherLogits) -> Tensor:
         if self.criterion == "entropy":
             return entropy_weights(stacked.logits, stacked.valid)
+        if self.criterion == "inverse_entropy":
+            return inverse_entropy_weights(stacked.logits, stacked.valid)
         if stacked.target is None:
             raise LimbeckError(
                 "ConfidenceWeighted(criterion='cross_entropy') needs a target, and the batch has none: set "
@@ -234,7 +248,7 @@ class RandomTeacher:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_weights(self.weights)
+        require_positive_weights(self.weights)
 
     def row_weights(self, stacked: TeacherLogits) -> Tensor:
         step = stacked.progress.steps_before + stacked.progress.step
@@ -324,24 +338,26 @@ def _stack_teacher_logits(
 
 
 def _combine_spatial_logits(
-    teachers: Mapping[str, Outputs], method: EnsembleMethod, progress: Progress
+    teachers: Mapping[str, Outputs], method: EnsembleMethod, target: Tensor | None, progress: Progress
 ) -> Tensor | None:
-    """``[batch, classes, height, width]``, position by position; ``None`` where a teacher has others or none."""
+    """``[batch, classes, height, width]``, position by position; ``None`` where a teacher has others or none, or the
+    method needs a target and ``target`` is none of these positions.
+    """
     maps = [outputs.spatial_logits for outputs in teachers.values() if outputs.spatial_logits is not None]
-    if (
-        len(maps) < len(teachers)
-        or len({tensor.shape for tensor in maps}) > 1
-        or getattr(method, "needs_target", False)
-    ):
+    if len(maps) < len(teachers) or len({tensor.shape for tensor in maps}) > 1:
         return None
     batch_size, classes, *size = maps[0].shape
+    has_target = target is not None and target.shape == (batch_size, *size)
+    if getattr(method, "needs_target", False) and not has_target:
+        return None
     num_positions = math.prod(size)
     logits = torch.stack([upcast(tensor).flatten(2).mT.reshape(-1, classes) for tensor in maps])
     masks = [outputs.valid for outputs in teachers.values()]
     ones = torch.ones(batch_size, dtype=torch.bool, device=logits.device)
     valid = torch.stack([ones if mask is None else mask for mask in masks]).repeat_interleave(num_positions, dim=1)
     logits = logits.masked_fill(~valid.unsqueeze(2), 0.0)
-    combined = method.combine(TeacherLogits(tuple(teachers), logits, valid, None, progress))
+    position_target = target.flatten() if target is not None and has_target else None
+    combined = method.combine(TeacherLogits(tuple(teachers), logits, valid, position_target, progress))
     return combined.reshape(batch_size, num_positions, classes).mT.reshape(batch_size, classes, *size)
 
 
@@ -381,14 +397,3 @@ def _valid_rows(outputs: Outputs) -> Tensor:
 
 def _same_samples(a: Tensor | None, b: Tensor | None) -> bool:
     return a is b or (a is not None and b is not None and torch.equal(a, b))
-
-
-def _check_weights(weights: TeacherWeights) -> None:
-    for name, weight in (weights or {}).items():
-        if not 0 < weight < math.inf:
-            raise LimbeckError(f"the weight of teacher {name!r} must be above 0, got {weight}; remove the teacher")
-
-
-def _check_temperature(temperature: float) -> None:
-    if not 0 < temperature < math.inf:
-        raise LimbeckError(f"temperature must be above 0, got {temperature}")

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from limbeck.core.errors import LimbeckError
 
 __all__ = [
     "average_logits",
     "average_probabilities",
     "cross_entropy_weights",
     "entropy_weights",
+    "inverse_entropy_weights",
     "normalize_weights",
+    "require_positive_temperature",
+    "require_positive_weights",
 ]
 
 
@@ -37,6 +45,22 @@ def entropy_weights(logits: Tensor, valid: Tensor) -> Tensor:
     tensor([[0.3333, 0.6667]])
     """
     return _inverse_softmax_weights(torch.special.entr(F.softmax(logits, dim=2)).sum(dim=2), valid)
+
+
+def inverse_entropy_weights(logits: Tensor, valid: Tensor) -> Tensor:
+    """(1 / H_k) / Σ_j (1 / H_j) with the entropy H_k of teacher k, over the valid teachers of a row.
+
+    Misra, Bourlard & Tyagi, *New Entropy Based Combination Rules in HMM/ANN Multi-stream ASR* (ICASSP 2003,
+    https://publications.idiap.ch/publications/show/683). Unlike :func:`entropy_weights`, one confident teacher of
+    several gets nearly all of the weight. Entropies below the resolution of the type (1.2e-7 in float32) are equal.
+
+    >>> uniform, confident = torch.tensor([[0.0, 0.0]]), torch.tensor([[9.0, -9.0]])
+    >>> inverse_entropy_weights(torch.stack([uniform, confident]), torch.ones(2, 1, dtype=torch.bool)).T
+    tensor([[4.1747e-07, 1.0000e+00]])
+    """
+    entropy = torch.special.entr(F.softmax(logits, dim=2)).sum(dim=2)
+    confidence: Tensor = valid / entropy.clamp(min=torch.finfo(logits.dtype).eps)
+    return confidence / confidence.sum(dim=0).clamp(min=torch.finfo(logits.dtype).tiny)
 
 
 def cross_entropy_weights(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
@@ -84,3 +108,16 @@ def _inverse_softmax_weights(loss: Tensor, valid: Tensor) -> Tensor:
     fraction = F.softmax(loss.masked_fill(~valid, -torch.inf), dim=0)
     weight = ((1 - fraction) / (num_valid - 1).clamp(min=1)).where(num_valid > 1, 1.0)
     return weight.masked_fill(~valid, 0.0)
+
+
+def require_positive_weights(weights: Mapping[str, float] | None) -> None:
+    """Refuse weights by teacher name that are not above 0."""
+    for name, weight in (weights or {}).items():
+        if not 0 < weight < math.inf:
+            raise LimbeckError(f"the weight of teacher {name!r} must be above 0, got {weight}; remove the teacher")
+
+
+def require_positive_temperature(temperature: float) -> None:
+    """Refuse a temperature that is not above 0."""
+    if not 0 < temperature < math.inf:
+        raise LimbeckError(f"temperature must be above 0, got {temperature}")
