@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from limbeck import models
 from limbeck.core.errors import LimbeckError
 from limbeck.models.onnx_graph import export_onnx_bytes
-from limbeck.models.small_vit import _sincos_positions
+from limbeck.models.small_vit import sincos_positions
 
 
 @pytest.mark.parametrize(("patch", "width", "depth", "heads"), [(4, 96, 6, 3), (2, 16, 1, 4), (7, 8, 2, 1)])
@@ -27,7 +27,7 @@ def test_it_has_the_parameters_of_its_formula(patch, width, depth, heads, classe
 
 
 def test_positions_are_sines_and_cosines_of_row_and_column():
-    positions = _sincos_positions(3, 5, 8).reshape(3, 5, 8).numpy()
+    positions = sincos_positions(3, 5, 8).reshape(3, 5, 8).numpy()
     for row in range(3):
         for column in range(5):
             # Two rates: 1 and 1/10,000.

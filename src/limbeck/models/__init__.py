@@ -6,16 +6,18 @@ from limbeck.models.cifar_resnet import *  # noqa: F403
 from limbeck.models.conv_ctc import conv_ctc
 from limbeck.models.create_model import create_model
 from limbeck.models.detector import Detector, detector
+from limbeck.models.encoder_unet import encoder_unet
 from limbeck.models.mlp import mlp
 from limbeck.models.pretrained_text import transformers
 from limbeck.models.small_cnn import small_cnn
 from limbeck.models.small_vit import small_vit
 from limbeck.models.text_encoder import text_encoder
 from limbeck.models.unet import unet
+from limbeck.models.vit_segmenter import vit_segmenter
 from limbeck.models.weights import load_weights, save_weights
 
 __all__ = [
-    "Detector", "conv_ctc", "create_model", "detector", "load_weights", "mlp", "save_weights", "small_cnn", "small_vit",
-    "text_encoder", "timm", "torchvision", "transformers", "unet",
+    "Detector", "conv_ctc", "create_model", "detector", "encoder_unet", "load_weights", "mlp", "save_weights",
+    "small_cnn", "small_vit", "text_encoder", "timm", "torchvision", "transformers", "unet", "vit_segmenter",
 ]  # fmt: skip
 __all__ += cifar_resnet.__all__

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError
 from limbeck.models.options import require_positive
 
-__all__ = ["SmallViT", "small_vit"]
+__all__ = ["EncoderBlock", "SmallViT", "sincos_positions", "small_vit"]
 
 _MAX_PERIOD = 10_000.0
 
@@ -58,7 +58,7 @@ class SmallViT(nn.Module):
         self.patch_embed = nn.Conv2d(channels, width, patch_size, stride=patch_size)
         self.block_names = tuple(f"block{i}" for i in range(1, depth + 1))
         for name in self.block_names:
-            self.add_module(name, _EncoderBlock(width, num_heads))
+            self.add_module(name, EncoderBlock(width, num_heads))
         self.norm = nn.LayerNorm(width)
         self.fc = nn.Linear(width, classes)
 
@@ -71,7 +71,7 @@ class SmallViT(nn.Module):
                 f"{self.patch_size}, got {list(image.shape)}; use another patch_size or image size"
             )
         patches = self.patch_embed(image)
-        positions = _sincos_positions(height // self.patch_size, width // self.patch_size, patches.shape[1])
+        positions = sincos_positions(height // self.patch_size, width // self.patch_size, patches.shape[1])
         tokens = patches.flatten(2).transpose(1, 2) + positions.to(patches)
         for name in self.block_names:
             tokens = self.get_submodule(name)(tokens)
@@ -80,7 +80,7 @@ class SmallViT(nn.Module):
 
 
 @final
-class _EncoderBlock(nn.Module):
+class EncoderBlock(nn.Module):
     """Pre-norm transformer block: attention and MLP, each with a residual connection."""
 
     def __init__(self, width: int, num_heads: int) -> None:
@@ -99,7 +99,7 @@ class _EncoderBlock(nn.Module):
         return output
 
 
-def _sincos_positions(rows: int, columns: int, width: int) -> Tensor:
+def sincos_positions(rows: int, columns: int, width: int) -> Tensor:
     """``[rows · columns, width]``: sines and cosines of the row and of the column, each in a half of the width."""
     quarter = width // 4
     frequencies = _MAX_PERIOD ** (-torch.arange(quarter) / max(quarter - 1, 1))

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.models.options import require_positive
 
-__all__ = ["UNet", "unet"]
+__all__ = ["UNet", "UNetBlock", "unet"]
 
 
 def unet(*, width: int = 16, depth: int = 3, classes: int = 11, channels: int = 3) -> UNet:
@@ -41,11 +41,13 @@ class UNet(nn.Module):
         self.depth = depth
         for level in range(1, depth + 1):
             self.add_module(
-                f"encoder{level}", _Block(channels if level == 1 else width << (level - 2), width << (level - 1))
+                f"encoder{level}", UNetBlock(channels if level == 1 else width << (level - 2), width << (level - 1))
             )
-        self.bottleneck = _Block(width << (depth - 1), width << depth)
+        self.bottleneck = UNetBlock(width << (depth - 1), width << depth)
         for level in range(depth, 0, -1):
-            self.add_module(f"decoder{level}", _Block((width << level) + (width << (level - 1)), width << (level - 1)))
+            self.add_module(
+                f"decoder{level}", UNetBlock((width << level) + (width << (level - 1)), width << (level - 1))
+            )
         self.classifier = nn.Conv2d(width, classes, 1)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -70,7 +72,7 @@ class UNet(nn.Module):
 
 
 @final
-class _Block(nn.Sequential):
+class UNetBlock(nn.Sequential):
     """Two 3×3 convolutions, each with batch normalization and ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
