@@ -140,13 +140,47 @@ def test_outputs_are_computed_once_and_equal_those_of_the_teacher_in_every_batch
         batch = data.batch(*indices)
         assert_equal(cached.predict(batch, task), teacher.predict(batch, task))
     assert (cached.misses, cached.hits) == (6, 4)
+    assert not messages
     for _ in cached.populate(task, batch_size=5):
         pass
+    (message,) = messages
+    assert f"{NUM_SAMPLES} outputs of " in message
+    messages.clear()
     again = CachedTeacher(make_network(build), data, root=tmp_path, config=FULL, log=messages.append)
     batch = data.batch(*range(NUM_SAMPLES))
     assert_equal(again.predict(batch, task), teacher.predict(batch, task))
     assert (again.misses, again.hits, again.stats()["is_complete"]) == (0, NUM_SAMPLES, True)
     assert not messages
+
+
+@pytest.mark.parametrize(
+    ("config", "pixel_bytes"),
+    [(FULL, 3 * 4), (CacheConfig(), 3 * 2), (CacheConfig(top_k=2), 2 * 3 + 4), (CacheConfig(pool_factor=2), 3 * 2)],
+)
+def test_the_size_of_dense_outputs_is_told_before_filling(tmp_path, config, pixel_bytes):
+    collate, _, build = CASES["segmentation"]
+    task, messages = Segmentation(classes=3, stride=2), list[str]()
+    data = Samples(collate)
+    cached = CachedTeacher(make_network(build), data, root=tmp_path, config=config, log=messages.append)
+    filling = cached.populate(task, batch_size=NUM_SAMPLES)
+    next(filling)
+    (message,) = messages
+    list(filling)
+    num_bytes = cached.stats()["bytes"]
+    assert message == (
+        f"cache of 'teacher': {NUM_SAMPLES} outputs of {num_bytes // NUM_SAMPLES:,} bytes take "
+        f"{num_bytes / 1e6:,.1f} MB in {tmp_path}"
+    )
+    rows, columns = (side // 2 // config.pool_factor for side in data.batch(0)["input"].shape[2:])
+    assert num_bytes == NUM_SAMPLES * (rows * columns * pixel_bytes + 8)
+
+
+def test_a_cache_larger_than_the_disk_is_told_with_a_remedy(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    collate, task, build = CASES["segmentation"]
+    messages = list[str]()
+    CachedTeacher(make_network(build), Samples(collate), root=tmp_path / "new", log=messages.append).check(task)
+    assert "where only 0.0 MB are free: set cache.top_k, cache.pool_factor or a larger stride" in messages[0]
 
 
 def test_stored_maps_do_not_depend_on_the_masks_of_the_batch(tmp_path):

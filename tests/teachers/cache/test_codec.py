@@ -103,6 +103,33 @@ def test_maps_are_pooled_and_spatial_logits_come_back_at_their_size():
     assert torch.allclose(outputs["spatial_logits"].mean((2, 3)), maps.mean((2, 3)), atol=0.05)
 
 
+@pytest.mark.parametrize("tail", ["spread", "renormalized"])
+def test_the_largest_logits_of_each_pixel_are_stored(tail):
+    maps = 3 * torch.randn(4, 7, 4, 5)
+    outputs, layout = round_trip({"spatial_logits": maps}, top_k=3, tail=tail)
+    decoded = outputs["spatial_logits"]
+    assert decoded.shape == maps.shape
+    top = torch.zeros_like(maps).scatter_(1, maps.topk(3, dim=1).indices, 1).bool()
+    torch.testing.assert_close(decoded[top], maps[top].half().float())
+    if tail == "spread":  # the rest of the probability is spread evenly over the other classes
+        probability, tails = maps.softmax(1), decoded.softmax(1)
+        torch.testing.assert_close((probability * ~top).sum(1), (tails * ~top).sum(1), rtol=0.02, atol=1e-3)
+    else:
+        assert decoded[~top].isneginf().all()
+    # Values of 2 bytes and classes of 1, and 4 bytes for the tail of each pixel.
+    assert layout.num_bytes == 20 * (3 * 3 + (4 if tail == "spread" else 0))
+
+
+def test_pooled_maps_store_their_largest_logits():
+    maps = torch.randn(4, 6, 8, 10)
+    outputs, _ = round_trip({"spatial_logits": maps}, top_k=6, pool_factor=2, dtype="float32")
+    pooled = torch.nn.functional.avg_pool2d(maps, 2)
+    expected = torch.nn.functional.interpolate(pooled, size=(8, 10), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(outputs["spatial_logits"], expected)
+    with pytest.raises(limbeck.LimbeckError, match=r"cache\.tail must be spread with pool_factor"):
+        round_trip({"spatial_logits": maps}, top_k=3, pool_factor=2, tail="renormalized")
+
+
 def test_rows_of_samples_of_different_length_come_back():
     lengths = torch.tensor([3, 0, 5, 1])
     logits, boxes = torch.randn(4, 6, 7), torch.randint(0, 9, (4, 6, 2))
@@ -190,7 +217,7 @@ def test_outputs_of_another_shape_or_number_are_refused():
     task, batch = limbeck.tasks.Classification(5), {"input": torch.zeros(4, 1)}
     with pytest.raises(limbeck.LimbeckError, match=r"'logits' .* one entry for each of the 4 samples, got .*3, 5"):
         encode_outputs(Outputs(logits=torch.zeros(3, 5)), batch, task, batch_size=4)
-    with pytest.raises(limbeck.LimbeckError, match=r"top_k selects the largest of `logits`, and the task stores maps"):
+    with pytest.raises(limbeck.LimbeckError, match=r"largest of `logits` or .*, and the task stores maps"):
         RecordLayout.from_tensors({"maps": torch.zeros(4, 2)}, CacheConfig(top_k=2))
 
 

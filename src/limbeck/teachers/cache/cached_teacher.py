@@ -33,6 +33,7 @@ from limbeck.teachers.cache.cache_checks import (
 )
 from limbeck.teachers.cache.cache_config import CacheConfig
 from limbeck.teachers.cache.cache_registry import cache_dir, lock_cache
+from limbeck.teachers.cache.cache_size import describe_size, estimate_bytes, is_large
 from limbeck.teachers.cache.codec import TaskWithCodec, decode_outputs, encode_outputs, require_codec
 from limbeck.teachers.cache.indexing import InputChecksums, RecordIndex
 from limbeck.teachers.cache.layout import RecordLayout, Records
@@ -41,7 +42,7 @@ from limbeck.teachers.cache.store import Indices
 from limbeck.teachers.frozen import FrozenTeacher
 from limbeck.teachers.identity import describe_network
 from limbeck.utils.console import print_text
-from limbeck.utils.io import parse_json, regular_file, write_text
+from limbeck.utils.io import parse_json, write_text
 
 __all__ = ["CACHE_VERSION", "CachedTeacher", "IndexedBatches"]
 
@@ -120,6 +121,7 @@ class CachedTeacher(Teacher):
         self._folder: Path | None = None
         self._store: OutputStore | None = None
         self._layout: RecordLayout | None = None
+        self._num_bytes: int | None = None
         self.misses = self.hits = self.repaired = 0
 
     @property
@@ -161,19 +163,27 @@ class CachedTeacher(Teacher):
         return decode_outputs({name: t.to(checksums.device) for name, t in tensors.items()}, batch, codec)
 
     def check(self, task: Task) -> None:
-        """Check the teacher, and stored outputs where there are some, before training; nothing is written.
+        """Check the teacher and stored outputs before training, and log the size of a large cache; nothing is written.
 
         Raises:
             LimbeckError: the task has no codec; outputs depend on the batch; or stored outputs are not those of the
                 teacher.
         """
         self._open_store(require_codec(task))
+        if self._num_bytes is not None and is_large(self._num_bytes, cache_dir(self._root)):
+            self._log_size()
 
     def populate(
         self, task: Task, *, batch_size: int = 256, rank: int = 0, world_size: int = 1
     ) -> Iterator[tuple[int, int]]:
-        """Compute all missing outputs, or the share of process ``rank``; yields (number done, total)."""
+        """Compute all missing outputs, or the share of process ``rank``; yields (number done, total).
+
+        The size of the complete cache is logged first.
+        """
         codec = require_codec(task)
+        self._open_store(codec)
+        if rank == 0:
+            self._log_size()
         starts = range(rank * batch_size, self.num_entries, batch_size * world_size)
         for step, start in enumerate(starts):
             indices = np.arange(start, min(start + batch_size, self.num_entries), dtype=np.int64)
@@ -290,7 +300,7 @@ class CachedTeacher(Teacher):
         if not path.exists():
             return None
         try:
-            self._layout = RecordLayout.from_dict(parse_json(regular_file(path).read_text())["layout"])
+            self._layout = RecordLayout.from_dict(parse_json(path.read_text())["layout"])
         except (OSError, ValueError, KeyError, TypeError, LimbeckError) as error:
             self._log_message(f"{path} is damaged ({error}) and is written again with the first output")
             return None
@@ -329,7 +339,10 @@ class CachedTeacher(Teacher):
             changed = (path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
             self._teacher.ignored_attributes = frozenset(changed)
         require_independent_samples(first, second, name=self._name)
-        return InputChecksums(task.model_inputs(batches[0]), batches[0]).kinds
+        kinds = InputChecksums(task.model_inputs(batches[0]), batches[0]).kinds
+        layout = RecordLayout.from_tensors(first, self._config, checksums=kinds)
+        self._num_bytes = estimate_bytes(layout, first, self.num_entries)
+        return kinds
 
     def _check_stored(self, store: OutputStore, task: TaskWithCodec) -> None:
         """Compare a few stored outputs, for inputs that have not changed, with those of the teacher."""
@@ -371,6 +384,10 @@ class CachedTeacher(Teacher):
             "key": self._folder.name, "teacher": self._name, "num_samples": self._record_index.num_samples,
             "num_views": self._record_index.num_views, "layout": self._layout.to_dict(),
         }  # fmt: skip
+
+    def _log_size(self) -> None:
+        if self._num_bytes is not None:
+            self._log_message(describe_size(self._num_bytes, self.num_entries, cache_dir(self._root)))
 
     def _log_message(self, text: str) -> None:
         self._log(f"cache of {self._name!r}: {text}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, Self, final
+from typing import Any, Final, NamedTuple, Self, final
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from limbeck.teachers.cache.store import ByteArray
 from limbeck.teachers.cache.tensor_encoding import TensorEncoding
 
 __all__ = ["RecordField", "RecordLayout", "Records"]
+
+_MAP: Final = "spatial_logits"
 
 
 class Records(NamedTuple):
@@ -116,20 +118,27 @@ class RecordLayout:
         """The layout of ``tensors`` ``[batch, ...]``.
 
         Raises:
-            LimbeckError: ``top_k`` is set, and there are no ``logits``.
+            LimbeckError: ``top_k`` is set, and there are no ``logits`` or ``spatial_logits``; or pooled maps would be
+                resized between logits of minus infinity.
         """
-        if config.top_k is not None and "logits" not in tensors:
+        if config.top_k is not None and not {"logits", _MAP} & tensors.keys():
             raise LimbeckError(
-                f"cache.top_k selects the largest of `logits`, and the task stores {', '.join(tensors)}: remove top_k"
+                f"cache.top_k selects the largest of `logits` or `{_MAP}`, and the task stores {', '.join(tensors)}: "
+                "remove top_k"
+            )
+        if config.tail == "renormalized" and config.pool_factor > 1 and _MAP in tensors:
+            raise LimbeckError(
+                "cache.tail must be spread with pool_factor, since pooled maps are resized, got renormalized: change it"
             )
         fields = []
         for name, tensor in tensors.items():
             by_row = _has_rows(name, tensor, tensors)
             pooled = tensor if by_row else _pool(tensor, config)
             is_resized = pooled is not tensor and not name.startswith(FEATURES)
-            shape = tuple(pooled.shape[2 if by_row else 1 :])
+            encoding = _encoding_name(name, tensor, config)
+            shape = tuple((_classes_last(pooled) if _is_top_k_map(name, encoding) else pooled).shape[1 + by_row :])
             full_size = tuple(tensor.shape[2:]) if is_resized else ()
-            fields.append(RecordField(name, _encoding_name(name, tensor, config), shape, full_size, by_row))
+            fields.append(RecordField(name, encoding, shape, full_size, by_row))
         return cls(config, tuple(fields), checksums)
 
     def pack(self, tensors: Mapping[str, Tensor]) -> Records:
@@ -229,10 +238,15 @@ class RecordLayout:
     def _stored_part(self, field: RecordField, tensor: Tensor, is_row: Tensor | None) -> Tensor:
         """What is stored of a tensor: its valid rows, or the pooled map."""
         tensor = tensor.detach().cpu()
-        return tensor[is_row] if field.by_row and is_row is not None else _pool(tensor, self.config)
+        if field.by_row and is_row is not None:
+            return tensor[is_row]
+        pooled = _pool(tensor, self.config)
+        return _classes_last(pooled) if _is_top_k_map(field.name, field.encoding) else pooled
 
     def _decode(self, field: RecordField, record: NDArray[Any]) -> Tensor:
         values = _encoding(field, self.config).decode(record)
+        if _is_top_k_map(field.name, field.encoding):
+            values = values.movedim(-1, 1)
         if field.full_size:
             values = F.interpolate(values, size=field.full_size, mode="bilinear", align_corners=False)
         return values
@@ -251,7 +265,16 @@ def _encoding_name(name: str, tensor: Tensor, config: CacheConfig) -> str:
         return "int64"
     if name.startswith((FEATURES, ROW_FEATURES)):
         return config.feature_dtype
-    return "top_k" if name == "logits" and config.top_k is not None else config.dtype
+    return "top_k" if name in ("logits", _MAP) and config.top_k is not None else config.dtype
+
+
+def _is_top_k_map(name: str, encoding: str) -> bool:
+    """Whether the largest logits of each position are stored, for which classes are the last axis."""
+    return name == _MAP and encoding == "top_k"
+
+
+def _classes_last(maps: Tensor) -> Tensor:
+    return maps.movedim(1, -1)
 
 
 def _row_mask(tensors: Mapping[str, Tensor]) -> Tensor:

@@ -43,6 +43,8 @@ class TensorEncoding:
         *leading, classes = self.shape
         shape = (*leading, min(self.config.top_k or classes, classes))
         index_type = "u2" if classes <= 2**16 else "u4"
+        if self.name == "spatial_logits" and classes <= 2**8:
+            index_type = "u1"
         members: list[Any] = [("values", self.config.dtype, shape), ("classes", index_type, shape)]
         return np.dtype([*members, ("tail", "f4", tuple(leading))] if self.config.tail == "spread" else members)
 
