@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
@@ -16,7 +19,7 @@ from limbeck.evaluation.classification_metrics import NLL
 from limbeck.losses import CrossEntropyLoss, CWDLoss, KDLoss
 from limbeck.models import unet
 from limbeck.tasks import Segmentation
-from limbeck.tasks.segmentation.report import color_mask
+from limbeck.tasks.segmentation.report import color_mask, mark_errors
 
 CLASSES, VOID = 4, 255
 TASK = Segmentation(CLASSES)
@@ -205,7 +208,8 @@ def test_examples_show_the_masks_in_color():
     batch["target"][1] = VOID
     scores = TASK.score(Fixed(F.one_hot(batch["target"] % 255, CLASSES).movedim(3, 1).float()), batch)
     first, second = TASK.examples(batch, {"student": scores}, {})
-    assert (first.sample_id, first.predictions["student"].text) == (10, "mean IoU 100 %")
+    text = first.predictions["student"].text
+    assert (first.sample_id, text) == (10, "mean IoU 100 %, wrong pixels in red: 0 %")
     assert all(
         panel.image.startswith(b"\x89PNG") for panel in (first.input, first.target, second.predictions["student"])
     )
@@ -213,6 +217,27 @@ def test_examples_show_the_masks_in_color():
     colors = color_mask(torch.arange(-1, 19)[None], classes=19)[:, 0].T
     assert len(colors.unique(dim=0)) == 20
     assert colors[0].tolist() == [1, 1, 1]
+
+
+def test_wrong_pixels_are_red_and_those_without_a_class_are_not():
+    target, predicted = torch.tensor([[0, 1, -100, 2]]), torch.tensor([[0, 2, 1, 0]], dtype=torch.uint8)
+    marked = mark_errors(torch.full((3, 1, 4), 0.5), predicted, target)
+    torch.testing.assert_close(marked[:, 0, [0, 2]], torch.full((3, 2), 0.35))
+    torch.testing.assert_close(marked[:, 0, [1, 3]], torch.tensor([0.9, 0.1, 0.1])[:, None].expand(3, 2))
+
+
+def test_predictions_stand_above_their_errors():
+    batch = make_batch(num_images=2)
+    predicted = batch["target"].clone()
+    predicted[0, 1:3] = (predicted[0, 1:3] + 1) % 3
+    scores = TASK.score(Fixed(F.one_hot(predicted % 255, CLASSES).movedim(3, 1).float()), batch)
+    example = TASK.examples(batch, {"student": scores}, {})[0]
+    panel = example.predictions["student"]
+    assert panel.text.endswith("wrong pixels in red: 25 %")  # 2 of 8 rows; the first has no class
+    image = np.asarray(Image.open(io.BytesIO(panel.image)))
+    assert image.shape == (9 + 1 + 9, 12, 3)
+    red = (image == [230, 26, 26]).all(axis=2)
+    assert red.sum() == red[11:13].sum() == 24
 
 
 def test_the_deployed_network_normalizes_and_returns_logits_of_the_size_of_the_image():

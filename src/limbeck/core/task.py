@@ -151,7 +151,11 @@ class EvaluableTask(Task, Protocol):
         """
 
     def score(self, network: nn.Module, batch: Any) -> Scores:
-        """Predictions and statistics for a validation or test batch, in one forward pass."""
+        """Predictions and statistics for a validation or test batch.
+
+        A task may average several passes (sliding windows, scales, flips), but not for a network whose attribute
+        ``is_deployed`` is true, which runs once on the whole input, as on the device.
+        """
 
     def metric_value(
         self, statistics: Tensor, weights: Tensor | None = None, *, metric: MetricSpec | None = None

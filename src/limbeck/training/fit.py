@@ -16,7 +16,7 @@ from limbeck.data import from_loaders
 from limbeck.data.batch_sampler import BatchStream
 from limbeck.data.pair_batches import pair_batches
 from limbeck.distiller.distiller import Distiller
-from limbeck.training.callbacks import Callback, MetricsCSV, MetricsRow, TemperatureCSV, require_callbacks
+from limbeck.training.callbacks import Callback, MetricsCSV, MetricsRow, TemperatureCSV
 from limbeck.training.checkpoint import catch_signals
 from limbeck.training.config import TrainingConfig
 from limbeck.training.convert_precision import preserve_dtypes
@@ -223,7 +223,7 @@ def _make_callbacks(callbacks: Sequence[Callback] | None, state: TrainState, fol
         steps_per_epoch, last_step = state.length.steps_per_epoch, state.length.stop_after_steps
         all_callbacks.append(GradientNorms(state.distiller, steps_per_epoch=steps_per_epoch, last_step=last_step))
     if state.fabric.global_rank == 0:
-        all_callbacks += [ProgressBar()] if callbacks is None else require_callbacks(callbacks)
+        all_callbacks += [ProgressBar()] if callbacks is None else callbacks
         if folder is not None:
             names = {"phase": state.phase, "stage": state.stage}
             all_callbacks.append(MetricsCSV(folder / "metrics.csv", **names))

@@ -87,9 +87,11 @@ class SegmentationMetrics:
 
     Args:
         classes: number of classes.
+        inference: settings of inference that differ from one pass over the whole image, for the record.
     """
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, *, inference: Mapping[str, Any] | None = None) -> None:
+        self._inference = dict(inference or {})
         self._confusion = torch.zeros(classes, classes, dtype=torch.int64)
         self._num_images = torch.zeros(classes, dtype=torch.int64)
 
@@ -104,7 +106,7 @@ class SegmentationMetrics:
 
         ``per_class`` is the IoU of each class (NaN where neither target nor predictions have it),
         ``class_num_samples`` the number of images whose target has it. The mean class accuracy is over the classes in
-        the target.
+        the target. ``inference`` is there if not empty.
         """
         sums = intersections_and_unions(self._confusion)
         correct, num_pixels = self._confusion.diagonal().double(), self._confusion.sum(dim=1).double()
@@ -114,4 +116,5 @@ class SegmentationMetrics:
             "mean_class_accuracy": float((correct / num_pixels).nanmean()),
             "per_class": iou_by_class(sums).tolist(),
             "class_num_samples": self._num_images.tolist(),
+            **({"inference": self._inference} if self._inference else {}),
         }

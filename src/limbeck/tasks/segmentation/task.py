@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, final
 
 import torch
@@ -18,6 +18,7 @@ from limbeck.data.normalization import NormalizedModel
 from limbeck.evaluation.classification_metrics import NLL
 from limbeck.losses._ops import IGNORE_INDEX
 from limbeck.losses.temperature import Range
+from limbeck.tasks.segmentation.inference import averaged_logits, resize
 from limbeck.tasks.segmentation.metrics import (
     METRICS,
     MIOU,
@@ -34,6 +35,7 @@ __all__ = ["Segmentation"]
 
 _PIXELS: Final = Range(default=1.0, low=1.0, high=4.0)
 """Lower than for images: Liu et al. (CVPR 2019) and Shu et al. (ICCV 2021) compare pixels at 1."""
+_MAX_SCALE: Final = 8.0
 
 
 @final
@@ -50,15 +52,28 @@ class Segmentation:
     Losses compare the pixels of a grid of every ``stride``-th row and column, without those of no class; of an image
     whose mask has no class at all, every pixel. Metrics use all pixels.
 
+    ``window``, ``scales`` and ``flip`` change how networks are validated and tested: their logits for an image are
+    averaged over windows, and their probabilities over scales and flips. Losses and caches use one pass over the whole
+    image, and so does a deployed network.
+
     Args:
         classes: number of classes.
         stride: distance of the pixels that losses compare.
         ignore_index: class index of pixels without a class, as in torch; those below 0 have none either.
+        window: height and width in pixels of sliding windows; ``None``: the whole image.
+        overlap: smallest share of a window that the next one covers as well, from 0 to below 1.
+        scales: factors that the image is resized by, such as ``[0.75, 1, 1.25]``.
+        flip: average with the image mirrored left to right.
     """
 
     classes: int
     stride: int = 1
     ignore_index: int = 255
+    # Not in the repr, by which caches of training outputs are found.
+    window: tuple[int, int] | None = field(default=None, repr=False)
+    overlap: float = field(default=0.5, repr=False)
+    scales: tuple[float, ...] = field(default=(1.0,), repr=False)
+    flip: bool = field(default=False, repr=False)
     temperatures: ClassVar[Range] = _PIXELS
     primary_metric: ClassVar[MetricSpec] = MIOU
     monitored_metrics: ClassVar[tuple[MetricSpec, ...]] = (MIOU, NLL)
@@ -73,6 +88,12 @@ class Segmentation:
             raise LimbeckError(
                 f"classes must be at least 2, stride at least 1 and ignore_index none of the classes, got {self}"
             )
+        if self.window is not None and (len(self.window) != 2 or min(self.window) < 1):
+            raise LimbeckError(f"window must be height and width of at least 1 pixel, got {self.window}: change it")
+        if not 0 <= self.overlap < 1:
+            raise LimbeckError(f"overlap must be from 0 to below 1, got {self.overlap}: give the share of a window")
+        if not self.scales or not all(0 < scale <= _MAX_SCALE for scale in self.scales):
+            raise LimbeckError(f"scales must be numbers above 0 and up to {_MAX_SCALE}, got {self.scales}: change them")
 
     def outputs(self, network: nn.Module, batch: Any) -> Outputs:
         """One row per pixel of the grid; ``spatial_logits`` is the whole grid."""
@@ -93,7 +114,7 @@ class Segmentation:
 
     def monitor(self, network: nn.Module, batch: Any) -> Tensor:
         """``[batch, 2·classes + 2]``: intersections and unions by class, sum of the losses, number of pixels."""
-        logits = self._full_logits(network, batch)
+        logits = self._averaged_logits(network, batch)
         mask = self._full_mask(batch, logits)
         confusion = confusion_matrices(logits.argmax(dim=1), mask, classes=self.classes)
         losses = F.cross_entropy(logits.float(), mask, ignore_index=IGNORE_INDEX, reduction="none")
@@ -102,7 +123,7 @@ class Segmentation:
 
     def score(self, network: nn.Module, batch: Any) -> Scores:
         """Predicted masks; the statistics are the intersection and the union of each class."""
-        logits = self._full_logits(network, batch)
+        logits = self._averaged_logits(network, batch)
         predicted = logits.argmax(dim=1)
         confusion = confusion_matrices(predicted, self._full_mask(batch, logits), classes=self.classes).cpu()
         masks = predicted.to(torch.uint8 if self.classes <= 256 else torch.int32).cpu()
@@ -120,7 +141,7 @@ class Segmentation:
 
     def metrics(self) -> SegmentationMetrics:
         """Mean IoU, pixel accuracy, mean class accuracy, and the IoU of each class."""
-        return SegmentationMetrics(self.classes)
+        return SegmentationMetrics(self.classes, inference=self._inference())
 
     def model_inputs(self, batch: Any) -> ModelInputs:
         """The image."""
@@ -147,8 +168,25 @@ class Segmentation:
         return ResizedLogits(NormalizedModel(network, data.normalization, num_dims=3))
 
     def _full_logits(self, network: nn.Module, batch: Any) -> Tensor:
-        """Logits of the size of the image."""
-        image = get_input(batch)
+        """Logits of the size of the image, from one pass over it."""
+        return self._run(network, get_input(batch))
+
+    def _averaged_logits(self, network: nn.Module, batch: Any) -> Tensor:
+        """Logits of the size of the image, as they are validated and tested."""
+        if getattr(network, "is_deployed", False) or not self._inference():
+            return self._full_logits(network, batch)
+        return averaged_logits(
+            lambda image: self._run(network, image), get_input(batch), window=self.window, overlap=self.overlap,
+            scales=self.scales, flip=self.flip,
+        )  # fmt: skip
+
+    def _inference(self) -> dict[str, Any]:
+        """What differs from one pass over the whole image."""
+        window = {} if self.window is None else {"window": list(self.window), "overlap": self.overlap}
+        scales = {} if self.scales == (1.0,) else {"scales": list(self.scales)}
+        return {**window, **scales, **({"flip": True} if self.flip else {})}
+
+    def _run(self, network: nn.Module, image: Tensor) -> Tensor:
         output = network(image)
         logits = find_logits(output)
         if logits is None or logits.ndim != 4 or logits.shape[:2] != (len(image), self.classes):
@@ -156,7 +194,7 @@ class Segmentation:
             raise LimbeckError(
                 f"logits of {type(network).__name__} must be [{len(image)}, {self.classes}, rows, columns], got {shape}"
             )
-        return _resize(logits, image.shape[-2:])
+        return resize(logits, image.shape[-2:])
 
     def _rows(self, grid_logits: Tensor, batch: Any) -> Outputs:
         mask, size = self._mask(batch), (len(grid_logits), *grid_logits.shape[2:])
@@ -211,6 +249,8 @@ class ResizedLogits(nn.Module):
         network: takes ``[batch, channels, height, width]`` and returns logits of any size.
     """
 
+    is_deployed: ClassVar = True
+
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
@@ -219,13 +259,7 @@ class ResizedLogits(nn.Module):
         logits = find_logits(self.network(image))
         if logits is None:
             raise LimbeckError(f"{type(self.network).__name__} must return logits")
-        return _resize(logits, image.shape[-2:])
-
-
-def _resize(logits: Tensor, size: torch.Size) -> Tensor:
-    if logits.shape[-2:] == size:
-        return logits
-    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
+        return resize(logits, image.shape[-2:])
 
 
 def _is_row(mask: Tensor) -> Tensor:

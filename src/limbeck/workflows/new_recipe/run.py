@@ -14,7 +14,6 @@ from limbeck.evaluation.cost import count_parameters
 from limbeck.recipe import load_recipe
 from limbeck.recipe.trust import require_trusted, trust_plugins
 from limbeck.recipe.yaml_io import dump_compact
-from limbeck.utils.console import escape_controls
 from limbeck.utils.io import write_text
 from limbeck.workflows._job.data_cache import DataCache
 from limbeck.workflows._job.job import Job
@@ -69,7 +68,7 @@ def new_recipe(
     document = _make_document(
         data, images, teacher_spec, student_spec, size=size, num_labeled=num_labeled, unlabeled=unlabeled
     )
-    title = escape_controls(" ".join(f"{student} from {teacher} on the images in {data}".split()))
+    title = " ".join(f"{student} from {teacher} on the images in {data}".split())
     cache = DataCache()
     with TemporaryDirectory() as folder:
         job = Job.from_recipe(load_recipe(dump_compact(document)), Path(folder), data_cache=cache)
