@@ -101,13 +101,14 @@ def read_mask_size(source: MaskSettings, path: Path) -> tuple[int, int]:
     Raises:
         LimbeckError: it cannot be read, or has a value that is no class.
     """
-    height, width = MaskFiles((), None, source.ignore_index, len(source.classes), source.class_map).read_one(path).shape
+    height, width = _open_masks(source, (), size=None).read_one(path).shape
     return width, height
 
 
 def check_mask_settings(source: MaskSettings) -> None:
     """Refuse settings that fit no masks."""
-    num_classes, class_map = len(source.classes), source.class_map
+    names, class_map = source.classes, source.class_map
+    num_classes = len(names)
     if num_classes < 2 or (class_map is None and 0 <= source.ignore_index < num_classes):
         raise LimbeckError(
             f"classes must be two or more names and ignore_index none of their indices, got {source.classes} and "
@@ -136,11 +137,14 @@ def _list_labeled(splits: Mapping[str, MaskPairs]) -> list[SourceFile]:
 def _read_split(source: MaskSettings, split: MaskPairs, *, first_id: int) -> Split:
     paths = [image for image, _ in split.pairs]
     images = ImageFiles(tuple(paths), source.size, 3)
-    masks = MaskFiles(
-        tuple(mask for _, mask in split.pairs), source.size, source.ignore_index, len(source.classes), source.class_map
-    )
+    masks = _open_masks(source, tuple(mask for _, mask in split.pairs), size=source.size)
     groups = groups_of_paths(paths, source.group_pattern, split.folder)
     if images.read_uint8([0]).numel() * len(paths) > source.cache_mb * 2**20:
         return Split.from_masks(images, masks, first_id=first_id, groups=groups)
     in_memory = InMemory(images.read_uint8(range(len(paths))))
     return Split.from_masks(in_memory, masks.in_memory(), first_id=first_id, groups=groups)
+
+
+def _open_masks(source: MaskSettings, paths: tuple[Path, ...], *, size: tuple[int, int] | None) -> MaskFiles:
+    names = source.classes
+    return MaskFiles(paths, size, source.ignore_index, len(names), source.class_map)
