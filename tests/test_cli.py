@@ -220,3 +220,14 @@ def test_an_ignored_signal_stays_ignored(monkeypatch):
         assert main(["recipe", "list"]) == 0
     finally:
         signal.signal(signal.SIGHUP, previous_handler)
+
+
+def test_a_misspelled_command_or_an_unknown_option_says_what_to_write(capsys):
+    for arguments, message in (
+        (["distil"], "no command is named 'distil'; available: distill"),
+        (["data", "photos.yaml"], "no command is named 'photos.yaml'; available: check"),
+        (["distill", "digits", "--epochs", "3"], "settings of the recipe are written KEY=VALUE"),
+    ):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert message in capsys.readouterr().err

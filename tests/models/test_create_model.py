@@ -71,12 +71,14 @@ def vit(tmp_path_factory):
     return folder
 
 
-def test_an_image_classifier_of_transformers_keeps_its_head_for_as_many_classes(vit):
+def test_an_image_classifier_of_transformers_keeps_its_head_for_as_many_classes(vit, capfd):
     from transformers import ViTForImageClassification
 
     images, original = torch.randn(2, 3, 8, 8), ViTForImageClassification.from_pretrained(vit).eval()
     torch.testing.assert_close(create_model(f"hf:{vit}", classes=3).eval()(images), original(images).logits)
+    capfd.readouterr()
     assert create_model(f"hf:{vit}", classes=5)(images).shape == (2, 5)
+    assert "MISMATCH" not in "".join(capfd.readouterr())
     loaded = create_model(f"hf:{vit}", classes=3, pretrained=False, weights=vit).eval()
     torch.testing.assert_close(loaded(images), original(images).logits)
     with pytest.raises(LimbeckError, match="does not fit the model"):

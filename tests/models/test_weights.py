@@ -232,7 +232,7 @@ def test_paths_without_weights_are_errors(tmp_path):
     save_weights(mlp(), tmp_path / "net.safetensors")
     (tmp_path / "notes.txt").write_text("nothing")
     for name, says in [
-        ("nat.safetensors", "in its folder: net.safetensors"),
+        ("nat.safetensors", "weights in its folder: net.safetensors"),
         ("", "holds no student.safetensors or model.safetensors"),
         ("notes.txt", "not from 'notes.txt'"),
         ("nowhere/net.pt", "there are no weights at"),

@@ -377,3 +377,13 @@ def test_what_is_shown_shows_itself_for_every_recipe_that_comes_along(name, sett
         settings = settings[:1]
     shown = to_yaml(load_recipe(find_recipe(name), settings))
     assert to_yaml(load_recipe(shown)) == shown
+
+
+def test_a_folder_or_a_misspelled_file_instead_of_a_recipe_says_what_to_write(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "mine.yaml").touch()
+    with pytest.raises(LimbeckError, match=r"got the folder photos: .*limbeck new --data photos"):
+        find_recipe("photos")
+    with pytest.raises(LimbeckError, match=r"no recipe of that name; available: mine\.yaml"):
+        find_recipe("mine.yam")

@@ -9,6 +9,7 @@ import types
 import pytest
 import torch
 
+from limbeck.core.errors import LimbeckError
 from limbeck.recipe import registry as aliases
 from limbeck.recipe.plugins import plugin_error
 from limbeck.recipe.registry import NODE_KINDS, NodeKind, list_names, resolve_target
@@ -146,3 +147,17 @@ def test_reading_recipes_imports_neither_torch_nor_rooms(tmp_path, digits):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=600)
     assert done.stdout.strip() == "none"
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        ("own_nets.Net", r"a class of your own as own_nets:Net\)"),
+        ("resnet18", r"a class of your own as package\.module:Name\)"),
+        ("own_nets.py:Net", r"must name a module, got the file own_nets\.py: write own_nets:Net"),
+        ("./nets/own.py:Net", r"write nets\.own:Net"),
+    ],
+)
+def test_another_way_to_write_a_class_is_answered_with_the_right_one(use, message):
+    with pytest.raises(LimbeckError, match=message):
+        resolve_target(use, ["model"], plugins=["own_nets", "nets"], config_path="student")

@@ -351,3 +351,17 @@ def test_one_trial_of_a_study_may_be_a_baseline(record):
     variant = {"study": "s", "name": "student_only", "seed": 0}
     record["models"] = {"student_only": record["models"]["baseline"]}
     assert parse_record(record | {"kind": "trial", "variant": variant}).variant.name == "student_only"
+
+
+def test_a_folder_without_a_record_says_how_to_get_one(tmp_path):
+    for name, file in (("begun", "recipe.yaml"), ("study", "study.json"), ("empty", "notes.txt")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).touch()
+    for name, message in (
+        ("begun", r"is not finished: go on with limbeck distill --resume --out .*begun"),
+        ("study", "is a study: give one of its trials"),
+        ("empty", r"has no record\.json: give the folder of a finished run"),
+        ("nowhere", "is no folder: give the folder of a finished run"),
+    ):
+        with pytest.raises(LimbeckError, match=message):
+            read_record(tmp_path / name / "record.json")

@@ -19,7 +19,7 @@ from typing import Any
 from limbeck._version import __version__
 from limbeck.cli.commands import add_commands
 from limbeck.cli.renamed import renamed_message
-from limbeck.core.errors import LimbeckError, StoppedBySignal
+from limbeck.core.errors import LimbeckError, StoppedBySignal, suggest_names
 from limbeck.utils.console import escape_controls, print_text
 
 __all__ = ["main", "make_parser"]
@@ -118,6 +118,12 @@ class _Parser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "allow_abbrev": False})
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            nearest = suggest_names(value, action.choices)
+            raise argparse.ArgumentError(None, f"no command is named {value!r}; available: {nearest}")
+        super()._check_value(action, value)
+
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
@@ -144,7 +150,12 @@ def _parse(arguments: Sequence[str]) -> dict[str, Any]:
     namespace, extra = parser.parse_known_args(arguments)
     options = vars(namespace)
     if extra and not ("overrides" in options and all("=" in word and word[0] != "-" for word in extra)):
-        parser.error(f"unrecognized arguments: {' '.join(extra)}")
+        hint = (
+            "; settings of the recipe are written KEY=VALUE, such as stages.0.epochs=3"
+            if "overrides" in options
+            else ""
+        )
+        parser.error(f"unrecognized arguments: {' '.join(extra)}{hint}")
     if "overrides" in options:
         options["overrides"] += extra
         for name, key in (("data_root", "data.root"), ("seed", "seed")):

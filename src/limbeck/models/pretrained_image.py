@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
 
@@ -18,6 +21,18 @@ def is_image_config(config: Any) -> bool:
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 
     return type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """Without the table that transformers logs of weights that are new."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @final
@@ -41,10 +56,11 @@ class PretrainedImage(nn.Module):
 
         if not pretrained:
             return cls(AutoModelForImageClassification.from_config(config))
-        model = AutoModelForImageClassification.from_pretrained(
-            folder, config=config, local_files_only=True, dtype=torch.float32, trust_remote_code=False,
-            use_safetensors=True, ignore_mismatched_sizes=True,
-        )  # fmt: skip
+        with _without_load_report():  # a classifier of other classes is replaced on purpose
+            model = AutoModelForImageClassification.from_pretrained(
+                folder, config=config, local_files_only=True, dtype=torch.float32, trust_remote_code=False,
+                use_safetensors=True, ignore_mismatched_sizes=True,
+            )  # fmt: skip
         return cls(model)
 
     def load_folder(self, folder: Path) -> None:

@@ -116,8 +116,9 @@ def find_weights_file(path: Path) -> Path:
             )
         return file
     if not path.is_file():
-        siblings = sorted(sibling.name for sibling in path.parent.iterdir()) if path.parent.is_dir() else []
-        raise LimbeckError(f"there are no weights at {path}; in its folder: {suggest_names(path.name, siblings)}")
+        siblings = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
+        names = [sibling.name for sibling in siblings if sibling.suffix in (".safetensors", *_TORCH_SUFFIXES)]
+        raise LimbeckError(f"there are no weights at {path}; weights in its folder: {suggest_names(path.name, names)}")
     if path.suffix not in (".safetensors", *_TORCH_SUFFIXES):
         raise LimbeckError(
             "weights are read from .safetensors, .pt, .pth, .pth.tar, .ckpt, .bin or a run folder, not from "

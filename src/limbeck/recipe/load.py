@@ -76,9 +76,14 @@ def find_recipe(name: str | Path) -> Path:
         return path
     builtin = _RECIPE_DIR / f"{name}.yaml"
     if not builtin.exists():
-        names = [recipe for recipe, _ in list_recipes()]
+        if path.is_dir():
+            raise LimbeckError(
+                f"a recipe must be a YAML file, got the folder {name}: for a folder of images, write one with "
+                f"limbeck new --data {name} --teacher MODEL --student MODEL"
+            )
+        names = [*(file.name for file in sorted(Path().glob("*.y*ml"))), *(recipe for recipe, _ in list_recipes())]
         raise LimbeckError(
-            f"there is no file {str(name)!r}, and no recipe of that name: {suggest_names(str(name), names)}"
+            f"there is no file {str(name)!r}, and no recipe of that name; available: {suggest_names(str(name), names)}"
         )
     return builtin
 

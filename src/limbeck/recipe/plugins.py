@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType, UnionType
 from typing import Annotated, Any, Final, Protocol, Union, get_args, get_origin
 
@@ -172,6 +173,12 @@ def _import_module(module: str, use: str, config_path: str) -> ModuleType:
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
+        if module.endswith(".py"):
+            name = ".".join(Path(module).with_suffix("").parts)
+            raise LimbeckError(
+                f"{config_path}: {use} must name a module, got the file {module}: write "
+                f"{name.lstrip('.')}:{use.partition(':')[2]}"
+            ) from error
         if error.name is not None and _is_inside(module, [error.name]):
             raise LimbeckError(
                 f"{config_path}: there is no module {error.name!r} for {use}: install the package, or put its folder "

@@ -222,8 +222,18 @@ def resolve_target(
     libraries = "timm:NAME, torchvision:NAME or hf:FOLDER, and " if "model" in order else ""
     raise LimbeckError(
         f"{config_path}: no {display_name} is named {use!r}; available: {suggest_names(use, allowed)} "
-        f"(write {libraries}a class of your own as package.module:Name)"
+        f"(write {libraries}a class of your own as {_plugin_name(use)})"
     )
+
+
+def _plugin_name(use: str) -> str:
+    """How ``use``, which may be the dotted name of a class, is written in a recipe.
+
+    >>> _plugin_name("my_networks.Student")
+    'my_networks:Student'
+    """
+    module, dot, name = use.rpartition(".")
+    return f"{module}:{name}" if dot and name.isidentifier() and module else "package.module:Name"
 
 
 def _import_type(path: str) -> Any:

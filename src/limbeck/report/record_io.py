@@ -47,16 +47,25 @@ def load_json(path: Path) -> Any:
     try:
         return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise LimbeckError(
-            f"{path.parent} has no {path.name}: a report needs a finished run; give the folder of one, "
-            "or run `limbeck distill` first"
-        ) from None
+        raise LimbeckError(_describe_missing(path)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise LimbeckError(f"{path} could not be read ({error}): give the folder of a finished run") from None
     except ValueError as error:
         raise LimbeckError(
             f"{path} is not JSON ({error}): it was truncated or edited; run `limbeck distill` again"
         ) from None
+
+
+def _describe_missing(path: Path) -> str:
+    """Why there is no file at ``path`` of a run folder, and what to do."""
+    folder = path.parent
+    if not folder.is_dir():
+        return f"{folder} is no folder: give the folder of a finished run, or run `limbeck distill` first"
+    if (folder / "study.json").is_file():
+        return f"{folder} is a study: give one of its trials, such as {folder}/trials/VARIANT/SEED"
+    if (folder / "recipe.yaml").is_file() and path.name == "record.json":
+        return f"{folder} is not finished: go on with limbeck distill --resume --out {folder}"
+    return f"{folder} has no {path.name}: give the folder of a finished run, or run `limbeck distill` first"
 
 
 def parse_record(record: object, *, source: str = "the record") -> Record:

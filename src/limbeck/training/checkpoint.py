@@ -40,7 +40,9 @@ class TrainingInterrupted(LimbeckError):
     def __init__(self, signum: int, path: Path | None, *, reported: bool = False) -> None:
         self.signal, self.reported = signum, reported
         outcome = (
-            f"the work is saved in {path}; go on with --resume" if path else "nothing was saved: no folder was given"
+            f"the work is saved in {path}; go on with --resume (in Python resume=True)"
+            if path
+            else "nothing was saved: no folder was given"
         )
         super().__init__(f"stopped by {signal.Signals(signum).name}: {outcome}")
 

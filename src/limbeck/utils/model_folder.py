@@ -21,7 +21,7 @@ def find_model_folder(path: str) -> Path:
                 return found[0].parent
     if not (folder / "config.json").is_file():
         raise LimbeckError(
-            f"path must be a folder with config.json, or an installed package that has one, got {path!r}; save the "
-            "model there with save_pretrained"
+            f"path must be a folder with config.json, or an installed package that has one, got {path!r}; nothing "
+            "is downloaded: save the model in a folder with save_pretrained"
         )
     return folder
