@@ -118,3 +118,20 @@ def test_notebook_updates_one_output_that_ends_as_text(monkeypatch):
     assert "&lt;b&gt;distilled" in shown[1]["text/html"]
     assert list(shown[-1]) == ["text/plain"]
     assert "<b>distilled: step 20/20 · loss 0.750" in shown[-1]["text/plain"]
+
+
+def test_terminal_bar_is_not_drawn_before_its_title_is_known(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    train(ProgressBar(), epochs=1)
+    assert "0/1 " not in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+
+
+def test_title_of_the_bar_replaces_the_name_of_the_training(capsys, clock):
+    train(ProgressBar(title="training"), epochs=2, clock=clock, step_seconds=1.0)
+    assert capsys.readouterr().err.startswith("training: step 10/20")

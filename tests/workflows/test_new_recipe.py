@@ -75,8 +75,11 @@ def test_the_recipe_is_short_valid_and_named_with_the_next_command(root, tmp_pat
     monkeypatch.chdir(tmp_path)
     words = ["--data", str(root), "--teacher", "small_cnn", "--student", "timm:test_efficientnet", "--num-labeled", "8"]
     assert main(["new", *words]) == 0
-    report = capsys.readouterr().out
+    report, progress = capsys.readouterr()
+    assert progress.splitlines()[0] == f"reading the images in {root} …"
+    assert "running each stage on two samples …" in progress
     assert report.splitlines()[-1] == "next: limbeck distill recipe.yaml"
+    assert " parameters, trained first, from random weights; student: " in report
     assert "20 images of 2 classes as 3×40×40" in report
     text = (tmp_path / "recipe.yaml").read_text()
     assert len(text.splitlines()) <= 20
@@ -177,6 +180,7 @@ def test_a_folder_of_transformers_with_the_classes_of_the_data_is_trained_alread
     assert (spec.is_trained, spec.size, spec.channels) == (True, 64, 3)
     other = read_teacher(f"hf:{tmp_path}", ("bird", "fish"), weights=None, pretrained=False)
     assert (other.is_trained, other.node) == (False, {"use": f"hf:{tmp_path}"})
+    assert other.note == f"the classes of {tmp_path} are dog, cat, not those of the data"
 
 
 def test_a_folder_of_unlabeled_images_is_no_class(tmp_path):

@@ -111,7 +111,7 @@ def test_the_record_says_how_many_processes_there_were(two):
 
 def test_only_rank_zero_prints_and_writes(two):
     folder, printed = two
-    for line in ("400 to train on", "measuring", "test split, n = 359", "report.html"):
+    for line in ("400 training samples", "measuring", "test split, n = 359", "report.html"):
         assert printed.count(line) == 1, line
     assert not [path for path in folder.rglob("*") if "partial" in path.name]
     assert len((folder / "metrics.csv").read_text().splitlines()) == 1 + 2 + 4 + 4

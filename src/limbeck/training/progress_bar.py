@@ -44,6 +44,7 @@ class ProgressBar(Callback):
         run_steps: number of steps of each training of the run, by its title and in order; the time left of the run is
             then shown as well.
         prefix: text before each title, such as the number of a trial.
+        title: instead of the name of each training.
         display: ``auto`` as above; ``lines`` for several processes that share a terminal: only a line after 30 seconds.
     """
 
@@ -52,16 +53,18 @@ class ProgressBar(Callback):
         *,
         run_steps: Mapping[str, int] | None = None,
         prefix: str = "",
+        title: str | None = None,
         display: Literal["auto", "lines"] = "auto",
     ) -> None:
         self._later_steps, self._prefix, self._display_name = dict(run_steps or {}), prefix, display
+        self._title = title
         self._step_seconds: list[float] = []  # of each training so far
         self._display: _Display | None = None
 
     def on_train_start(self, *, title: str, step: int, steps: int) -> None:
         while title in self._later_steps:  # those before it have ended, or were not needed
             del self._later_steps[next(iter(self._later_steps))]
-        self._status = _Status(self._prefix + title, step, steps)
+        self._status = _Status(self._prefix + (self._title or title), step, steps)
         self._start_step, self._start_time = step, time.monotonic()
         self._display = _choose_display() if self._display_name == "auto" else _LogLines(max_epoch_lines=0)
         self._display.update(self._status)
@@ -158,14 +161,15 @@ class _TerminalBar:
             text_column("{task.fields[metrics]}", overflow="ellipsis", ratio=1),
             console=Console(file=sys.stderr), refresh_per_second=5, expand=True,
         )  # fmt: skip
-        self._task = self._progress.add_task("", total=1, metrics="", time="")
-        self._progress.start()
+        self._task: Any = None
 
     def update(self, status: _Status) -> None:
-        self._progress.update(
-            self._task, description=status.title, completed=status.step, total=status.steps, metrics=status.metrics,
-            time=status.time_text,
-        )  # fmt: skip
+        fields: dict[str, Any] = {"metrics": status.metrics, "time": status.time_text}
+        if self._task is None:  # not before, or the bar would be drawn without a title
+            self._task = self._progress.add_task(status.title, completed=status.step, total=status.steps, **fields)
+            self._progress.start()
+            return
+        self._progress.update(self._task, description=status.title, completed=status.step, total=status.steps, **fields)
 
     def end_epoch(self, status: _Status, epoch: int) -> None:
         """The bar shows it already."""

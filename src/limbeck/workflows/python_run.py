@@ -21,6 +21,7 @@ from limbeck.training import FitResult, TrainingConfig, make_fabric
 from limbeck.training import fit as fit_network
 from limbeck.training.callbacks import Callback
 from limbeck.training.fit import TrainingData, get_batches
+from limbeck.training.progress_bar import ProgressBar
 from limbeck.utils.parametrizations import copy_module
 from limbeck.utils.validation import unknown_setting_message
 from limbeck.workflows._job.provenance import write_task_file
@@ -124,7 +125,14 @@ def fit(
     >>> fit(distiller, data, steps=3, optimizer="sgd", lr=0.1, callbacks=[]).steps
     3
     """
+    _require_distiller(distiller)
     training, fabric = _resolve_training(training, settings), fabric or make_fabric()
+    if (
+        callbacks is None
+        and phase == Role.DISTILLED
+        and not (distiller.teachers or isinstance(distiller.student, PeerStudents))
+    ):  # a network that is trained by itself, such as a teacher
+        callbacks = [ProgressBar(title="training")]
     result = fit_network(
         distiller, data, epochs=epochs, steps=steps, steps_per_epoch=steps_per_epoch,
         stop_after_steps=stop_after_steps, steps_before=steps_before, total_steps=total_steps, training=training,
@@ -228,10 +236,7 @@ def _resolve_training(training: TrainingConfig | None, settings: Mapping[str, An
 
 def _check_arguments(distiller: Distiller, data: DataModule, folder: Path, *, resume: bool) -> EvaluableTask:
     """The task, if a run can be made of the arguments."""
-    if not isinstance(distiller, Distiller):
-        raise LimbeckError(
-            f"distiller must be a Distiller, got {type(distiller).__name__}; limbeck.workflows.distill takes a recipe"
-        )
+    _require_distiller(distiller)
     if not isinstance(data, DataModule):
         raise LimbeckError(
             f"limbeck.distill needs a data module with a held-out test split, got {type(data).__name__}: use "
@@ -248,6 +253,18 @@ def _check_arguments(distiller: Distiller, data: DataModule, folder: Path, *, re
     if make_fabric().world_size > 1:
         raise LimbeckError("limbeck.distill runs in one process: use a recipe and torchrun for several")
     return require_evaluable(distiller.task, "limbeck.distill")
+
+
+def _require_distiller(distiller: object) -> None:
+    """Raise an error that names what to pass where a network, data or a recipe was given as the distiller."""
+    if isinstance(distiller, Distiller):
+        return
+    name, advice = type(distiller).__name__, "limbeck.workflows.distill takes a recipe"
+    if isinstance(distiller, nn.Module):
+        advice = "wrap the network: limbeck.Distiller(network, teachers, objective=..., task=...)"
+    elif isinstance(distiller, DataModule):
+        advice = "pass the distiller first and the data second"
+    raise LimbeckError(f"distiller must be a limbeck.Distiller, got {name}; {advice}")
 
 
 def _make_baseline(distiller: Distiller, task: EvaluableTask) -> Distiller:

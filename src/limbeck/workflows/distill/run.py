@@ -92,6 +92,8 @@ def distill(
         loaded_recipe, text = processes.run_on_all_ranks(_load_recipe, recipe, overrides)
         folder, is_finished = on_rank_zero(_resolve_run_dir, loaded_recipe, text, run_dir, resume=resume)
         # A mistake in the recipe or the data is an error before a file is written or a teacher is trained.
+        if not is_finished:
+            on_rank_zero(print_text, "loading the data, and running each stage on two samples …")
         job = None if is_finished else processes.run_on_all_ranks(_make_valid_job, loaded_recipe, folder, processes)
         on_rank_zero(exit_stack.enter_context, lock_folder(folder))
         if job is None:
@@ -169,11 +171,11 @@ def _train_all(job: Job, **options: Unpack[TrainOptions]) -> tuple[dict[str, nn.
     data = job.data
     if options["callbacks"] is None:
         options["callbacks"] = [ProgressBar(run_steps=training_steps(job))]
-    labeled_text = "" if data.num_labeled == len(data.train) else f" ({data.num_labeled} with a label)"
+    labeled_text = "" if data.num_labeled == len(data.train) else f" ({data.num_labeled:,} labeled)"
     job.processes.run_on_rank_zero(
         print_text,
-        f"{job.recipe.name}: {len(data.train)} to train on{labeled_text}, {len(data.validation)} to choose on, "
-        f"{len(data.test)} held out for the test",
+        f"{job.run_dir}: {len(data.train):,} training samples{labeled_text}, {len(data.validation):,} validation, "
+        f"{len(data.test):,} test",
     )
     for name, node in job.recipe.teachers.items():
         networks[name], runs[name] = job.build_teacher(name), None

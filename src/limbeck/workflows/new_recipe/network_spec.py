@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -30,6 +30,7 @@ class NetworkSpec:
         size: the input size that it needs; ``None``: any.
         channels: likewise.
         plugins: packages that the recipe must list.
+        note: why it is trained although it has weights.
     """
 
     node: dict[str, Any]
@@ -37,6 +38,7 @@ class NetworkSpec:
     size: int | None = None
     channels: int | None = None
     plugins: tuple[str, ...] = ()
+    note: str = ""
 
 
 def read_student(name: str, *, pretrained: bool) -> NetworkSpec:
@@ -115,7 +117,8 @@ def _with_folder_weights(spec: NetworkSpec, path: str, class_names: Sequence[str
     labels = _read_settings(folder / "config.json").get("id2label")
     names = [str(name) for _, name in sorted(labels.items(), key=_label_index)] if isinstance(labels, Mapping) else []
     if not set(class_names) <= set(names) or len(set(names)) < len(names):
-        return spec
+        shown = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+        return replace(spec, note=f"the classes of {path} are {shown or 'unknown'}, not those of the data")
     node = {**spec.node, "weights": path}
     if names != list(class_names):
         node["class_names"] = names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +15,7 @@ from limbeck.evaluation.cost import count_parameters
 from limbeck.recipe import load_recipe
 from limbeck.recipe.trust import require_trusted, trust_plugins
 from limbeck.recipe.yaml_io import dump_compact
+from limbeck.utils.console import print_text
 from limbeck.utils.io import write_text
 from limbeck.workflows._job.data_cache import DataCache
 from limbeck.workflows._job.job import Job
@@ -62,6 +64,7 @@ def new_recipe(
     if output.suffix not in (".yaml", ".yml") or output.exists():
         problem = "which exists: remove it, or choose another" if output.exists() else "which is no name of a YAML file"
         raise LimbeckError(f"--out must be a new .yaml file, got {output}, {problem}")
+    print_text(f"reading the images in {data} …", file=sys.stderr)
     images = summarize_images(data, unlabeled=unlabeled)
     teacher_spec = read_teacher(teacher, images.class_names, weights=teacher_weights, pretrained=pretrained)
     student_spec = read_student(student, pretrained=pretrained)
@@ -69,6 +72,7 @@ def new_recipe(
         data, images, teacher_spec, student_spec, size=size, num_labeled=num_labeled, unlabeled=unlabeled
     )
     title = " ".join(f"{student} from {teacher} on the images in {data}".split())
+    print_text("building the networks, and running each stage on two samples …", file=sys.stderr)
     cache = DataCache()
     with TemporaryDirectory() as folder:
         job = Job.from_recipe(load_recipe(dump_compact(document)), Path(folder), data_cache=cache)
@@ -153,13 +157,20 @@ def _describe(
     data, (teacher_count, student_count) = job.data, num_parameters
     lines = [
         f"{output} is checked and written: {images.num_images:,} images of {len(images.class_names)} classes as "
-        f"{'×'.join(map(str, data.input_shape))}; {len(data.train):,} to train on ({data.num_labeled:,} labeled), "
-        f"{len(data.validation):,} to validate, {len(data.test):,} to test",
+        f"{'×'.join(map(str, data.input_shape))}; {len(data.train):,} training samples ({data.num_labeled:,} "
+        f"labeled), {len(data.validation):,} validation, {len(data.test):,} test",
         f"teacher: {f'{teacher_count:,} parameters' if teacher_count else 'an ONNX file'}, "
-        f"{'with its weights' if teacher.is_trained else 'trained first'}; student: {student_count:,} parameters",
+        f"{_describe_training(teacher)}; student: {student_count:,} parameters",
         f"next: {_python_path() if job.recipe.plugins else ''}limbeck distill {shlex.quote(str(output))}",
     ]
     return "\n".join(lines)
+
+
+def _describe_training(teacher: NetworkSpec) -> str:
+    if teacher.is_trained:
+        return "with its weights"
+    note = f" ({teacher.note})" if teacher.note else ""
+    return f"fine-tuned first{note}" if _is_finetuning(teacher) else "trained first, from random weights"
 
 
 def _python_path() -> str:
