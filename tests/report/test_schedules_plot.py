@@ -62,6 +62,11 @@ def test_gradient_norms_are_drawn_at_the_epochs_in_which_they_were_measured():
     assert "off" not in plot.alt_text, "a logarithm of 0 is drawn nowhere"
 
 
+def test_a_narrow_range_of_gradient_norms_has_several_ticks():
+    svg = plot_gradient_ratios(curve(grad_norm_ratio__kd=[1.4, 2.1])).svg
+    assert all(f">{tick}×<" in svg for tick in ("0.5", "1", "2"))
+
+
 def test_the_share_of_a_single_loss_is_not_drawn():
     assert plot_loss_shares(curve(loss_share__kd=[1.0])) is None
     assert "target, last 0.75" in plot_loss_shares(curve(loss_share__kd=[0.25], loss_share__target=[0.75])).alt_text

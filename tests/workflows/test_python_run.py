@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from limbeck.losses import CrossEntropyLoss, KDLoss
 from limbeck.models import load_weights, small_cnn
 from limbeck.report.record_io import check_record, read_record
 from limbeck.training import TrainingConfig
+from limbeck.workflows._job.measure import show_training_batch
+from limbeck.workflows._job.run_context import PythonRun
 
 TASK = limbeck.tasks.Classification(classes=10)
 OBJECTIVE = {"target": CrossEntropyLoss(), "kd": KDLoss(temperature=4.0)}
@@ -171,8 +174,10 @@ def test_a_loader_one_loss_and_the_name_of_an_optimizer_are_enough():
         (lambda d, _: make_distiller(objective=[KDLoss()]), "objective must be a loss such as KDLoss()"),
         (
             lambda d, data: limbeck.distill("digits", data, run_dir="x", steps=1),
-            "must be a Distiller, got str",
+            "must be a limbeck.Distiller, got str; limbeck.workflows.distill takes a recipe",
         ),
+        (lambda d, data: limbeck.fit(d.student, data, steps=1), "got SmallCNN; wrap the network: limbeck.Distiller"),
+        (lambda d, data: limbeck.fit(data, d, steps=1), "got DataModule; pass the distiller first"),
         (lambda d, _: limbeck.distill(d, [1], run_dir="x", steps=1), "needs a data module with a held-out test split"),
         (lambda d, data: limbeck.distill(d, data, run_dir="x"), "either epochs or steps"),
         (
@@ -216,3 +221,26 @@ def test_the_record_prints_what_it_is_of(distilled):
     assert repr(distilled[0]).startswith("DistillResult('")
     assert json.dumps(dict(distilled[0].record))
     assert isinstance(distilled[0].student, nn.Module)
+
+
+@pytest.mark.parametrize(("objective", "title"), [({"target": CrossEntropyLoss()}, "training"), (None, "distilled")])
+def test_a_network_without_a_teacher_is_not_called_distilled(data, capsys, objective, title):
+    distiller = (
+        make_distiller()
+        if objective is None
+        else limbeck.Distiller(small_cnn(width=2), objective=objective, task=limbeck.tasks.Classification(classes=10))
+    )
+    limbeck.fit(distiller, data, steps=1)
+    assert capsys.readouterr().err.startswith(f"{title}: step 1/1")
+
+
+@pytest.mark.parametrize(("num_labeled", "expected"), [(20, (8, 10)), (200, (16, 16)), (0, (0, 0))])
+def test_the_training_batch_of_the_report_shows_labels_also_where_few_samples_have_one(tmp_path, num_labeled, expected):
+    data = Digits(num_labeled=num_labeled or 20, num_samples=200).load(seed=0)
+    if not num_labeled:
+        data = replace(data, train=replace(data.train, target=torch.full_like(data.train.target, -100)))
+    run = PythonRun(data, limbeck.tasks.Classification(classes=10), tmp_path)
+    examples, warnings = show_training_batch(run, TrainingConfig(batch_size=32))
+    labels = [example["target"]["text"] for example in examples]
+    assert (len(labels), warnings) == (16, [])
+    assert expected[0] <= len(labels) - labels.count("no label") <= expected[1]

@@ -289,12 +289,15 @@ def _finish_plot(
 
 def _format_step_axis(ax: Any) -> None:
     """Optimizer steps as the x-axis, and a few round numbers on a linear y-axis."""
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator
 
     ink.set_label(ax.xaxis, "optimizer steps")
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 2.5, 5, 10]))
     ax.xaxis.set_major_formatter(lambda value, _: format_count(value) if value else "0")
     if ax.get_yscale() == "log":
+        low, high = ax.get_ylim()
+        if high < 50 * low:  # powers of ten alone would be a single tick
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}×")
     else:
         ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))

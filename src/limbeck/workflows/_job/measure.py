@@ -17,6 +17,7 @@ from limbeck.core.errors import format_root_cause
 from limbeck.core.roles import Role
 from limbeck.core.task import DeployableTask, EvaluableTask, Example, ModelInputs, Panel
 from limbeck.data import DataModule, Split, iterate_batches
+from limbeck.data.module import LabelSubset
 from limbeck.data.normalization import NoNormalization
 from limbeck.evaluation import SplitScores, save_predictions
 from limbeck.report.verdict import classify_interval, format_verdict, format_vs_no_assistants
@@ -233,22 +234,29 @@ def choose_examples(
 
 
 def show_training_batch(job: RunContext, training: TrainingSettings) -> tuple[list[dict[str, Any]], list[str]]:
-    """The first samples of the first batch of ``training``, augmented and not normalized, and warnings."""
+    """The first samples of the first batch of ``training``, augmented and not normalized, and warnings.
+
+    Where few samples have a label, so that a batch may hold none, half are the first of the labeled samples.
+    """
     if not isinstance(job.task, DeployableTask):
         return [], []
     # The first samples of a smaller batch are those of the batch.
     repeats = job.data.augmentation.repeats
     batch_size = min(training.batch_size, repeats * -(-_NUM_BATCH_SAMPLES // repeats))
     data = replace(job.data, normalization=NoNormalization())
-    batch = data.batches(batch_size=batch_size, batch_tokens=training.batch_tokens).batch(0)
+    subsets: list[LabelSubset] = ["labeled", "all"] if 0 < 2 * data.num_labeled < len(data.train) else ["all"]
+    examples = list[Example]()
     try:
-        examples = job.task.examples(batch, {}, data_facts(data))
+        for subset in subsets:
+            stream = data.batches(batch_size=batch_size, batch_tokens=training.batch_tokens, subset=subset)
+            subset_examples = job.task.examples(stream.batch(0), {}, data_facts(data))
+            examples += subset_examples[: _NUM_BATCH_SAMPLES // len(subsets)]
     except Exception as error:  # a task of another package
         return [], [
             f"the report shows no training batch: {type(job.task).__name__}.examples fails without scores "
             f"({format_root_cause(error)})"
         ]
-    return [_example_to_dict(example) for example in examples[:_NUM_BATCH_SAMPLES]], []
+    return [_example_to_dict(example) for example in examples], []
 
 
 def _example_indices(task: EvaluableTask, student: SplitScores, reference: SplitScores) -> Tensor:
