@@ -44,7 +44,7 @@ def test_a_loss_without_gradient_is_reported():
 
 def test_every_sentence_tells_its_figures_and_the_rule():
     assert "200 times too small" in diagnosis.check_loss_scale("kd", 0.5, 100.0)
-    assert "(the rule is 100 times)" in diagnosis.check_loss_scale("kd", 0.5, 100.0)
+    assert "(the threshold is 100 times)" in diagnosis.check_loss_scale("kd", 0.5, 100.0)
     assert "−5.0 points" in diagnosis.check_teacher_metric("big", 0.75, 0.80, metric=ACCURACY, reference="the baseline")
     assert "99.5 % of the entropy" in diagnosis.check_teacher_entropy("kd", 0.995, 40.0)
     assert "50 times the parameters of the student, which recovered 10 %" in diagnosis.check_capacity_gap(

@@ -308,3 +308,22 @@ def test_record_that_is_absent_or_malformed_is_one_sentence(tmp_path, content, s
         write_report(tmp_path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "report.html").exists()
+
+
+def test_no_significant_difference_says_what_to_try_and_a_plot_has_one_title(record, write):
+    record["verdict"] |= {"interval": [-1.0, 2.0]}
+    text = words(page(write(record)))
+    assert text.count("Accuracy vs. latency") == 1
+    assert "a row for each class, a column for each predicted class" in text
+    assert "Class Predicted as n" in text
+    assert "Try more unlabeled samples, a better teacher or a longer training, in this order." in text
+    record["verdict"] |= {"interval": [1.0, 2.0]}
+    assert "What to change next" not in words(page(write(record)))
+
+
+def test_a_table_of_all_classes_says_so(record, write):
+    for model in record["models"].values():
+        for split in ("validation", "test"):
+            if model[split]:
+                model[split]["per_class"] = model[split]["per_class"][:3]
+    assert "on the test split; all 3 classes, the worst first. Small numbers" in words(page(write(record)))

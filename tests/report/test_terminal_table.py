@@ -47,3 +47,10 @@ def test_missing_metrics_are_dashes(record):
 def test_an_invalid_record_is_an_error():
     with pytest.raises(LimbeckError, match="has schema None"):
         render_summary_table({"name": "x"})
+
+
+def test_a_metric_that_no_model_has_gets_no_column(record):
+    assert "top-5" in render_summary_table(record)
+    for model in record["models"].values():
+        model["test"]["metrics"]["top5_accuracy"] = None
+    assert "top-5" not in render_summary_table(record)

@@ -34,7 +34,7 @@ def test_a_margin_of_just_five_points_is_enough():
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"value": 0.84}, "'big' is too close to the baseline on validation: +4.0 points, the rule is 5"),
+        ({"value": 0.84}, "'big' is too close to the baseline on validation: +4.0 points, the threshold is 5"),
         ({"value": 0.78}, "'big' is 2.0 points worse than the baseline on validation"),
         ({"latency_ms": 31.0}, "'big' is too slow: 31 ms per sample, and the budget is 30 ms (30 times the student)"),
         ({"latency_ms": 9.0, "rules": SelectionRules(latency_budget=8.0)}, "too slow: 9 ms per sample, and the budget "
@@ -53,7 +53,7 @@ def test_the_margin_is_in_the_unit_and_direction_of_the_metric():
     rmse = MetricSpec(name="rmse", label="RMSE", unit="", higher_is_better=False, digits=2, min_gap=0.02)
     assert warnings_for(metric=rmse, value=0.5, student=STUDENT) == []
     (message,) = warnings_for(metric=rmse, value=0.7)
-    assert message == "teacher 'big' is too close to the baseline on validation: +0.10, the rule is 0.2"
+    assert message == "teacher 'big' is too close to the baseline on validation: +0.10, the threshold is 0.2"
     (message,) = warnings_for(metric=rmse, value=0.95)
     assert message.startswith("teacher 'big' is 0.15 worse than the baseline on validation")
 

@@ -97,7 +97,7 @@ def test_the_budget_is_obeyed():
 def test_a_candidate_too_close_to_the_baseline_is_not_added():
     selection = select({"a": candidate(range(20)), "near": candidate(range(30, 40), margin=1.3)})
     assert selection.selected == ("a",)
-    assert selection.reasons["near"] == "too close to the baseline: +1.3 points, the rule is 5"
+    assert selection.reasons["near"] == "too close to the baseline: +1.3 points, the threshold is 5"
 
 
 def test_the_best_too_close_candidate_is_selected_where_no_other_is_left():
@@ -105,7 +105,7 @@ def test_the_best_too_close_candidate_is_selected_where_no_other_is_left():
     selection = select({**near, "slow": candidate((), latency=9.0)}, budget=5.0)
     assert selection.selected == ("better",)
     assert selection.reasons["better"] == (
-        "selected although too close to the baseline: +2.3 points, the rule is 5; no other candidate is left"
+        "selected although too close to the baseline: +2.3 points, the threshold is 5; no other candidate is left"
     )
     assert selection.reasons["worse"].startswith("too close")
 

@@ -42,7 +42,7 @@ def check_loss_scale(name: str, magnitude: float, largest: float, *, measure: st
         return f"the loss {name!r} does nothing: its {measure} is 0, so raise its weight or check its inputs"
     return (
         f"the loss {name!r} is {largest / magnitude:.0f} times too small: its {measure} is {magnitude:.2g} where "
-        f"that of the largest loss is {largest:.2g} (the rule is {1 / MIN_LOSS_FRACTION:.0f} times), so raise its "
+        f"that of the largest loss is {largest:.2g} (the threshold is {1 / MIN_LOSS_FRACTION:.0f} times), so raise its "
         "weight, or remove it"
     )
 
@@ -67,7 +67,7 @@ def check_teacher_entropy(name: str, teacher_entropy: float, temperature: float 
     temperature_note = "" if temperature is None else f", {temperature:.4g},"
     return (
         f"the temperature of {name}{temperature_note} is too high: the teacher's outputs have "
-        f"{100 * teacher_entropy:.1f} % of the entropy of a uniform distribution (the rule is "
+        f"{100 * teacher_entropy:.1f} % of the entropy of a uniform distribution (the threshold is "
         f"{100 * MAX_TEACHER_ENTROPY:.0f} %), so lower the temperature"
     )
 
@@ -81,7 +81,7 @@ def check_capacity_gap(name: str, ratio: float, gap_recovered: float, *, metric:
         return None
     return (
         f"the teacher {name!r} has {ratio:.0f} times the parameters of the student, which recovered "
-        f"{100 * gap_recovered:.0f} % of the gap in {metric.text} (the rule is {CAPACITY_RATIO:g} times and "
+        f"{100 * gap_recovered:.0f} % of the gap in {metric.text} (the threshold is {CAPACITY_RATIO:g} times and "
         f"{100 * MIN_GAP_RECOVERED:.0f} %): a capacity gap is likely, so put assistants between them "
         "(`assistants:`), stop the teacher early (`train_fraction:`), or use a smaller teacher"
     )
@@ -106,7 +106,7 @@ def check_projection_rank(name: str, rank: float, full_rank: int) -> str | None:
     if not rank < MIN_RANK_FRACTION * full_rank:
         return None
     return (
-        f"the projection of {name!r} has collapsed: its effective rank is {rank:.1f} of {full_rank} (the rule is "
+        f"the projection of {name!r} has collapsed: its effective rank is {rank:.1f} of {full_rank} (the threshold is "
         f"{100 * MIN_RANK_FRACTION:.0f} %), so lower the weight of its loss or the learning rate, or use a wider "
         "feature layer"
     )

@@ -1,4 +1,4 @@
-"""What to change after a run in which distillation degraded the student."""
+"""What to change after a run in which distillation degraded the student, or made no significant difference."""
 
 from __future__ import annotations
 
@@ -12,8 +12,17 @@ _SUPERVISED = ("CrossEntropyLoss", "CTCLoss", "DetectionLoss")
 
 
 def next_steps(record: Record) -> list[str]:
-    """Changes to try, the most likely first; empty unless the verdict is that distillation degrades the metric."""
-    if classify_interval(record.verdict.interval if record.verdict else None) != "degrades":
+    """Changes to try, the most likely first; empty where distillation improves the metric or there is no verdict."""
+    outcome = classify_interval(record.verdict.interval if record.verdict else None)
+    if outcome == "inconclusive":
+        study = (
+            "`limbeck study` repeats the comparison over seeds, which shows smaller differences."
+            if record.recipe
+            else ""
+        )
+        advice = "Try more unlabeled samples, a better teacher or a longer training, in this order."
+        return [*_check_teacher(record), " ".join(filter(None, [advice, study]))]
+    if outcome != "degrades":
         return []
     steps = [*_check_teacher(record), *_check_objective(record)]
     return [

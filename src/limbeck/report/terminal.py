@@ -88,7 +88,12 @@ def render_summary_table(record: Mapping[str, Any]) -> str:
     """
     parsed = parse_record(record)
     metrics = parsed.get_metrics(parsed.distilled)
-    rows, specs = list[tuple[str, ...]](), parsed.metric_specs[:_MAX_SUMMARY_METRICS]
+    models = [model for _, model in parsed.ordered_models()]
+    specs = [
+        spec for spec in parsed.metric_specs
+        if spec is parsed.primary_spec or any(parsed.get_metric(model, spec.name) is not None for model in models)
+    ][:_MAX_SUMMARY_METRICS]  # fmt: skip
+    rows = list[tuple[str, ...]]()
     latencies = model_latencies(parsed.models)
     for name, model in parsed.ordered_models():
         values = [spec.format(parsed.get_metric(model, spec.name)) for spec in specs]

@@ -79,14 +79,16 @@ def _check_verdict(folder: Path, record: Record, result: Diagnosis) -> None:
     """The warnings of the report, and what to change where distillation degraded the student."""
     from limbeck.report.next_steps import next_steps
     from limbeck.report.record_io import integrity_warning
+    from limbeck.report.verdict import classify_interval
 
     changed = integrity_warning(folder)
     result.problems.extend(dict.fromkeys([*([changed] if changed else []), *record.warnings]))
     if record.verdict is not None and record.verdict.text:
         result.checks.append(f"the verdict: {record.verdict.text}")
+        if classify_interval(record.verdict.interval) == "degrades":
+            result.problems.extend(next_steps(record))
     else:
         result.unavailable.append("whether distillation helps: the record has no verdict")
-    result.problems.extend(next_steps(record))
 
 
 def _check_loss_scales(curve: TrainingCurve, result: Diagnosis) -> None:

@@ -156,7 +156,7 @@ def teacher_warnings(
     >>> student = TeacherStats(value=0.90, ece=0.02, latency_ms=0.1, num_parameters=1000)
     >>> big = TeacherStats(value=0.92, ece=0.02, latency_ms=0.5, num_parameters=9000)
     >>> teacher_warnings({"big": big}, student, metric=MetricSpec(name="miou", label="Mean IoU"))
-    ["teacher 'big' is too close to the baseline on validation: +2.0 points, the rule is 5"]
+    ["teacher 'big' is too close to the baseline on validation: +2.0 points, the threshold is 5"]
     """
     rules = SelectionRules.for_metric(metric) if rules is None else rules
     budget = rules.resolve_latency_budget(student.latency_ms)
@@ -202,10 +202,10 @@ def format_margin(margin: float, rules: SelectionRules, metric: MetricSpec) -> s
 
     >>> metric = MetricSpec(name="miou", label="Mean IoU")
     >>> [format_margin(margin, SelectionRules(), metric) for margin in (1.31, 4.97)]
-    ['+1.3 points, the rule is 5', '+4.97 points, the rule is 5']
+    ['+1.3 points, the threshold is 5', '+4.97 points, the threshold is 5']
     """
     digits = metric.digits + (abs(margin - rules.min_margin) < 10**-metric.digits)
-    return f"{format_difference(margin, metric, digits=digits)}, the rule is {rules.min_margin:g}"
+    return f"{format_difference(margin, metric, digits=digits)}, the threshold is {rules.min_margin:g}"
 
 
 def format_difference(difference: float, metric: MetricSpec, *, digits: int | None = None) -> str:

@@ -159,7 +159,7 @@ def greedy_select(
     >>> candidates = {"small": Candidate(margin=1.3, latency_ms=1.0), "big": Candidate(margin=9.0, latency_ms=3.0)}
     >>> selection = greedy_select(candidates, criterion, metric=metric, latency_budget=5.0)
     >>> selection.selected, selection.reasons["small"]
-    (('big',), 'too close to the baseline: +1.3 points, the rule is 5')
+    (('big',), 'too close to the baseline: +1.3 points, the threshold is 5')
     """
     if not candidates:
         raise LimbeckError("greedy_select needs at least one candidate, got none")
