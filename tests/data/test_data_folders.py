@@ -345,6 +345,18 @@ def test_the_fingerprint_of_files_sees_other_files_names_sizes_and_settings(tmp_
     assert len(set(result)) == 5
 
 
+def test_several_corrupt_images_are_named_at_once(tmp_path):
+    plain(tmp_path, 10, kind="png", height=8, width=8)
+    names = [f"{number:03d}.png" for number in range(1, 9)]
+    for name in names:
+        empty(tmp_path / "b" / name)
+    shown = ", ".join(str(tmp_path / "b" / name) for name in names[1:6])
+    with pytest.raises(LimbeckError) as error:
+        read_all(ImageFolder(root=str(tmp_path)))
+    assert str(error.value).endswith(f"replace or remove it; the same for {shown} and 2 more")
+    assert f"the image {tmp_path / 'b' / names[0]} cannot be read" in str(error.value)
+
+
 def test_a_missing_image_is_one_sentence(tmp_path):
     data = ImageFolder(root=str(plain(tmp_path)), cache_mb=0).load()
     for path in (tmp_path / "a").iterdir():

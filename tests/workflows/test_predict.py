@@ -141,6 +141,14 @@ def test_folders_and_globs_name_images(images):
         find_images([str(images / "nowhere*.png")])
 
 
+def test_a_model_among_the_images_says_the_order(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "record.json").touch()
+    for name in ("run", "student.onnx"):
+        with pytest.raises(LimbeckError, match="is a model, not an image: the run or ONNX file comes first"):
+            find_images([str(tmp_path / name)])
+
+
 def write_onnx(path, **props):
     nodes = [helper.make_node("Flatten", ["input"], ["logits"])]
     ports = [

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, final
+from typing import Any, Final, Literal, NoReturn, final
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ __all__ = [
 IMG_EXTENSIONS: Final = {
     ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".pgm", ".ppm", ".tif", ".tiff",
 }  # fmt: skip
+_MAX_SHOWN_PATHS: Final = 5
 _MAX_RESIZED_PIXELS: Final = 2**27
 """Before the center crop; more are hundreds of megabytes for one image."""
 _EXIF_ORIENTATION: Final = 0x0112
@@ -69,8 +70,15 @@ class ImageFiles:
         return to_unit_range(self.read_uint8(indices.tolist()))
 
     def read_uint8(self, indices: Sequence[int]) -> Tensor:
-        """Like :meth:`read`, as uint8 0..255."""
-        images = [_decode_image(self.paths[i], self.size, self.channels, self.resize) for i in indices]
+        """Like :meth:`read`, as uint8 0..255; the error of a file that cannot be read names the next ones, too."""
+        images, errors = list[Tensor](), dict[Path, LimbeckError]()
+        for path in (self.paths[i] for i in indices):
+            try:
+                images.append(_decode_image(path, self.size, self.channels, self.resize))
+            except LimbeckError as error:
+                errors[path] = error
+        if errors:
+            _raise_first(errors)
         return stack_images(images, "images must have one size", "set `size`")
 
     def fingerprint(self) -> str:
@@ -80,6 +88,16 @@ class ImageFiles:
 
     def is_deterministic(self) -> bool:
         return True
+
+
+def _raise_first(errors: Mapping[Path, LimbeckError]) -> NoReturn:
+    """Raise the first of ``errors``, with the other paths: replacing one file at a time would take many tries."""
+    (_, first), *others = errors.items()
+    if not others:
+        raise first
+    shown = ", ".join(str(path) for path, _ in others[:_MAX_SHOWN_PATHS])
+    more = f" and {len(others) - _MAX_SHOWN_PATHS:,} more" if len(others) > _MAX_SHOWN_PATHS else ""
+    raise LimbeckError(f"{first}; the same for {shown}{more}") from first
 
 
 def open_image(path: Path, channels: int) -> Any:

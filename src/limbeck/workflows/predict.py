@@ -126,6 +126,8 @@ def find_images(images: Sequence[str]) -> list[Path]:
     paths = list[Path]()
     for name in images:
         path = Path(name)
+        if path.suffix == ".onnx" or (path / "record.json").is_file():
+            raise LimbeckError(f"{name} is a model, not an image: the run or ONNX file comes first, then the images")
         if path.is_dir():
             files = [file for file in sorted(path.rglob("*")) if _is_image(file)]
         elif path.exists():
