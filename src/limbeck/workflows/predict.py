@@ -191,8 +191,8 @@ def _require_preprocessing(preprocessing: ImagePreprocessing | None, task: str, 
     if task not in ("", "Classification"):
         raise LimbeckError(f"limbeck predict takes classifiers of images, and {path} is of the task {task}")
     raise LimbeckError(
-        f"{path} does not say how an image becomes its input: it is of an older version, or its data are no images or "
-        "have transforms of their own; call limbeck.export.predict_onnx with its inputs"
+        f"{path} does not say how an image becomes its input: limbeck did not export it, an older version did, or its "
+        "data are no images or have transforms of their own; call limbeck.export.predict_onnx with its inputs"
     )
 
 
