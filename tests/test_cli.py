@@ -52,7 +52,7 @@ def test_layers_shows_modules_that_run_twice(capsys):
         (["layers", "resnet21"], "resnet20"),
         (["layers", "resnet20", "--input", "3-32"], "3x32x32"),
         (["layers", "resnet20", "--input", "1x2"], "give --input another"),
-        (["layers", "somewhere:thing"], "plugins"),
+        (["layers", "somewhere:thing"], "add --plugin somewhere"),
         (["distill", "digit"], "digits"),
         (["distill", "nowhere.yaml"], "nowhere.yaml"),
         (["recipe", "check", "nowhere.yaml"], "nowhere.yaml"),

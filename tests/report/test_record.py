@@ -354,12 +354,15 @@ def test_one_trial_of_a_study_may_be_a_baseline(record):
 
 
 def test_a_folder_without_a_record_says_how_to_get_one(tmp_path):
-    for name, file in (("begun", "recipe.yaml"), ("study", "study.json"), ("empty", "notes.txt")):
+    for name, file in (
+        ("begun", "recipe.yaml"), ("study", "study.json"), ("empty", "notes.txt"), ("done", "record.json"),
+    ):  # fmt: skip
         (tmp_path / name).mkdir()
         (tmp_path / name / file).touch()
     for name, message in (
         ("begun", r"is not finished: go on with limbeck distill --resume --out .*begun"),
         ("study", "is a study: give one of its trials"),
+        ("", r"is a folder of runs: give a run in it, such as .*done"),
         ("empty", r"has no record\.json: give the folder of a finished run"),
         ("nowhere", "is no folder: give the folder of a finished run"),
     ):

@@ -148,6 +148,23 @@ def test_a_run_is_a_teacher_with_its_weights_classes_and_normalization(root, tmp
     assert (recipe.data.size, recipe.teacher_training) == (24, None)
 
 
+def test_gray_images_fit_a_network_for_color_images_by_channels(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "color_nets.py").write_text(
+        "from torch import nn\nclass Net(nn.Module):\n"
+        "    def __init__(self, classes):\n        super().__init__(); self.fc = nn.Linear(3, classes)\n"
+        "    def forward(self, images):\n        return self.fc(images.mean(dim=(2, 3)))\n"
+    )
+    options = {
+        "data": write_images(tmp_path / "gray", "L"), "teacher": "small_cnn", "student": "color_nets:Net",
+        "output": tmp_path / "r.yaml",
+    }  # fmt: skip
+    with pytest.raises(LimbeckError, match=r"the images are gray: for networks of color images give --channels 3"):
+        new_recipe(**options)
+    new_recipe(**options, channels=3)
+    assert load_recipe(tmp_path / "r.yaml").data.channels == 3
+
+
 def test_a_network_of_ones_own_lists_its_package(root, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "own_nets.py").write_text(

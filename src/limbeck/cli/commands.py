@@ -137,6 +137,7 @@ def _add_new(commands: _SubParsers) -> None:
     add("--teacher-weights", metavar="FILE", help="its weights for your classes (default: it is trained first)")
     add("--pretrained", action="store_true", help="start from the weights that timm and torchvision publish")
     add("--size", type=int, metavar="PIXELS", help="shorter side of the images (default: by images and networks)")
+    add("--channels", type=int, choices=(1, 3), help="1: gray, 3: color (default: by images and networks)")
     add("--trust", action="store_true", help=_TRUST_HELP)
     add("--unlabeled", metavar="DIR", help="a folder in --data, or a path, of images without a label, for training")
     add("--num-labeled", type=int, metavar="N", help="use the labels of N training images only (default: all)")

@@ -62,6 +62,12 @@ def resolve_plugin(
         LimbeckError: the package is not listed or fails when imported, or the object builds none of ``expected_types``.
     """
     module, _, name = use.partition(":")
+    if module.endswith(".py"):
+        dotted_name = ".".join(part for part in Path(module).with_suffix("").parts if part.isidentifier())
+        raise LimbeckError(
+            f"{config_path}: {use} must name a module, got the file {module}: write {dotted_name}:{name}, with its "
+            "folder on PYTHONPATH"
+        )
     if not _TARGET_PATTERN.fullmatch(use) or _has_dunder(module) or name.startswith("__"):
         raise LimbeckError(f"{config_path}: {use!r} is not a path of the form package.module:Name")
     allowed_packages = [plugin for plugin in plugins if plugin_error(plugin) is None]
@@ -173,12 +179,6 @@ def _import_module(module: str, use: str, config_path: str) -> ModuleType:
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        if module.endswith(".py"):
-            name = ".".join(Path(module).with_suffix("").parts)
-            raise LimbeckError(
-                f"{config_path}: {use} must name a module, got the file {module}: write "
-                f"{name.lstrip('.')}:{use.partition(':')[2]}"
-            ) from error
         if error.name is not None and _is_inside(module, [error.name]):
             raise LimbeckError(
                 f"{config_path}: there is no module {error.name!r} for {use}: install the package, or put its folder "

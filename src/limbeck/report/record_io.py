@@ -65,6 +65,8 @@ def _describe_missing(path: Path) -> str:
         return f"{folder} is a study: give one of its trials, such as {folder}/trials/VARIANT/SEED"
     if (folder / "recipe.yaml").is_file() and path.name == "record.json":
         return f"{folder} is not finished: go on with limbeck distill --resume --out {folder}"
+    if path.name == "record.json" and (runs := sorted(folder.glob("*/record.json"))):
+        return f"{folder} is a folder of runs: give a run in it, such as {runs[0].parent}"
     return f"{folder} has no {path.name}: give the folder of a finished run, or run `limbeck distill` first"
 
 

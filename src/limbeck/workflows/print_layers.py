@@ -10,8 +10,10 @@ import torch
 from limbeck.core.errors import LimbeckError
 from limbeck.core.limits import MAX_INPUT_SIZE
 from limbeck.features import list_layers, parse_layer
+from limbeck.recipe.plugins import plugin_error
 from limbeck.recipe.resolve_node import resolve_node
 from limbeck.utils.console import print_text
+from limbeck.utils.model_names import MODEL_PREFIXES
 
 __all__ = ["print_layers"]
 
@@ -19,6 +21,11 @@ __all__ = ["print_layers"]
 def print_layers(model: str, shape: str, *, plugins: Sequence[str] = ()) -> None:
     """Print every layer of ``model`` with the shape of its features for one input of ``shape`` (``3x32x32``)."""
     input_shape = _parse_shape(shape)
+    prefix, colon, _ = model.partition(":")
+    top = prefix.partition(".")[0]
+    is_listed = any(prefix == plugin or prefix.startswith(f"{plugin}.") for plugin in plugins)
+    if colon and prefix not in MODEL_PREFIXES and not is_listed and plugin_error(top) is None:
+        raise LimbeckError(f"{model} is not part of limbeck: if you trust its package, add --plugin {top}")
     settings = {"classes": 10, "channels": input_shape[0]}
     network = resolve_node(model, "model", plugins=plugins, provided=settings, config_path="MODEL").build()
     try:

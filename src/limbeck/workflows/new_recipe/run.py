@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -37,7 +38,8 @@ _AFFINE: Final = {"use": "affine", "degrees": 10, "scale": [0.9, 1.1], "translat
 
 def new_recipe(
     *, data: Path, teacher: str, student: str, output: Path = Path("recipe.yaml"), teacher_weights: str | None = None,
-    pretrained: bool = False, size: int | None = None, num_labeled: int | None = None, unlabeled: str | None = None,
+    pretrained: bool = False, size: int | None = None, channels: int | None = None,
+    num_labeled: int | None = None, unlabeled: str | None = None,
 ) -> str:  # fmt: skip
     """Write a recipe that distills ``student`` from ``teacher`` on the images in ``data``.
 
@@ -52,6 +54,7 @@ def new_recipe(
         teacher_weights: a file with weights of the teacher for the classes of the data.
         pretrained: start networks of timm and torchvision from their published weights.
         size: shorter side of the images; ``None``: that of the images or the networks, from 32 to 224.
+        channels: 1 for gray images, 3 for color; ``None``: that of the networks or the images.
         num_labeled: number of training images whose label is used; ``None``: all.
         unlabeled: a folder in ``data``, or a path, with further training images without a label.
 
@@ -69,7 +72,14 @@ def new_recipe(
     teacher_spec = read_teacher(teacher, images.class_names, weights=teacher_weights, pretrained=pretrained)
     student_spec = read_student(student, pretrained=pretrained)
     document = _make_document(
-        data, images, teacher_spec, student_spec, size=size, num_labeled=num_labeled, unlabeled=unlabeled
+        data,
+        images,
+        teacher_spec,
+        student_spec,
+        size=size,
+        channels=channels,
+        num_labeled=num_labeled,
+        unlabeled=unlabeled,
     )
     title = " ".join(f"{student} from {teacher} on the images in {data}".split())
     print_text("building the networks, and running each stage on two samples …", file=sys.stderr)
@@ -82,19 +92,31 @@ def new_recipe(
         text = f"# {title}\n{dump_compact(document, width=120)}"
         recipe = load_recipe(text, [f"name={output.stem}"])
         job = Job.from_recipe(recipe, Path(folder), data_cache=cache)
-        job.validate()
+        with _channels_hint(images.channels, channels):
+            job.validate()
     write_text(output, text)
     with trust_plugins():  # those that the command line names, which were imported here already
         require_trusted(recipe.plugins, str(output))
     return _describe(output, images, job, teacher_spec, counts)
 
 
+@contextmanager
+def _channels_hint(image_channels: int, channels: int | None) -> Iterator[None]:
+    """Name ``--channels`` in an error where the images are gray, which a network for color images does not take."""
+    try:
+        yield
+    except LimbeckError as error:
+        if image_channels != 1 or channels is not None:
+            raise
+        raise LimbeckError(f"{error}; the images are gray: for networks of color images give --channels 3") from error
+
+
 def _make_document(
     root: Path, images: ImageSummary, teacher: NetworkSpec, student: NetworkSpec, *, size: int | None,
-    num_labeled: int | None, unlabeled: str | None,
+    channels: int | None, num_labeled: int | None, unlabeled: str | None,
 ) -> dict[str, Any]:  # fmt: skip
     """The recipe as plain data, for data of unknown length; what has its default value is left out."""
-    channels = student.channels or teacher.channels or images.channels
+    channels = channels or student.channels or teacher.channels or images.channels
     image_size = min(max(images.size, _SIZES[0]), _SIZES[1])
     data_size = (student.size or teacher.size or image_size) if size is None else size
     node = dict(teacher.node)
