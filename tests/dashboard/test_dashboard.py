@@ -189,6 +189,12 @@ def test_every_answer_forbids_the_browser_everything_else(app):
         assert "access-control-allow-origin" not in got.headers
 
 
+def test_a_recipe_next_to_the_runs_is_no_run(studies, tmp_path):
+    studies.write_run(tmp_path / "runs" / "good", 0)
+    (tmp_path / "recipe.yaml").write_text("stages: [{steps: 3}]")
+    assert list(list_runs(tmp_path)) == ["runs/good"]
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [

@@ -7,6 +7,7 @@ import torch
 
 from limbeck.evaluation.evaluate import SplitScores
 from limbeck.evaluation.saved_predictions import save_predictions
+from limbeck.report import write_report
 from limbeck.report.confusion import load_confusion
 from limbeck.report.record_io import parse_record
 
@@ -57,3 +58,14 @@ def test_the_most_frequent_confusions_come_first_with_those_of_other_models(load
 
 def test_a_run_without_saved_predictions_has_none(record, tmp_path):
     assert load_confusion(tmp_path, parse_record(record)) is None
+
+
+def test_the_page_shows_equal_columns_and_says_what_the_colors_mean(load, record, write):
+    load(3)
+    page = write_report(write(record)).read_text(encoding="utf-8")
+    assert '<table class="confusion" style="--name-length: 2ch">' in page
+    text = " ".join(page.split())
+    assert (
+        "a row for each class, a column for each predicted class. Correct predictions are blue, confusions red" in text
+    )
+    assert '<th scope="col">Predicted as</th>' in page

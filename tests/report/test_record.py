@@ -360,7 +360,7 @@ def test_a_folder_without_a_record_says_how_to_get_one(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / file).touch()
     for name, message in (
-        ("begun", r"is not finished: go on with limbeck distill --resume --out .*begun"),
+        ("begun", r"so it is not finished: go on with limbeck distill --resume --out .*begun"),
         ("study", "is a study: give one of its trials"),
         ("", r"is a folder of runs: give a run in it, such as .*done"),
         ("empty", r"has no record\.json: give the folder of a finished run"),

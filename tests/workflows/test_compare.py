@@ -219,6 +219,16 @@ def test_an_incomplete_study_is_shown(studies, tmp_path, content):
         assert "record.json" in trial.error
 
 
+def test_two_recipes_of_one_name_are_named_by_the_ends_of_their_paths(studies, tmp_path):
+    runs = [studies.write_run(tmp_path / part / "digits", 0, name="r") for part in ("old", "new")]
+    path = runs[1] / "record.json"
+    record = json.loads(path.read_text())
+    record["recipe"]["training"] = {"optimizer": {"lr": 0.5}}
+    path.write_text(json.dumps(record))
+    names = {variant.name for variant in build_comparison(runs).variants}
+    assert {"old/digits/distilled", "new/digits/distilled"} <= names
+
+
 def test_two_recipes_are_compared_with_their_own_baselines_or_with_a_named_one(studies, tmp_path):
     runs = [studies.write_run(tmp_path / f"{name}{s}", s, name=name) for name in ("a", "b") for s in (0, 1)]
     comparison = build_comparison(runs)

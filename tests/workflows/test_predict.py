@@ -145,7 +145,7 @@ def test_a_model_among_the_images_says_the_order(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "record.json").touch()
     for name in ("run", "student.onnx"):
-        with pytest.raises(LimbeckError, match="is a model, not an image: the run or ONNX file comes first"):
+        with pytest.raises(LimbeckError, match=r"must be an image, .*got a model: the run or ONNX file comes first"):
             find_images([str(tmp_path / name)])
 
 

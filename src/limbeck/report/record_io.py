@@ -64,7 +64,9 @@ def _describe_missing(path: Path) -> str:
     if (folder / "study.json").is_file():
         return f"{folder} is a study: give one of its trials, such as {folder}/trials/VARIANT/SEED"
     if (folder / "recipe.yaml").is_file() and path.name == "record.json":
-        return f"{folder} is not finished: go on with limbeck distill --resume --out {folder}"
+        study = next((parent for parent in folder.parents[:3] if (parent / "study.json").is_file()), None)
+        command = f"distill --resume --out {folder}" if study is None else f"study --resume --out {study}"
+        return f"{folder} has no record.json, so it is not finished: go on with limbeck {command}"
     if path.name == "record.json" and (runs := sorted(folder.glob("*/record.json"))):
         return f"{folder} is a folder of runs: give a run in it, such as {runs[0].parent}"
     return f"{folder} has no {path.name}: give the folder of a finished run, or run `limbeck distill` first"

@@ -127,7 +127,10 @@ def find_images(images: Sequence[str]) -> list[Path]:
     for name in images:
         path = Path(name)
         if path.suffix == ".onnx" or (path / "record.json").is_file():
-            raise LimbeckError(f"{name} is a model, not an image: the run or ONNX file comes first, then the images")
+            raise LimbeckError(
+                f"{name} must be an image, a folder of images or a glob, got a model: the run or ONNX file "
+                "comes first, then the images"
+            )
         if path.is_dir():
             files = [file for file in sorted(path.rglob("*")) if _is_image(file)]
         elif path.exists():

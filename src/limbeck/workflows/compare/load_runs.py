@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias, final
@@ -24,6 +24,7 @@ __all__ = ["TrialResult", "TrialsBySeed", "check_comparable", "load_runs", "load
 
 _FILES = ("record.json", "metrics.csv", "predictions.safetensors")
 _STATES = ("waiting", "running", "done", "failed")
+_Group: TypeAlias = tuple[str, str]
 
 
 @final
@@ -40,7 +41,7 @@ class TrialResult:
     """
 
     variant: str
-    group: tuple[str, str]
+    group: _Group
     model_name: str
     role: str
     seed: int | None
@@ -80,7 +81,7 @@ def load_runs(folders: Sequence[Path]) -> list[TrialResult]:
     """All models of finished runs and of the finished trials of studies.
 
     Runs of one recipe are seeds of the same variants. With several recipes, variants are named ``RECIPE/VARIANT``, or
-    ``FOLDER/VARIANT`` with the folder of the first run where two recipes have one name.
+    ``FOLDER/VARIANT`` with the end of the path of the first run where two recipes have one name.
 
     Raises:
         LimbeckError: a folder has no finished run, or two runs have the same recipe and seed.
@@ -99,8 +100,25 @@ def load_runs(folders: Sequence[Path]) -> list[TrialResult]:
     if len(groups) == 1:
         return trials
     counts = Counter(name for name, _ in groups)
-    prefixes = {group: group[0] if counts[group[0]] == 1 else str(folder) for group, folder in groups.items()}
+    names = {group: group[0] for group in groups if counts[group[0]] == 1}
+    prefixes = names | _short_folder_names(
+        {group: folder for group, folder in groups.items() if group not in names}, taken=names.values()
+    )
     return [replace(trial, variant=f"{prefixes[trial.group]}/{trial.variant}") for trial in trials]
+
+
+def _short_folder_names(folders: Mapping[_Group, Path], taken: Collection[str]) -> dict[_Group, str]:
+    """The last parts of each folder, as many as make all names distinct.
+
+    >>> _short_folder_names({("a", "1"): Path("/home/me/runs/one"), ("a", "2"): Path("/home/me/old/two")}, taken=[])
+    {('a', '1'): 'one', ('a', '2'): 'two'}
+    """
+    paths = {group: folder.resolve() for group, folder in folders.items()}
+    for length in range(1, max((len(path.parts) for path in paths.values()), default=0) + 1):
+        names = {group: "/".join(path.parts[-length:]) for group, path in paths.items()}
+        if len({*names.values(), *taken}) == len(names) + len(taken):
+            return names
+    return {group: str(path) for group, path in paths.items()}
 
 
 def read_study(folder: Path) -> dict[str, Any]:
