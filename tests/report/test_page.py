@@ -315,6 +315,7 @@ def test_no_significant_difference_says_what_to_try_and_a_plot_has_one_title(rec
     text = words(page(write(record)))
     assert text.count("Accuracy vs. latency") == 1
     assert "Try more unlabeled samples, a better teacher or a longer training, in this order." in text
+    assert "<code>limbeck study</code> repeats the comparison" in page(write(record))
     record["verdict"] |= {"interval": [1.0, 2.0]}
     assert "What to change next" not in words(page(write(record)))
 

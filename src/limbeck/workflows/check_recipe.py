@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,7 +43,7 @@ def check_recipe(recipe: str, overrides: Sequence[str] = ()) -> str:
         check_variants(loaded_recipe)
     check_constructors(plan)
     _check_model_names(plan)
-    print_text("loading the data, and running each stage on two samples …", file=sys.stderr)
+    print_text("loading the data, and running each stage on two samples …")
     try:
         with no_downloads():
             _rehearse(loaded_recipe)

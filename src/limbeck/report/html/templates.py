@@ -17,6 +17,7 @@ from limbeck.report import formatting
 
 if TYPE_CHECKING:
     from jinja2 import Template
+    from markupsafe import Markup
 
 _TEMPLATE_DIR = Path(__file__).parent
 
@@ -44,7 +45,11 @@ def load_template(name: str, *, folder: Path = _TEMPLATE_DIR) -> Template:
         loader=FileSystemLoader([folder, _TEMPLATE_DIR]), autoescape=select_autoescape(["html.j2"]),
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {**dict(inspect.getmembers(formatting, inspect.isfunction)), "get_path": _get_path}
+    environment.filters |= {
+        **dict(inspect.getmembers(formatting, inspect.isfunction)),
+        "get_path": _get_path,
+        "mark_code": mark_code,
+    }
     environment.globals |= {
         "style": read_asset("report.css") + read_asset("compare.css"), "script": read_asset("sort.js"),
         "csp": content_security_policy(),
@@ -56,6 +61,20 @@ def load_template(name: str, *, folder: Path = _TEMPLATE_DIR) -> Template:
 def read_asset(name: str) -> str:
     """The text of a style sheet or script."""
     return (_TEMPLATE_DIR / name).read_text(encoding="utf-8")
+
+
+def mark_code(text: str) -> Markup:
+    """``text`` escaped, with what is between backticks as code.
+
+    >>> print(mark_code("set `a.b` < 3"))
+    set <code>a.b</code> &lt; 3
+    """
+    from markupsafe import Markup, escape
+
+    parts = [escape(part) for part in text.split("`")]
+    if len(parts) % 2 == 0:  # a backtick without its pair
+        return escape(text)
+    return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts))
 
 
 def _get_path(value: Any, *path: str) -> Any:
