@@ -244,7 +244,7 @@ def test_recipes_with_one_name_and_other_settings_are_different_variants(studies
     runs = [studies.write_run(tmp_path / f"r{s}", s) for s in (0, 1)]
     change(runs[1], lambda record: record["recipe"].update(stages=[{"steps": 9}]))
     names = {one.name for one in build_comparison(runs).variants}
-    assert names == {f"{run}/{name}" for run in runs for name in ("teacher", "baseline", "distilled")}
+    assert names == {f"{run.name}/{name}" for run in runs for name in ("teacher", "baseline", "distilled")}
 
 
 def test_the_same_run_twice_is_refused(studies, tmp_path):
