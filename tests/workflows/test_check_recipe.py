@@ -42,7 +42,6 @@ def check(tmp_path, capsys, root, monkeypatch):
 
 def test_a_good_recipe_is_run_on_two_samples(check):
     status, text = check()
-    assert text.startswith("loading the data, and running each stage on two samples …\n")
     assert (status, text.strip().endswith("recipe is valid, and its networks run on its data")) == (0, True)
 
 

@@ -14,7 +14,6 @@ from limbeck.recipe import Recipe, ResolvedRecipe, find_recipe, load_recipe, res
 from limbeck.recipe.constructors import check_constructors
 from limbeck.recipe.node_schema import Node
 from limbeck.recipe.schema import to_plain, validate
-from limbeck.utils.console import print_text
 from limbeck.workflows._job.job import Job
 
 __all__ = ["check_recipe"]
@@ -43,7 +42,6 @@ def check_recipe(recipe: str, overrides: Sequence[str] = ()) -> str:
         check_variants(loaded_recipe)
     check_constructors(plan)
     _check_model_names(plan)
-    print_text("loading the data, and running each stage on two samples …")
     try:
         with no_downloads():
             _rehearse(loaded_recipe)
