@@ -99,7 +99,19 @@ def test_a_read_that_was_cut_off_opens_again_for_the_same_weights_only(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", "3", "{}", '{"num_reads": 1}', '{"is_closed": false, "num_reads": 0}', "\x00\xff"]
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "3",
+        "{}",
+        '{"num_reads": 1}',
+        '{"is_closed": false, "num_reads": 0}',
+        "\x00\xff",
+        '{"is_closed": false, "num_reads": "x", "opened_at": "", "reason": ""}',
+    ],
 )
 def test_a_damaged_ledger_opens_nothing_and_says_so_in_one_sentence(tmp_path, text):
     ledger = tmp_path / "test.json"

@@ -106,6 +106,8 @@ def _read_log(log_path: Path) -> dict[str, Any] | None:
             log = {_FIRST_LOG_KEYS.get(key, key): value for key, value in log.items()}
         if not isinstance(log, dict) or not log.keys() >= _LOG_KEYS:
             raise ValueError(f"it needs {', '.join(sorted(_LOG_KEYS))}")
+        if type(log["num_reads"]) is not int:
+            raise ValueError("num_reads must be an integer")
     except (OSError, ValueError) as error:
         raise LimbeckError(
             f"{path} is damaged, so it is unknown whether the test split was read: start a new run"
