@@ -213,6 +213,28 @@ def test_a_signal_outside_of_training_is_one_sentence(signum, capsys, monkeypatc
     assert capsys.readouterr().err == sentence
 
 
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("base", [BaseException, ImportError])
+def test_a_signal_that_a_library_turns_into_its_own_error_is_one_sentence(signum, base, capsys, monkeypatch):
+    """As those in Rust do that are stopped while they are imported."""
+
+    def fail():
+        try:
+            signal.raise_signal(signum)
+        except BaseException:
+            raise type("PanicException", (base,), {})("failed to import") from None
+
+    monkeypatch.setattr("limbeck.recipe.list_recipes", fail)
+    default_handler = signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL
+    previous_handler = signal.signal(signum, default_handler)
+    try:
+        assert main(["recipe", "list"]) == 128 + signum
+        assert signal.getsignal(signum) == default_handler
+    finally:
+        signal.signal(signum, previous_handler)
+    assert capsys.readouterr().err == f"limbeck: stopped by {signum.name}\n"
+
+
 def test_an_ignored_signal_stays_ignored(monkeypatch):
     monkeypatch.setattr("limbeck.recipe.list_recipes", lambda: signal.raise_signal(signal.SIGHUP) or [])
     previous_handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup

@@ -33,13 +33,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: success; 2: a wrong argument, recipe or file; 70: an unexpected error, whose traceback is in the file that the
     message names; 128 + n: stopped by signal n. ``--debug`` prints the traceback of any error.
     """
-    with _raise_on_signals():
+    with _raise_on_signals() as received:
         try:
             options = _parse(sys.argv[1:] if arguments is None else arguments)
             debug, continues = options.pop("debug", False), _CONTINUES if "resume" in options else ""
             try:
                 return _run(options)
-            except (Exception, KeyboardInterrupt, StoppedBySignal) as error:
+            except (SystemExit, GeneratorExit):
+                raise
+            except BaseException as error:  # a library may turn a signal during its import into an error of its own
+                if received and not isinstance(error, LimbeckError):
+                    error = StoppedBySignal(received[0])
                 return _report(error, continues, debug=debug)
         except StoppedBySignal as stop:  # while the arguments were read, or an error was reported
             return _report(stop)
@@ -88,15 +92,24 @@ def _report(error: BaseException, continues: str = "", *, debug: bool = False) -
 
 
 @contextmanager
-def _raise_on_signals() -> Iterator[None]:
-    """Raise :class:`StoppedBySignal` on SIGTERM and SIGHUP; a second signal ends the process at once."""
-    process_id = os.getpid()
+def _raise_on_signals() -> Iterator[list[int]]:
+    """Raise :class:`StoppedBySignal` on SIGTERM and SIGHUP; a second signal ends the process at once.
+
+    Yields:
+        The signals that were received, those of Ctrl-C too.
+    """
+    process_id, received = os.getpid(), list[int]()
 
     def stop(signum: int, frame: FrameType | None) -> None:
         if os.getpid() != process_id:  # a process forked to load data
             os._exit(128 + signum)
         signal.signal(signum, signal.SIG_DFL)
+        received.append(signum)
         raise StoppedBySignal(signum)
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        received.append(signum)
+        raise KeyboardInterrupt
 
     is_main_thread = threading.current_thread() is threading.main_thread()
     signums = (signal.SIGTERM, signal.SIGHUP) if is_main_thread else ()
@@ -105,11 +118,16 @@ def _raise_on_signals() -> Iterator[None]:
     changed = [signum for signum, handler in previous_handlers.items() if handler == signal.SIG_DFL]
     for signum in changed:
         signal.signal(signum, stop)
+    has_interrupt = is_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if has_interrupt:
+        signal.signal(signal.SIGINT, interrupt)
     try:
-        yield
+        yield received
     finally:
         for signum in changed:
             signal.signal(signum, signal.SIG_DFL)
+        if has_interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class _Parser(argparse.ArgumentParser):
