@@ -186,6 +186,14 @@ def test_a_file_that_cannot_be_opened_is_named_with_what_to_do(capsys, monkeypat
     assert capsys.readouterr().err.startswith(expected)
 
 
+def test_an_empty_argument_is_not_the_current_folder(capsys):
+    for arguments in (["predict", "run", ""], ["distill", "digits", "--out", ""]):
+        with pytest.raises(SystemExit) as exit_info:
+            main(arguments)
+        assert exit_info.value.code == 2
+        assert "an argument must be text, got an empty one: leave it out" in capsys.readouterr().err
+
+
 def test_arguments_are_utf_8(capsys):
     with pytest.raises(SystemExit) as exit_info:
         main(["report", "runs/\udcff"])

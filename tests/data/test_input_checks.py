@@ -26,8 +26,9 @@ from limbeck.data import (
     from_tensors,
     make_splits,
 )
-from limbeck.data.image_files import ImageFiles
+from limbeck.data.image_files import ImageFiles, open_image
 from limbeck.data.log_mel import read_wav
+from limbeck.data.mask_store import open_mask
 from limbeck.data.sources.fashion_mnist import _read_idx
 from limbeck.data.transforms import horizontal_flip
 from limbeck.losses import CrossEntropyLoss, KDLoss
@@ -307,3 +308,12 @@ def test_an_image_that_becomes_gigabytes_is_refused(tmp_path):
     Image.new("1", (20_000, 10_000)).save(tmp_path / "large.png")
     with pytest.raises(LimbeckError, match=r"large\.png cannot be read \(Image size \(200000000 pixels\) exceeds"):
         ImageFiles((tmp_path / "large.png",), 8, 1).read(torch.tensor([0]))
+
+
+@pytest.mark.parametrize("read", [lambda path: open_image(path, 3), open_mask], ids=["image", "mask"])
+def test_postscript_is_not_run(tmp_path, read):
+    """PIL decodes it by Ghostscript, another program, whatever the name of the file."""
+    path = tmp_path / "a.png"
+    Image.new("L", (4, 4)).save(path, "EPS")
+    with pytest.raises(LimbeckError, match=r"a\.png cannot be read \(it is PostScript\): replace or remove it"):
+        read(path)

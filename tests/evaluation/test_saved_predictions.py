@@ -38,6 +38,31 @@ def test_unreadable_predictions_raise(tmp_path):
         load_predictions(tmp_path / "junk")
 
 
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("a.predicted", torch.zeros(2, dtype=torch.long), r"a.predicted of .* must be \[3\] int64, got int64 \[2\]"),
+        ("a.predicted", torch.zeros(3), r"a.predicted of .* must be \[3\] int64, got float32 \[3\]"),
+        ("a.predicted", torch.tensor(1), r"a.predicted of .* got int64 \[\]"),
+        ("a.confidence", torch.zeros(3, 2), r"a.confidence of .* must be \[3\] floats, got float32 \[3, 2\]"),
+        ("a.statistics", torch.zeros(3), r"a.statistics of .* must be \[3, k\] floats, got float32 \[3\]"),
+        ("sample_id", torch.zeros(2, dtype=torch.long), r"sample_id of .* must be \[3\] int64, got int64 \[2\]"),
+    ],
+)
+def test_tensors_of_another_shape_are_refused(tmp_path, version, name, tensor, message):
+    tensors = {
+        "a.statistics": torch.zeros(3, 1), "a.predicted": torch.zeros(3, dtype=torch.long),
+        "b.statistics": torch.zeros(3, 1), "sample_id": torch.arange(3), "target": torch.zeros(3, dtype=torch.long),
+    }  # fmt: skip
+    metadata = {"format": f"limbeck predictions {version}"}
+    save_file(tensors, tmp_path / "a", metadata=metadata)
+    load_predictions(tmp_path / "a")
+    save_file({**tensors, name: tensor}, tmp_path / "a", metadata=metadata)
+    with pytest.raises(LimbeckError, match=message):
+        load_predictions(tmp_path / "a")
+
+
 def test_a_file_of_version_2_has_statistics_of_correct_predictions(tmp_path):
     tensors = {
         "target": torch.tensor([0, 1, -100]), "baseline.predicted": torch.tensor([0, 0, 0]),

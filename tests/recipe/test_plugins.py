@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
+import marshal
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -171,6 +174,21 @@ def test_every_file_of_a_package_counts(own, recipe):
             load_recipe(recipe)
         with trust_plugins():
             load_recipe(recipe)
+
+
+def test_a_compiled_file_of_other_code_is_not_run(own, recipe):
+    """A file of ``__pycache__`` with the time and size of the source, which Python would run in its place."""
+    source = Path("own_things.py")
+    compiled = Path(importlib.util.cache_from_source(source))
+    other = compile(f"{CODE}\nPath('hijacked').touch()", str(source), "exec")
+    header = (0, int(source.stat().st_mtime), source.stat().st_size)
+    compiled.parent.mkdir()
+    compiled.write_bytes(importlib.util.MAGIC_NUMBER + struct.pack("<3I", *header) + marshal.dumps(other))
+    with trust_plugins():
+        load_recipe(recipe)
+    importlib.import_module(own)
+    assert Path("imported").exists()
+    assert not Path("hijacked").exists()
 
 
 def test_the_text_of_a_script_needs_no_trust(own, recipe):

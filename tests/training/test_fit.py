@@ -12,6 +12,7 @@ import limbeck
 from limbeck.data import from_loaders, from_tensors
 from limbeck.losses import CrossEntropyLoss, KDLoss
 from limbeck.training import TrainingConfig, TrainingDiverged
+from limbeck.training.train_state import _require_progress
 
 TASK = limbeck.tasks.Classification(4)
 
@@ -272,6 +273,26 @@ def test_an_unknown_logger_is_refused(tmp_path):
 
     with pytest.raises(limbeck.LimbeckError, match="tensorboard or mlflow, not 'wandb'"):
         make_logger("wandb", tmp_path, run="test")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"step": "x"}, "step must be from 0 to 6, got 'x'"),
+        ({"step": -1}, "step must be from 0 to 6, got -1"),
+        ({"step": 10**30}, "step must be from 0 to 6, got 1000"),
+        ({"seconds": "x"}, "seconds must be finite, got 'x'"),
+        ({"seconds": float("nan")}, "seconds must be finite, got nan"),
+        ({"history": "x"}, "history must be a list of rows"),
+        ({"warnings": 5}, "warnings must be a list of texts"),
+        ({"best": {"value": "x"}}, "best must have a number, got 'x'"),
+    ],
+)
+def test_the_progress_in_a_checkpoint_must_be_that_of_the_training(wrong, message):
+    progress = {"step": 3, "seconds": 1.5, "history": [{}], "best": {"value": 0.5, "epoch": 1}}
+    _require_progress(progress, num_steps=6)
+    with pytest.raises(ValueError, match=message):
+        _require_progress({**progress, **wrong}, num_steps=6)
 
 
 @pytest.mark.parametrize("wrong", [{"format": 2}, {"format": 2, "settings": 3}])

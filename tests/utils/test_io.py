@@ -6,12 +6,28 @@ import errno
 import hashlib
 import os
 import sys
+from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
 
 from limbeck.core.errors import LimbeckError
-from limbeck.utils.io import digest, open_no_link, parse_json, remove_leftovers, write_atomically, write_text
+from limbeck.data.image_files import open_image
+from limbeck.export import read_model_metadata
+from limbeck.models.weights import read_metadata
+from limbeck.report.record_io import read_record
+from limbeck.training.callbacks import read_metrics
+from limbeck.training.checkpoint import load_checkpoint
+from limbeck.utils.io import (
+    digest,
+    open_no_link,
+    parse_json,
+    read_text,
+    regular_file,
+    remove_leftovers,
+    write_atomically,
+    write_text,
+)
 
 FULL = """
 import resource, signal, sys
@@ -157,3 +173,23 @@ def test_deep_or_damaged_json_is_a_value_error(text):
 def test_json_of_a_usual_depth_is_read():
     assert parse_json("[" * 99 + "1" + "]" * 99)
     assert parse_json('{"a": [1, {"b": null}]}') == {"a": [1, {"b": None}]}
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        read_text, read_record, read_metrics, load_checkpoint, read_model_metadata, lambda path: open_image(path, 3),
+        lambda path: os.close(open_no_link(path, os.O_WRONLY)), regular_file, digest,
+    ],
+)  # fmt: skip
+def test_a_pipe_is_refused_rather_than_waited_for(tmp_path, read):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises((LimbeckError, OSError), match=r"pipe|No such device"):
+        read(path)
+    assert read_metadata(path) == {}
+
+
+def test_a_device_is_no_file():
+    with pytest.raises(OSError, match="It must be a file, got a pipe or a device"):
+        regular_file(Path("/dev/zero"))

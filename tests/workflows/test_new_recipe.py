@@ -64,7 +64,12 @@ def write_run(folder, classes):
         " stages: [{name: s, steps: 1, objective: {target: CrossEntropyLoss}}]}"
     )
     record = {
-        "data": {"classes": classes, "shape": [3, 24, 24], "normalization": {"mean": [0.5] * 3, "std": [0.25] * 3}}
+        "schema": 3,
+        "name": "run",
+        "seed": 0,
+        "recipe": {},
+        "models": {"distilled": {"role": "distilled"}},
+        "data": {"classes": classes, "shape": [3, 24, 24], "normalization": {"mean": [0.5] * 3, "std": [0.25] * 3}},
     }
     (folder / "record.json").write_text(json.dumps(record))
     save_weights(small_cnn(classes=len(classes), channels=3, width=4), folder / "student.safetensors")
@@ -165,6 +170,17 @@ def test_gray_images_fit_a_network_for_color_images_by_channels(tmp_path, monkey
     assert "channels: 1" not in (tmp_path / "r.yaml").read_text()
 
 
+@pytest.mark.parametrize(
+    "record",
+    ["[1]", '{"data": [1]}', '{"schema": 3, "name": "r", "models": {}, "data": {"normalization": "x"}}'],
+)
+def test_a_run_without_a_readable_record_is_no_teacher(tmp_path, record):
+    run = write_run(tmp_path / "run", list(CLASSES))
+    (run / "record.json").write_text(record)
+    with pytest.raises(LimbeckError, match=r"record\.json (must be a mapping|has schema|is not a record)"):
+        read_teacher(str(run), CLASSES, weights=None, pretrained=False)
+
+
 def test_a_network_of_ones_own_lists_its_package(root, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "own_nets.py").write_text(
@@ -198,6 +214,13 @@ def test_a_folder_of_transformers_with_the_classes_of_the_data_is_trained_alread
     other = read_teacher(f"hf:{tmp_path}", ("bird", "fish"), weights=None, pretrained=False)
     assert (other.is_trained, other.node) == (False, {"use": f"hf:{tmp_path}"})
     assert other.note == f"the classes of {tmp_path} are dog, cat, not those of the data"
+
+
+def test_a_folder_with_control_characters_in_its_name(tmp_path):
+    folder = write_images(tmp_path / "a\x1b[2J\tb")
+    new_recipe(data=folder, teacher="small_cnn", student="small_cnn", output=tmp_path / "r.yaml")
+    assert load_recipe(tmp_path / "r.yaml").data.root == str(folder)
+    assert "\x1b" not in (tmp_path / "r.yaml").read_text()
 
 
 def test_a_folder_of_unlabeled_images_is_no_class(tmp_path):

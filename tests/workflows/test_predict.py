@@ -20,7 +20,7 @@ from limbeck.data.image_preprocessing import ImagePreprocessing
 from limbeck.data.sources import ImageFolder
 from limbeck.export import read_model_metadata
 from limbeck.workflows import distill
-from limbeck.workflows.predict import find_images, load_image_classifier
+from limbeck.workflows.predict import ImageClassifier, find_images, load_image_classifier, predict
 
 CLASSES = ["blue", "green", "red"]
 RECIPE = """
@@ -180,6 +180,7 @@ def test_top_k_is_that_of_the_probabilities(tmp_path):
     [
         ({}, "does not say how an image becomes its input"),
         ({"task": "SpeechCTC"}, "limbeck predict takes classifiers of images, and .* is of the task SpeechCTC"),
+        ({"task": "Detection", "preprocessing": json.dumps(PREPROCESSING)}, "of the task Detection"),
         ({"class_names": "[" * 100_000}, "class_names must be JSON; export it again"),
         ({"class_names": "{}"}, "class_names must be a list of names"),
         ({"preprocessing": "[]"}, "preprocessing must be a mapping, got list"),
@@ -224,6 +225,25 @@ def test_the_preprocessing_of_other_inputs_is_unknown():
     for data in (own_transforms, *others):
         assert ImagePreprocessing.from_data(data) is None
     assert ImagePreprocessing.from_data(from_tensors(torch.rand(40, 3, 4, 6), labels)).size == (4, 6)
+
+
+def test_logits_that_are_not_finite_are_no_prediction(tmp_path):
+    props = {"class_names": '["left", "right"]', "preprocessing": json.dumps(PREPROCESSING)}
+    classifier = load_image_classifier(write_onnx(tmp_path / "a.onnx", **props))
+    with pytest.raises(LimbeckError, match="logits must be finite, got NaN or infinity"):
+        classifier.predict(torch.tensor([[[[0.0, float("nan")]]]]))
+
+
+def test_large_images_are_predicted_in_small_batches(tmp_path, monkeypatch):
+    props = {"class_names": '["left", "right"]', "preprocessing": json.dumps(PREPROCESSING)}
+    file, sizes = write_onnx(tmp_path / "a.onnx", **props), []
+    for index in range(5):
+        Image.new("L", (2, 1)).save(tmp_path / f"{index}.png")
+    predict_batch = ImageClassifier.predict
+    monkeypatch.setattr(ImageClassifier, "predict", lambda *a, **k: sizes.append(len(a[1])) or predict_batch(*a, **k))
+    monkeypatch.setattr("limbeck.workflows.predict._MAX_BATCH_PIXELS", 4)
+    assert predict(file, [str(tmp_path)]) == 0
+    assert sizes == [2, 2, 1]
 
 
 def test_class_names_and_logits_must_match(tmp_path):

@@ -1,6 +1,7 @@
 """Runs in Python: their record and report, the baseline, short arguments, and one sentence for a mistake."""
 
 import json
+import shutil
 import warnings
 from dataclasses import replace
 
@@ -17,8 +18,11 @@ from limbeck.losses import CrossEntropyLoss, KDLoss
 from limbeck.models import load_weights, small_cnn
 from limbeck.report.record_io import check_record, read_record
 from limbeck.training import TrainingConfig
+from limbeck.training.callbacks import Callback
 from limbeck.workflows._job.measure import show_training_batch
 from limbeck.workflows._job.run_context import PythonRun
+from limbeck.workflows._job.run_dir import lock_folder
+from limbeck.workflows.python_run import _read_finished
 
 TASK = limbeck.tasks.Classification(classes=10)
 OBJECTIVE = {"target": CrossEntropyLoss(), "kd": KDLoss(temperature=4.0)}
@@ -110,6 +114,43 @@ def test_a_finished_run_is_resumed_without_a_second_read(distilled, data):
         limbeck.distill(distiller, data, callbacks=[], **options)
 
 
+def test_a_finished_run_is_not_mixed_with_other_data(distilled, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(distilled[0].run_dir, folder)
+    options = {"steps": 8, "run_dir": folder, "optimizer": "adamw", "lr": 0.01, "batch_size": 32, "callbacks": []}
+    other = Digits(num_labeled=90, num_samples=200).load(seed=0)
+    with pytest.raises(LimbeckError, match=r"the data must be that which the run in .* was begun with"):
+        limbeck.distill(make_distiller(), other, resume=True, **options)
+    with pytest.raises(LimbeckError, match=r"has a finished run of limbeck\.distill: give another run_dir"):
+        limbeck.fit(make_distiller(), other, **options)
+    with pytest.raises(LimbeckError, match="has a finished run: give another run_dir, or resume=True"):
+        limbeck.distill(make_distiller(), other, **options)
+
+
+@pytest.mark.parametrize("record", ["{}", '{"schema": 3, "name": "r", "models": {"d": {"role": "distilled"}}}'])
+def test_a_damaged_record_is_one_sentence_at_a_resume(tmp_path, record):
+    (tmp_path / "record.json").write_text(record)
+    with pytest.raises(LimbeckError, match=r"has schema None|must have a verdict, got none"):
+        _read_finished(tmp_path / "record.json")
+
+
+def test_two_runs_do_not_share_a_folder(data, tmp_path):
+    with lock_folder(tmp_path):
+        for train in (limbeck.fit, limbeck.distill):
+            with pytest.raises(LimbeckError, match=r"another process is working in .* give another run_dir"):
+                train(make_distiller(), data, steps=1, run_dir=tmp_path, callbacks=[])
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_files_that_are_not_of_limbeck_are_not_replaced(data, tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    for train in (limbeck.fit, limbeck.distill):
+        with pytest.raises(LimbeckError, match=r"is not empty|with a README\.md of its own"):
+            train(make_distiller(), data, steps=1, run_dir=tmp_path, callbacks=[])
+    assert {path.name for path in tmp_path.iterdir()} == {"README.md", ".lock"}
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
 def test_fit_reports_on_validation_and_leaves_the_test_split_closed(data, tmp_path):
     result = limbeck.fit(make_distiller(), data, steps=4, run_dir=tmp_path / "run", callbacks=[])
     record = read_record(tmp_path / "run" / "record.json")
@@ -183,6 +224,40 @@ def test_a_loader_one_loss_and_the_name_of_an_optimizer_are_enough():
         (
             lambda d, data: limbeck.distill(make_distiller(CrossEntropyLoss()), data, run_dir="x", steps=1),
             "the objective must have a loss on a teacher",
+        ),
+        (lambda d, data: limbeck.fit(d, data, steps=1, run_dir=5), "run_dir must be the path of a folder, got 5"),
+        (lambda d, data: limbeck.distill(d, data, steps=1, run_dir=""), "run_dir must be the path of a folder, got ''"),
+        (lambda d, data: limbeck.fit(d, data, steps=1, run_dir="a\0b"), "cannot be used .*give another run_dir"),
+        (
+            lambda d, data: limbeck.fit(d, data, steps=1, phase="../x"),
+            "phase must be a name without slashes",
+        ),
+        (lambda d, data: limbeck.fit(d, data, steps=1, stage=None), "stage must be a name without slashes, got None"),
+        (lambda d, data: limbeck.fit(d, data, steps=1, seed=float("nan")), "seed must be an integer, got nan"),
+        (lambda d, data: limbeck.fit(d, data, steps=1, steps_per_epoch=0), "steps_per_epoch must be at least 1, got 0"),
+        (lambda d, _: make_distiller(weights={"kd": None}), "weight of the loss 'kd' must be a number .* got None"),
+        (
+            lambda d, _: limbeck.Distiller(None, objective=CrossEntropyLoss(), task=TASK),
+            "student must be an nn.Module, got NoneType",
+        ),
+        (lambda d, data: limbeck.fit(d, data, steps=1, callbacks=[3]), "callbacks must be a list of .* got 3"),
+        (lambda d, data: limbeck.fit(d, data, steps=1, callbacks="abc"), "callbacks must be a list of .* got 'abc'"),
+        (lambda d, data: limbeck.fit(d, data, steps=1, callbacks=[Callback]), "callbacks must be a list of .*class"),
+        (
+            lambda d, data: limbeck.fit(make_distiller(lambda student, teacher: teacher.mean()), data, steps=1),
+            r"the losses 1·loss must be real and depend on the student, got no gradient",
+        ),
+        (
+            lambda d, data: limbeck.fit(make_distiller(lambda student, teacher: student.mean() * 1j), data, steps=1),
+            r"the losses 1·loss must be real and depend on the student, got torch.complex64 values",
+        ),
+        (
+            lambda d, data: limbeck.fit(make_distiller(lambda student, teacher: student.div_(4).mean()), data, steps=1),
+            "must not change its arguments in place",
+        ),
+        (
+            lambda d, _: make_distiller({"kd": lambda teacher, student: (student - teacher).mean()}),
+            "must take student and teacher, in this order",
         ),
     ],
 )

@@ -40,12 +40,23 @@ def test_a_name_that_is_a_file_is_skipped(tmp_path, monkeypatch):
     assert choose_run_dir("digits", None, resume=False).name == "digits-2"
 
 
-def test_checkpoints_are_not_written_through_a_link(tmp_path):
+def test_the_leavings_of_a_killed_process_are_no_run(tmp_path):
+    """It was killed before it wrote the recipe, so there is nothing to resume."""
+    for name in (".lock", ".recipe.yaml.123.partial"):
+        (tmp_path / name).touch()
+        assert choose_run_dir("run", tmp_path, resume=False) == tmp_path
+    (tmp_path / "notes").touch()
+    with pytest.raises(LimbeckError, match="is not empty"):
+        choose_run_dir("run", tmp_path, resume=False)
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "tensorboard", "mlflow.db"])
+def test_files_are_not_written_through_a_link(tmp_path, name):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "checkpoint").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "run" / name).symlink_to(tmp_path / "elsewhere")
     with (
-        pytest.raises(LimbeckError, match="checkpoint is a link, and files are not written through it"),
+        pytest.raises(LimbeckError, match=f"{name} is a link, and files are not written through it"),
         lock_folder(tmp_path / "run"),
     ):
         pass

@@ -161,6 +161,8 @@ def _parse(arguments: Sequence[str]) -> dict[str, Any]:
     """The options of one command; recipe settings may follow an option, which argparse does not allow by itself."""
     parser = make_parser()
     for argument in arguments:
+        if not argument:  # an unset variable of the shell; as a path it would be the current folder
+            parser.error("an argument must be text, got an empty one: leave it out, or give . for the current folder")
         if not _is_text(argument):
             parser.error(f"an argument must be UTF-8 text, got {argument.encode(errors='surrogateescape')!r}")
     if message := renamed_message(arguments):

@@ -14,12 +14,14 @@ from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data.image_store import hash_files, stack_images, to_unit_range
+from limbeck.utils.io import regular_file
 
 __all__ = [
     "IMG_EXTENSIONS",
     "ImageFiles",
     "letterbox_size",
     "list_image_files",
+    "open_file",
     "open_image",
     "read_image",
     "read_image_size",
@@ -100,6 +102,22 @@ def _raise_first(errors: Mapping[Path, LimbeckError]) -> NoReturn:
     raise LimbeckError(f"{first}; the same for {shown}{more}") from first
 
 
+def open_file(path: Path) -> Any:
+    """The PIL image in ``path``, whose pixels are not read yet.
+
+    Raises:
+        OSError: it is no file, or no image.
+        ValueError: it is PostScript, which PIL would give to another program to run.
+    """
+    from PIL import Image
+
+    image = Image.open(regular_file(path))
+    if image.format == "EPS":
+        image.close()
+        raise ValueError("it is PostScript")
+    return image
+
+
 def open_image(path: Path, channels: int) -> Any:
     """The PIL image in ``path``, upright by its EXIF orientation, transparent pixels on white.
 
@@ -109,7 +127,7 @@ def open_image(path: Path, channels: int) -> Any:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as file:
+        with open_file(path) as file:
             mode, upright = file.mode, ImageOps.exif_transpose(file)
             if upright.has_transparency_data:
                 white = Image.new("RGBA", upright.size, "white")
@@ -128,10 +146,8 @@ def read_image_size(path: Path) -> tuple[int, int]:
     Raises:
         LimbeckError: the file cannot be read.
     """
-    from PIL import Image
-
     try:
-        with Image.open(path) as file:
+        with open_file(path) as file:
             is_rotated = file.getexif().get(_EXIF_ORIENTATION, 1) >= 5
             return (file.width, file.height) if is_rotated else (file.height, file.width)
     except Exception as error:  # each decoder raises its own error

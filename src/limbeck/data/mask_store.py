@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
+from limbeck.data.image_files import open_file
 from limbeck.data.image_store import hash_files
 
 __all__ = ["UNLABELED", "MaskFiles", "MaskStore", "MasksInMemory", "is_mask", "open_mask"]
@@ -149,10 +150,8 @@ def open_mask(path: Path) -> Any:
     Raises:
         LimbeckError: the file cannot be read, or has several channels.
     """
-    from PIL import Image
-
     try:
-        with Image.open(path) as file:
+        with open_file(path) as file:
             divisor = _PIL_FACTORS.get(_raw_mode(file), 1)
             image = file.copy()
     except Exception as error:  # each decoder raises its own error

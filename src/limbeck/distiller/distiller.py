@@ -82,6 +82,8 @@ class Distiller(nn.Module):
         ensemble: EnsembleMethod | str = "mean_logits",
     ) -> None:
         super().__init__()
+        if not isinstance(student, nn.Module):
+            raise LimbeckError(f"student must be an nn.Module, got {type(student).__name__}: build the network first")
         options = {"weights": weights, "gather_distributed": gather_distributed, "loss_weighting": loss_weighting}
         if isinstance(objective, Objective) and (duplicates := [name for name, value in options.items() if value]):
             raise LimbeckError(f"{duplicates[0]} were given twice: this Objective has its own")

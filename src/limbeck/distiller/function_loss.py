@@ -37,7 +37,8 @@ class FunctionLoss(nn.Module):
         settings: further keyword arguments of ``fn``.
 
     Raises:
-        LimbeckError: ``fn`` is a loss of torch that takes labels or probabilities, such as ``nn.CrossEntropyLoss``.
+        LimbeckError: ``fn`` is a loss of torch that takes labels or probabilities, such as ``nn.CrossEntropyLoss``; or,
+            when it is called, changes its arguments in place.
 
     >>> import torch
     >>> from limbeck.testing import make_context
@@ -62,7 +63,14 @@ class FunctionLoss(nn.Module):
         """The value of the function."""
         student, teacher = context.pair()
         logits = student.require_logits().float(), teacher.require_logits().detach().float()
-        return self.fn(*logits, **self.settings)
+        versions = [tensor._version for tensor in logits]
+        value = self.fn(*logits, **self.settings)
+        if versions != [tensor._version for tensor in logits]:
+            raise LimbeckError(
+                f"the loss {_name(self.fn)} must not change its arguments in place, which other losses read: write "
+                "student = student / 4 for student /= 4"
+            )
+        return value
 
     def extra_repr(self) -> str:
         settings = "".join(f", {name}={value!r}" for name, value in self.settings.items())
@@ -111,7 +119,8 @@ def as_loss(name: str, loss: Any) -> Any:
     """``loss``, or a function of two arguments as :class:`FunctionLoss`.
 
     Raises:
-        LimbeckError: it cannot be called, needs three arguments or more, or takes labels (:class:`FunctionLoss`).
+        LimbeckError: it cannot be called, needs three arguments or more, or two in another order, or takes labels
+            (:class:`FunctionLoss`).
     """
     if isinstance(loss, type) or not callable(loss):
         raise LimbeckError(f"the loss {name!r} must be an object such as KDLoss(), got {loss!r}")
@@ -126,6 +135,8 @@ def as_loss(name: str, loss: Any) -> Any:
             f"the loss {name!r} must take a LossContext, or the logits of student and teacher, got the arguments "
             f"{', '.join(required)}: give the others a default, or read them from a LossContext"
         )
+    if tuple(required) == _PAIR[::-1]:
+        raise LimbeckError(f"the loss {name!r} must take student and teacher, in this order, got teacher and student")
     return FunctionLoss(loss) if len(required) == len(_PAIR) else loss
 
 

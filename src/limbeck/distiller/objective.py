@@ -93,6 +93,9 @@ class Objective(nn.Module):
             if trainable_modules(loss) and (not name or "." in name or hasattr(nn.ModuleDict(), name)):
                 raise LimbeckError(f"a loss with state cannot be called {name!r}, which PyTorch reserves: rename it")
         self.gather_distributed = tuple(name for name in losses if name in gather_distributed)
+        for name, weight in (weights or {}).items():
+            if not callable(weight) and not hasattr(weight, "__float__"):
+                raise LimbeckError(f"the weight of the loss {name!r} must be a number or a schedule, got {weight!r}")
         self.weights: dict[str, float | Schedule] = {name: (weights or {}).get(name, 1.0) for name in losses}
         self.trainable = nn.ModuleDict(
             {name: module for name, loss in self.losses.items() for module in trainable_modules(loss)[:1]}

@@ -13,7 +13,7 @@ from torch import Tensor
 from limbeck.core.errors import LimbeckError
 from limbeck.evaluation.checks import check_logits, labeled_mask
 from limbeck.evaluation.evaluate import SplitScores
-from limbeck.utils.io import write_atomically
+from limbeck.utils.io import regular_file, write_atomically
 
 __all__ = ["Predictions", "load_predictions", "save_predictions"]
 
@@ -75,7 +75,7 @@ def load_predictions(path: Path) -> Predictions:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(regular_file(path), framework="pt") as file:
             metadata, tensors = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise LimbeckError(f"{path} holds no readable predictions; run again with this version of limbeck") from error
@@ -86,6 +86,7 @@ def load_predictions(path: Path) -> Predictions:
         for kind in ("statistics", "predicted", "confidence")
     }
     target = tensors.get("target")
+    _check_tensors(path, tensors)
     if metadata["format"] == _FORMAT_2:
         if target is None:
             raise LimbeckError(f"{path} is no file of limbeck's predictions; give the file of a finished run")
@@ -101,3 +102,21 @@ def load_predictions(path: Path) -> Predictions:
         fingerprint=metadata.get("fingerprint", ""),
         primary_metric=metadata.get("primary_metric", "accuracy"),
     )
+
+
+def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors of other types or shapes than :class:`Predictions` states."""
+    target = tensors.get("target")
+    num_rows = {False: len(target)} if target is not None and target.ndim else {}
+    for name, tensor in tensors.items():
+        kind = name.rpartition(".")[2]
+        is_float, ndim = kind in ("statistics", "confidence"), 2 if kind == "statistics" else 1
+        is_right_type = tensor.is_floating_point() if is_float else tensor.dtype == torch.int64
+        # Of a task with several classes in a sample, targets and predictions have other rows than statistics.
+        length = num_rows.setdefault(kind in ("statistics", "sample_id"), len(tensor) if tensor.ndim else 0)
+        if not is_right_type or tensor.ndim != ndim or len(tensor) != length:
+            rows = f"[{length}, k] floats" if ndim == 2 else f"[{length}] {'floats' if is_float else 'int64'}"
+            raise LimbeckError(
+                f"{name} of {path} must be {rows}, got {str(tensor.dtype).removeprefix('torch.')} "
+                f"{list(tensor.shape)}: put a copy back, or run again"
+            )

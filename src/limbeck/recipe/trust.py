@@ -9,17 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from importlib.machinery import all_suffixes
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader, all_suffixes
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from types import CodeType, ModuleType
+from typing import Any, ClassVar, Final, final
 
 from limbeck.core.errors import LimbeckError
 from limbeck.recipe.plugins import plugin_error
-from limbeck.utils.io import parse_json, write_text
+from limbeck.utils.io import parse_json, regular_file, write_text
 
 __all__ = ["require_trusted", "trust_plugins"]
 
@@ -72,9 +75,50 @@ def require_trusted(plugins: Iterable[str], source: str) -> None:
             "importing them runs their code: read it, and add --trust (in Python: `with "
             "limbeck.recipe.trust_plugins():`)"
         )
+    _SourceFinder.install(name for name, (path, _) in code.items() if not _is_installed(path))
     if unknown:
         trusted |= {hashes[name]: f"{name} in {folder}" for name, folder in unknown.items()}
         write_text(path, json.dumps(trusted, indent=1))
+
+
+@final
+class _SourceLoader(SourceFileLoader):
+    """Compiles the source, which was hashed, rather than read a file of ``__pycache__``, which may be of other code."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
+@final
+class _SourceFinder:
+    """A finder of ``sys.meta_path`` that imports trusted packages by :class:`_SourceLoader`."""
+
+    names: ClassVar[set[str]] = set()
+
+    @classmethod
+    def install(cls, names: Iterable[str]) -> None:
+        """Import the top-level packages ``names`` from their sources."""
+        cls.names.update(names)
+        if cls not in sys.meta_path:
+            sys.meta_path.insert(0, cls)
+
+    @classmethod
+    def find_spec(
+        cls, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The spec that Python's own finder returns, with the loader of sources."""
+        if fullname.partition(".")[0] not in cls.names:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and type(spec.loader) is SourceFileLoader:
+            spec.loader = _SourceLoader(spec.loader.name, spec.loader.path)
+        return spec
+
+
+def _is_installed(path: Path) -> bool:
+    """Whether ``path`` is in the folder of installed packages, whose compiled files are trusted as they are."""
+    return any(path.is_relative_to(sysconfig.get_path(name)) for name in ("purelib", "platlib"))
 
 
 def _config_dir() -> Path:
@@ -86,7 +130,7 @@ def _config_dir() -> Path:
 def _read_trusted(path: Path) -> dict[str, str]:
     """What is trusted, by hash."""
     try:
-        trusted: Any = parse_json(path.read_text(encoding="utf-8"))
+        trusted: Any = parse_json(regular_file(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -133,7 +177,7 @@ def _hash_code(name: str, folder: Path, files: list[Path]) -> str:
         relative = file.relative_to(folder) if file.is_relative_to(folder) else file
         code_hash.update(f"\0{relative}\0".encode())
         try:
-            with file.open("rb") as stream:
+            with regular_file(file).open("rb") as stream:
                 code_hash.update(hashlib.file_digest(stream, "sha256").digest())
         except OSError as error:
             raise LimbeckError(f"{file} of the plugin {name} could not be read ({error.strerror})") from error

@@ -14,9 +14,12 @@ from limbeck.core.errors import LimbeckError, format_root_cause
 from limbeck.core.metric_spec import MetricSpec
 from limbeck.distiller.objective import LossOutput
 from limbeck.training.metric_accumulator import update_stats
-from limbeck.utils.io import open_no_link, write_atomically
+from limbeck.utils.io import open_no_link, regular_file, write_atomically
 
-__all__ = ["Callback", "MetricsCSV", "MetricsLogger", "MetricsRow", "TemperatureCSV", "make_logger", "read_metrics"]
+__all__ = [
+    "Callback", "MetricsCSV", "MetricsLogger", "MetricsRow", "TemperatureCSV", "make_logger", "read_metrics",
+    "require_callbacks",
+]  # fmt: skip
 
 MetricsRow = dict[str, Any]
 _LEADING_COLUMNS = (
@@ -56,6 +59,21 @@ class Callback:
 
     def on_train_end(self) -> None:
         """Called after the last step, or after an error."""
+
+
+def require_callbacks(callbacks: Any) -> list[Callback]:
+    """``callbacks`` as a list.
+
+    Raises:
+        LimbeckError: it is no list of objects with the methods of :class:`Callback`.
+    """
+    items = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+    names = [name for name in vars(Callback) if name.startswith("on_")]
+    wrong = (item for item in items if isinstance(item, type) or not all(hasattr(item, name) for name in names))
+    item = next(wrong, callbacks if not isinstance(callbacks, list | tuple) else None)
+    if item is not None:
+        raise LimbeckError(f"callbacks must be a list of limbeck.training.callbacks.Callback objects, got {item!r}")
+    return items
 
 
 class MetricsLogger(Protocol):
@@ -111,7 +129,7 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with regular_file(path).open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         if rows and not {"phase", "stage"} <= rows[0].keys():
             raise ValueError("it has no columns phase and stage")
@@ -184,7 +202,7 @@ class TemperatureCSV(Callback):
 
     def _rewrite(self, partial: Path, last_step: int) -> None:
         with (
-            self._path.open(newline="", encoding="utf-8", errors="replace") as source,
+            regular_file(self._path).open(newline="", encoding="utf-8", errors="replace") as source,
             partial.open("w", newline="", encoding="utf-8") as file,
         ):
             table = csv.writer(file)

@@ -16,7 +16,7 @@ from limbeck.data import from_loaders
 from limbeck.data.batch_sampler import BatchStream
 from limbeck.data.pair_batches import pair_batches
 from limbeck.distiller.distiller import Distiller
-from limbeck.training.callbacks import Callback, MetricsCSV, MetricsRow, TemperatureCSV
+from limbeck.training.callbacks import Callback, MetricsCSV, MetricsRow, TemperatureCSV, require_callbacks
 from limbeck.training.checkpoint import catch_signals
 from limbeck.training.config import TrainingConfig
 from limbeck.training.convert_precision import preserve_dtypes
@@ -138,6 +138,11 @@ def fit(
         TrainingDiverged: if a loss or the weights are not finite.
         TrainingInterrupted: on Ctrl-C, SIGTERM or SIGHUP, after a checkpoint is written.
     """
+    for argument, name in (("phase", phase), ("stage", stage)):  # parts of file names
+        if not isinstance(name, str) or not name or {"/", "\\", "\0"} & set(name) or name[0] == ".":
+            raise LimbeckError(f"{argument} must be a name without slashes, got {name!r}")
+    if not hasattr(seed, "__index__"):
+        raise LimbeckError(f"seed must be an integer, got {seed!r}")
     fabric, data = fabric or make_fabric(), _as_training_data(data)
     if (check_data := getattr(distiller.task, "check_data", None)) is not None:
         check_data(distiller.student, data)
@@ -223,7 +228,7 @@ def _make_callbacks(callbacks: Sequence[Callback] | None, state: TrainState, fol
         steps_per_epoch, last_step = state.length.steps_per_epoch, state.length.stop_after_steps
         all_callbacks.append(GradientNorms(state.distiller, steps_per_epoch=steps_per_epoch, last_step=last_step))
     if state.fabric.global_rank == 0:
-        all_callbacks += [ProgressBar()] if callbacks is None else callbacks
+        all_callbacks += [ProgressBar()] if callbacks is None else require_callbacks(callbacks)
         if folder is not None:
             names = {"phase": state.phase, "stage": state.stage}
             all_callbacks.append(MetricsCSV(folder / "metrics.csv", **names))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -191,6 +191,7 @@ class TrainState:
                     f"{path} was written by another training: its {name} was {state['settings'].get(name)!r} "
                     f"and is now {value!r}; resume with the settings it was begun with, or choose another folder"
                 )
+        _require_progress(state, num_steps=self.length.stop_after_steps)
         self.step, self.seconds, self.should_stop = state["step"], state["seconds"], state["should_stop"]
         self.history, self.best = state["history"], state["best"]
         self.warnings = state.get("warnings", [])  # older checkpoints have none
@@ -230,6 +231,22 @@ class TrainState:
             trained = self.distiller.student if self.ema_model is None else self.ema_model.module
             student.load_state_dict(gather_full_state(trained.state_dict()))
         return deployment_model(self.original).eval()
+
+
+def _require_progress(state: Mapping[str, Any], *, num_steps: int) -> None:
+    """Raise ``ValueError`` where the progress in a checkpoint is not that of a training of ``num_steps``."""
+    step, seconds, history = state["step"], state["seconds"], state["history"]
+    if type(step) is not int or not 0 <= step <= num_steps:
+        raise ValueError(f"step must be from 0 to {num_steps}, got {step!r}")
+    if not isinstance(seconds, int | float) or not math.isfinite(seconds):
+        raise ValueError(f"seconds must be finite, got {seconds!r}")
+    if not isinstance(history, list) or not all(isinstance(row, dict) for row in history):
+        raise ValueError("history must be a list of rows")
+    if not isinstance(warnings := state.get("warnings", []), list) or not all(isinstance(w, str) for w in warnings):
+        raise ValueError("warnings must be a list of texts")
+    value = state["best"].get("value", 0.0)
+    if not isinstance(value, int | float) or not isinstance(state["best"].get("epoch", 0), int):
+        raise ValueError(f"best must have a number, got {value!r}")
 
 
 def _normalize_setting(value: Any) -> Any:

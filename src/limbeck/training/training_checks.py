@@ -12,7 +12,7 @@ from limbeck.core.protocols import loss_attribute
 from limbeck.distiller.distiller import Distiller
 from limbeck.distiller.objective import LossOutput
 
-__all__ = ["DivergenceCheck", "require_labels"]
+__all__ = ["DivergenceCheck", "require_gradient", "require_labels"]
 
 _MAX_RATIO: Final = 1000.0
 
@@ -31,6 +31,20 @@ def require_labels(distiller: Distiller, data: Any) -> None:
                 f"the loss {name!r} compares with labels, and no training sample has one: label some samples, or "
                 "remove the loss"
             )
+
+
+def require_gradient(total: Tensor, formula: str) -> None:
+    """Refuse a sum of losses ``formula`` that trains nothing.
+
+    Raises:
+        LimbeckError: it is complex, or does not depend on the student.
+    """
+    if not total.requires_grad or total.is_complex():
+        got = f"{total.dtype} values" if total.is_complex() else "no gradient"
+        raise LimbeckError(
+            f"the losses {formula} must be real and depend on the student, got {got}: compute them from the student's "
+            "outputs, without detach() or item()"
+        )
 
 
 @final

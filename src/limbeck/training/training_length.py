@@ -82,6 +82,8 @@ def compute_training_length(
         )
     )  # fmt: skip
     steps_before, total_steps = _require_int("steps_before", steps_before), _require_int("total_steps", total_steps)
+    if steps_per_epoch is not None and steps_per_epoch < 1:
+        raise LimbeckError(f"steps_per_epoch must be at least 1, got {steps_per_epoch}")
     if (epochs is None) == (steps is None):
         raise LimbeckError("the length of a training must be given by either epochs or steps")
     steps_in_epoch = steps_per_epoch or max(1, stream.steps_per_epoch // training.grad_accum_steps)

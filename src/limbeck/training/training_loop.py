@@ -24,7 +24,7 @@ from limbeck.training.epoch_validation import require_same_validation, validate_
 from limbeck.training.fsdp import local_shard
 from limbeck.training.metric_accumulator import MetricAccumulator
 from limbeck.training.train_state import TrainState
-from limbeck.training.training_checks import DivergenceCheck
+from limbeck.training.training_checks import DivergenceCheck, require_gradient
 from limbeck.utils.count_samples import count_samples
 
 __all__ = ["TrainingLoop"]
@@ -65,6 +65,7 @@ class TrainingLoop:
             with nullcontext() if syncs else self.fabric.no_backward_sync(state.model):
                 batch = self.to_device(next(self.batches))
                 loss: LossOutput = state.model(batch)
+                require_gradient(loss.total, state.distiller.objective.formula)
                 for callback in self.callbacks:
                     callback.on_loss(state.step + 1, loss)
                 state.backward(loss.total if num_micro == 1 else loss.total / num_micro)

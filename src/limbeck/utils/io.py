@@ -1,11 +1,13 @@
-"""Atomic writes, opening without links, JSON of bounded depth, and digests of files."""
+"""Atomic writes, opening without links or of files only, JSON of bounded depth, and digests of files."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +16,8 @@ from typing import Any, Final
 from limbeck.core.errors import LimbeckError
 
 __all__ = [
-    "digest", "open_no_link", "parse_json", "read_text", "remove_leftovers", "write_atomically", "write_text",
+    "digest", "open_no_link", "parse_json", "read_text", "regular_file", "remove_leftovers", "write_atomically",
+    "write_text",
 ]  # fmt: skip
 
 _MAX_JSON_DEPTH: Final = 100
@@ -66,16 +69,24 @@ def read_text(path: Path) -> str:
         LimbeckError: the file cannot be read, or is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return regular_file(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise LimbeckError(f"{path} is not UTF-8 text (byte {error.start}): put a copy back, or remove it") from error
     except OSError as error:
         raise LimbeckError(f"{path} could not be read ({error.strerror}): put a copy back, or remove it") from error
 
 
+def regular_file(path: Path) -> Path:
+    """``path``, which is to be read; a pipe or a device, whose reading need not end, raises an ``OSError``."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "It must be a file, got a pipe or a device", str(path))
+    return path
+
+
 def open_no_link(path: str | Path, flags: int) -> int:
-    """``os.open`` of a file that may be made; a link is refused, with an ``OSError``. An ``opener`` of ``open``."""
-    return os.open(path, flags | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    """``os.open`` of a file that may be made; a link or pipe raises an ``OSError``. An ``opener`` of ``open``."""
+    return os.open(path, flags | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -110,5 +121,5 @@ def parse_json(text: str | bytes) -> Any:
 
 def digest(path: Path) -> str:
     """The SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
+    with regular_file(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import glob
 import io
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ __all__ = ["ImageClassifier", "find_images", "load_image_classifier", "predict"]
 OutputFormat: TypeAlias = Literal["csv", "json"]
 _Row: TypeAlias = tuple[Path, list[dict[str, Any]]]
 _BATCH_SIZE: Final = 64
+_MAX_BATCH_PIXELS: Final = 2**24
+"""So that the images of a batch take some hundred megabytes."""
 
 
 @final
@@ -58,13 +61,15 @@ class ImageClassifier:
         """Class probabilities ``[n, classes]`` of ``images`` ``[n, channels, height, width]`` in 0..1.
 
         Raises:
-            LimbeckError: the network does not give one logit for each class.
+            LimbeckError: the network does not give one finite logit for each class.
         """
         logits = self.network(images)
         if logits.ndim != 2 or logits.shape[1] != len(self.class_names):
             raise LimbeckError(
                 f"logits must be [n, {len(self.class_names)}], one for each class name, got {list(logits.shape)}"
             )
+        if not logits.isfinite().all():
+            raise LimbeckError("logits must be finite, got NaN or infinity: the weights are damaged; train it again")
         return logits.double().softmax(dim=1)
 
     def predict(self, images: Tensor, *, top_k: int = 1) -> list[list[dict[str, Any]]]:
@@ -104,8 +109,9 @@ def predict(
     output_format = output_format or _format_of(output_path)
     paths, classifier = find_images(images), load_image_classifier(Path(model))
     rows, errors = list[_Row](), list[LimbeckError]()
-    for start in range(0, len(paths), _BATCH_SIZE):
-        rows += _predict_batch(classifier, paths[start : start + _BATCH_SIZE], top_k, errors)
+    batch_size = min(_BATCH_SIZE, max(1, _MAX_BATCH_PIXELS // math.prod(classifier.preprocessing.size)))
+    for start in range(0, len(paths), batch_size):
+        rows += _predict_batch(classifier, paths[start : start + batch_size], top_k, errors)
     for error in errors:
         print_text(f"limbeck: {error}", file=sys.stderr)
     text = escape_controls(_to_csv(rows) if output_format == "csv" else _to_json(rows))
@@ -189,10 +195,10 @@ def _logits_of(network: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def _require_preprocessing(preprocessing: ImagePreprocessing | None, task: str, path: Path) -> ImagePreprocessing:
-    if preprocessing is not None:
-        return preprocessing
     if task not in ("", "Classification"):
         raise LimbeckError(f"limbeck predict takes classifiers of images, and {path} is of the task {task}")
+    if preprocessing is not None:
+        return preprocessing
     raise LimbeckError(
         f"{path} does not say how an image becomes its input: limbeck did not export it, an older version did, or its "
         "data are no images or have transforms of their own; call limbeck.export.predict_onnx with its inputs"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
@@ -16,7 +17,7 @@ from limbeck.core.roles import Role
 from limbeck.core.task import EvaluableTask, require_evaluable
 from limbeck.data import DataModule
 from limbeck.distiller import Distiller, PeerStudents
-from limbeck.report.record_io import load_json
+from limbeck.report.record_io import load_json, parse_record, read_record
 from limbeck.training import FitResult, TrainingConfig, make_fabric
 from limbeck.training import fit as fit_network
 from limbeck.training.callbacks import Callback
@@ -24,9 +25,10 @@ from limbeck.training.fit import TrainingData, get_batches
 from limbeck.training.progress_bar import ProgressBar
 from limbeck.utils.parametrizations import copy_module
 from limbeck.utils.validation import unknown_setting_message
-from limbeck.workflows._job.provenance import write_task_file
+from limbeck.workflows._job.provenance import require_same_data, write_task_file
 from limbeck.workflows._job.python_record import write_python_record
 from limbeck.workflows._job.run_context import PythonRun
+from limbeck.workflows._job.run_dir import is_unused, lock_folder, require_writable
 from limbeck.workflows._job.stages import baseline_objective, supervised_loss
 
 if TYPE_CHECKING:
@@ -133,21 +135,27 @@ def fit(
         and not (distiller.teachers or isinstance(distiller.student, PeerStudents))
     ):  # a network that is trained by itself, such as a teacher
         callbacks = [ProgressBar(title="training")]
-    result = fit_network(
-        distiller, data, epochs=epochs, steps=steps, steps_per_epoch=steps_per_epoch,
-        stop_after_steps=stop_after_steps, steps_before=steps_before, total_steps=total_steps, training=training,
-        run_dir=run_dir, phase=phase, stage=stage, subset=subset, seed=seed, resume=resume, fabric=fabric,
-        callbacks=callbacks,
-    )  # fmt: skip
-    task, has_report = distiller.task, phase == Role.DISTILLED and fabric.global_rank == 0
-    has_report &= run_dir is not None and not isinstance(distiller.student, PeerStudents)
-    if has_report and isinstance(data, DataModule) and isinstance(task, EvaluableTask):
-        run = PythonRun(data, task, Path(run_dir or ""))
-        write_task_file(task, run.run_dir)
-        write_python_record(
-            run, distiller, {Role.DISTILLED.value: result}, training=training, stage=stage, seed=seed,
-            world_size=fabric.world_size,
+    folder = None if run_dir is None else _require_run_dir(run_dir, fabric.global_rank)
+    task, run = distiller.task, None
+    has_report = phase == Role.DISTILLED and fabric.global_rank == 0 and not isinstance(distiller.student, PeerStudents)
+    if has_report and folder is not None and isinstance(data, DataModule) and isinstance(task, EvaluableTask):
+        run = PythonRun(data, task, folder)
+    with nullcontext() if run is None else lock_folder(run.run_dir, setting="run_dir"):
+        if run is not None:
+            _require_no_other_files(run.run_dir)
+            require_same_data(run.run_dir, run.data.fingerprint(), resume=resume)
+        result = fit_network(
+            distiller, data, epochs=epochs, steps=steps, steps_per_epoch=steps_per_epoch,
+            stop_after_steps=stop_after_steps, steps_before=steps_before, total_steps=total_steps, training=training,
+            run_dir=folder, phase=phase, stage=stage, subset=subset, seed=seed, resume=resume, fabric=fabric,
+            callbacks=callbacks,
         )  # fmt: skip
+        if run is not None:
+            write_task_file(run.task, run.run_dir)
+            write_python_record(
+                run, distiller, {Role.DISTILLED.value: result}, training=training, stage=stage, seed=seed,
+                world_size=fabric.world_size,
+            )  # fmt: skip
     return result
 
 
@@ -189,37 +197,35 @@ def distill(
     Raises:
         LimbeckError: the data has no test split, the objective has supervised losses only, or ``run_dir`` has a run.
     """
-    training, folder = _resolve_training(training, settings), Path(run_dir)
+    training, folder = _resolve_training(training, settings), _require_run_dir(run_dir)
     task = _check_arguments(distiller, data, folder, resume=resume)
     data = replace(data, test=data.test.with_log(folder / "checkpoint" / "test_access.json"))
     run = PythonRun(data, task, folder)
     steps_per_epoch = max(1, get_batches(data, training).steps_per_epoch // training.grad_accum_steps)
     if (epochs is None) == (steps is None):
         raise LimbeckError(f"give either epochs or steps, got {epochs} and {steps}")
-    write_task_file(task, folder)
     options: dict[str, Any] = {
         "steps": steps_per_epoch * epochs if epochs is not None else steps, "steps_per_epoch": steps_per_epoch,
         "run_dir": folder, "seed": seed, "resume": resume, "callbacks": callbacks,
     }  # fmt: skip
     baseline = _make_baseline(distiller, task)
-    results = {
-        Role.BASELINE.value: fit_network(
-            baseline,
-            data,
-            phase=Role.BASELINE.value,
-            subset="labeled",
-            training=_baseline_training(training),
-            **options,
-        ),
-        Role.DISTILLED.value: fit_network(distiller, data, training=training, **options),
-    }
-    if resume and (folder / "record.json").exists():
-        record = load_json(folder / "record.json")
-    else:
-        record = write_python_record(
-            run, distiller, results, training=training, stage="distill", seed=seed, with_test=True
-        )
-    data.test.close()
+    with lock_folder(folder, setting="run_dir"):
+        require_same_data(folder, data.fingerprint(), resume=resume)
+        write_task_file(task, folder)
+        results = {
+            Role.BASELINE.value: fit_network(
+                baseline, data, phase=Role.BASELINE.value, subset="labeled", training=_baseline_training(training),
+                **options,
+            ),
+            Role.DISTILLED.value: fit_network(distiller, data, training=training, **options),
+        }  # fmt: skip
+        if resume and (folder / "record.json").exists():
+            record = _read_finished(folder / "record.json")
+        else:
+            record = write_python_record(
+                run, distiller, results, training=training, stage="distill", seed=seed, with_test=True
+            )
+        data.test.close()
     student, baseline_student = (results[name].student for name in (Role.DISTILLED, Role.BASELINE))
     return DistillResult(student, baseline_student, results, record, folder)
 
@@ -248,8 +254,9 @@ def _check_arguments(distiller: Distiller, data: DataModule, folder: Path, *, re
         raise LimbeckError(
             "the objective must have a loss on a teacher, or the baseline is the same training; call limbeck.fit"
         )
-    if not resume and (folder / "record.json").exists():
-        raise LimbeckError(f"{folder} has a finished run: give another run_dir, or resume=True")
+    if not resume and not is_unused(folder):
+        state = "has a finished run" if (folder / "record.json").exists() else "is not empty"
+        raise LimbeckError(f"{folder} {state}: give another run_dir, or resume=True")
     if make_fabric().world_size > 1:
         raise LimbeckError("limbeck.distill runs in one process: use a recipe and torchrun for several")
     return require_evaluable(distiller.task, "limbeck.distill")
@@ -265,6 +272,33 @@ def _require_distiller(distiller: object) -> None:
     elif isinstance(distiller, DataModule):
         advice = "pass the distiller first and the data second"
     raise LimbeckError(f"distiller must be a limbeck.Distiller, got {name}; {advice}")
+
+
+def _require_run_dir(run_dir: Any, rank: int = 0) -> Path:
+    """``run_dir`` as a path, which process 0 can write."""
+    if not isinstance(run_dir, str | Path) or run_dir == "":
+        raise LimbeckError(f"run_dir must be the path of a folder, got {run_dir!r}")
+    if rank == 0:
+        require_writable(Path(run_dir), "run_dir")
+    return Path(run_dir)
+
+
+def _require_no_other_files(folder: Path) -> None:
+    """Raise where a record in ``folder`` would replace that of :func:`distill`, or files that are not of limbeck."""
+    path = folder / "record.json"
+    if path.exists() and Role.BASELINE in read_record(path).models:
+        raise LimbeckError(f"{folder} has a finished run of limbeck.distill: give another run_dir")
+    names = ("README.md", "report.html", "student.safetensors")
+    if not (folder / "checkpoint").exists() and (name := next((n for n in names if (folder / n).exists()), None)):
+        raise LimbeckError(f"run_dir must be a new folder or one of limbeck, got {folder} with a {name} of its own")
+
+
+def _read_finished(path: Path) -> dict[str, Any]:
+    """The record of a run of :func:`distill`."""
+    record: dict[str, Any] = load_json(path)
+    if parse_record(record, source=str(path)).verdict is None:
+        raise LimbeckError(f"{path} must have a verdict, got none: remove it, and resume again")
+    return record
 
 
 def _make_baseline(distiller: Distiller, task: EvaluableTask) -> Distiller:

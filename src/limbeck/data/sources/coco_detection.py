@@ -28,6 +28,7 @@ from limbeck.data.sources.box_annotations import (
 from limbeck.data.sources.lookup import DataNotFoundError, candidate_folders
 from limbeck.data.sources.source_file import SourceFile
 from limbeck.data.split import Split
+from limbeck.utils.io import regular_file
 
 __all__ = ["CocoDetection", "read_coco_annotations"]
 
@@ -182,7 +183,7 @@ def read_coco_annotations(
         LimbeckError: the file is no JSON, an entry is missing, or an image is not in ``folder``.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(regular_file(path).read_bytes())
         images, annotations, categories = (_entries(content, key) for key in ("images", "annotations", "categories"))
         class_names = {_get(item, "id", int): str(_get(item, "name", str)) for item in categories}
         by_id = {_get(item, "id", int | str): _read_image(item, path, folder) for item in images}

@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+
+from limbeck.utils.io import regular_file
 
 __all__ = ["SourceFile", "find_duplicate_files"]
 
@@ -38,7 +41,7 @@ def find_duplicate_files(
     """
     by_start = defaultdict[tuple[int, bytes], list[SourceFile]](list)
     for file in files:
-        with file.path.open("rb") as stream:
+        with suppress(OSError), regular_file(file.path).open("rb") as stream:  # reading the sample reports it
             by_start[file.path.stat().st_size, stream.read(4096)].append(file)
     pairs = []
     for group in by_start.values():

@@ -29,6 +29,7 @@ from limbeck.data.sources.box_annotations import (
 from limbeck.data.sources.lookup import DataNotFoundError, candidate_folders
 from limbeck.data.sources.source_file import SourceFile
 from limbeck.data.split import Split
+from limbeck.utils.io import regular_file
 
 __all__ = ["VOCDetection", "read_voc_annotation"]
 
@@ -186,7 +187,7 @@ def read_voc_annotation(
 def _parse_xml(path: Path) -> ElementTree.Element:
     """The root element; a file that declares a document type or entities is not parsed."""
     try:
-        content = path.read_bytes()
+        content = regular_file(path).read_bytes()
         # Entities could expand to gigabytes or read other files. Other encodings than supersets of ASCII have zeros.
         if b"\0" in content or b"<!DOCTYPE" in content or b"<!ENTITY" in content:
             raise ValueError("document types, entities and UTF-16 are not allowed")
@@ -222,7 +223,9 @@ def _list_image_sets(root: Path) -> dict[str, list[tuple[Path, Path]]]:
     sets = dict[str, list[tuple[Path, Path]]]()
     for file in lists:
         # Sets of one class, such as cat_train.txt, have a second column.
-        ids = [line.split()[0] for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        ids = [
+            line.split()[0] for line in regular_file(file).read_text(encoding="utf-8-sig").splitlines() if line.strip()
+        ]
         if missing := [name for name in ids if name not in images]:
             raise LimbeckError(
                 f"{file} must list images of {root / 'JPEGImages'}, got {missing[0]!r}: add it, or correct the list"

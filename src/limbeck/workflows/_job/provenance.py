@@ -27,6 +27,7 @@ from limbeck.evaluation import (
 from limbeck.models.weights import find_weights_file
 from limbeck.recipe import fill_defaults
 from limbeck.recipe.schema import to_plain
+from limbeck.report.record_io import load_json
 from limbeck.utils.io import digest, write_text
 from limbeck.utils.settings import Strategy
 from limbeck.workflows._job.facts import data_facts
@@ -96,6 +97,22 @@ def describe_task(task: EvaluableTask) -> dict[str, Any]:
 def write_task_file(task: EvaluableTask, run_dir: Path) -> None:
     """Write ``run_dir/task.json``, which names the metrics of a run that has no record yet."""
     write_text(run_dir / "task.json", json.dumps(describe_task(task), indent=1))
+
+
+def require_same_data(run_dir: Path, fingerprint: str, *, resume: bool = True) -> None:
+    """Write the fingerprint of the data into ``run_dir``, so that a resumed run trains on the same.
+
+    Raises:
+        LimbeckError: with ``resume``, the run was begun with other data.
+    """
+    path = run_dir / "checkpoint" / "data.json"
+    begun = load_json(path) if resume and path.exists() else None
+    if isinstance(begun, dict) and begun.get("fingerprint") not in (None, fingerprint):
+        raise LimbeckError(
+            f"the data must be that which the run in {run_dir} was begun with, got other or changed data: put the old "
+            "data back, or begin again in another folder"
+        )
+    write_text(path, json.dumps({"fingerprint": fingerprint}))
 
 
 def _short_facts(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.utils.io import remove_leftovers
 
 RUNS_DIR = Path("runs")
+_LEFTOVERS = re.compile(r"\.lock|\..+\.\d+\.partial")
 
 
 def choose_run_dir(name: str, run_dir: str | Path | None, *, resume: bool) -> Path:
@@ -45,10 +46,15 @@ def choose_run_dir(name: str, run_dir: str | Path | None, *, resume: bool) -> Pa
             raise LimbeckError(f"{run_dir} is a file, and --out is a folder: give another --out")
         if resume and not (run_dir / "recipe.yaml").is_file():
             raise LimbeckError(f"{run_dir} holds no run to go on with: remove --resume, or give another --out")
-        if not resume and run_dir.exists() and any(run_dir.iterdir()):
+        if not resume and not is_unused(run_dir):
             raise LimbeckError(f"{run_dir} is not empty: go on with --resume, or give another --out")
         _probe_folder(run_dir)
     return run_dir
+
+
+def is_unused(folder: Path) -> bool:
+    """Whether ``folder`` has no file, but for those that a process leaves which is killed while it begins."""
+    return not folder.exists() or all(_LEFTOVERS.fullmatch(path.name) for path in folder.iterdir())
 
 
 def newest_run_dir() -> Path:
@@ -98,21 +104,22 @@ def _probe_folder(folder: Path) -> None:
 
 
 @contextmanager
-def lock_folder(folder: Path, *, timeout: float = 0.0) -> Iterator[None]:
+def lock_folder(folder: Path, *, timeout: float = 0.0, setting: str = "--out") -> Iterator[None]:
     """Keep other processes out of ``folder``; the operating system releases the lock of a process that ends.
 
     Args:
         folder: is made if it does not exist. Files that a killed process was writing are removed from it and its
             ``checkpoint`` folder.
         timeout: seconds to wait for a process that holds the lock; negative: no limit.
+        setting: what names another folder, for errors.
 
     Raises:
-        LimbeckError: another process holds the lock; or the folder cannot be written, or its lock, checkpoints or
-            trials are a link.
+        LimbeckError: another process holds the lock; or the folder cannot be written, or its lock or another file or
+            folder that is written to is a link.
     """
-    with _named_errors(folder, "--out"):
+    with _named_errors(folder, setting):
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("checkpoint", "trials"):
+        for name in ("checkpoint", "trials", "tensorboard", "mlflow.db"):
             if (folder / name).is_symlink():
                 raise LimbeckError(f"{folder / name} is a link, and files are not written through it: remove the link")
         path = folder / ".lock"
@@ -120,7 +127,9 @@ def lock_folder(folder: Path, *, timeout: float = 0.0) -> Iterator[None]:
         try:
             lock.acquire()
         except Timeout:
-            raise LimbeckError(f"another process is working in {folder}: wait for it, or give another --out") from None
+            raise LimbeckError(
+                f"another process is working in {folder}: wait for it, or give another {setting}"
+            ) from None
         except OSError as error:
             if path.is_symlink():
                 raise LimbeckError(f"{path} must be a file, got a link: remove it") from error

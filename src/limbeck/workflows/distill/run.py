@@ -45,7 +45,7 @@ from limbeck.workflows._job.measure import (
     open_test_set,
     show_training_batch,
 )
-from limbeck.workflows._job.provenance import collect_provenance, write_task_file
+from limbeck.workflows._job.provenance import collect_provenance, require_same_data, write_task_file
 from limbeck.workflows._job.run_dir import choose_run_dir, lock_folder, newest_run_dir
 from limbeck.workflows._job.stages import training_steps
 from limbeck.workflows._job.teacher_checks import collect_teacher_warnings, exempt_from_gap_warning
@@ -103,6 +103,7 @@ def distill(
         file_name = None if isinstance(recipe, Recipe) or recipe is None else Path(recipe).name
         command_info = {"recipe": file_name, "overrides": list(overrides)}
         record = on_rank_zero(collect_provenance, job, command_info) | {"reproduces": reproduces}
+        on_rank_zero(require_same_data, folder, record["data"]["fingerprint"])
         networks, runs = _train_all(job, resume=resume, callbacks=callbacks)
         record["cache"] = _collect_cache_stats(job)
         return on_rank_zero(_finish_run, job, networks, runs, record, start_time)
@@ -153,13 +154,15 @@ def _report_finished_run(folder: Path) -> dict[str, Any]:
 def _report_run(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     page = write_report(folder)
     print_text(render_summary_table(record))
-    for text in record["warnings"]:
+    parsed = parse_record(record)
+    for text in parsed.warnings:
         print_text(f"warning: {text}")
-    print_text(record["verdict"]["text"])
-    if steps := next_steps(parse_record(record)):
+    if parsed.verdict is not None:
+        print_text(parsed.verdict.text)
+    if steps := next_steps(parsed):
         print_text("\n".join(["What to change next:", *(f" - {step}" for step in steps)]))
-    if "vs_no_assistants" in record["verdict"]:
-        print_text(record["verdict"]["vs_no_assistants"]["text"])
+    if parsed.verdict is not None and parsed.verdict.vs_no_assistants is not None:
+        print_text(parsed.verdict.vs_no_assistants.text)
     print_text(str(page.resolve()))
     return record
 

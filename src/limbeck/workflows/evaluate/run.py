@@ -18,7 +18,7 @@ from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.core.roles import Role
 from limbeck.core.task import DeployableTask
 from limbeck.data import DataModule, Split
-from limbeck.data.sources import IMG_EXTENSIONS
+from limbeck.data.image_files import list_image_files
 from limbeck.data.split import UNLABELED, ImageFiles
 from limbeck.evaluation import ATTACKS, DEFAULT_EPS, get_hardware_info, get_package_versions
 from limbeck.models import load_weights
@@ -300,7 +300,7 @@ def _index_images(folder: Path, data: DataModule) -> dict[str, tuple[Path, int]]
 def _list_images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise LimbeckError(f"there is no folder {folder}: name one with images")
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
+    return list_image_files(folder)
 
 
 def _make_split(paths: list[Path], target: Tensor, data: DataModule) -> Split:

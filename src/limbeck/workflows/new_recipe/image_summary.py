@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, final
 
 from limbeck.core.errors import LimbeckError
-from limbeck.data.image_files import list_image_files
+from limbeck.data.image_files import list_image_files, open_file
 from limbeck.data.sources.image_folder import list_class_folders
 
 __all__ = ["ImageSummary", "summarize_images"]
@@ -67,13 +67,13 @@ def summarize_images(root: Path, *, unlabeled: str | None = None) -> ImageSummar
 
 def _read_headers(files: Sequence[Path]) -> list[tuple[tuple[int, int], str]]:
     """Size and mode of each file; a damaged one is left out, since loading the data reports it."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     headers = []
     for path in files:
         try:
-            with Image.open(path) as image:
+            with open_file(path) as image:
                 headers.append((image.size, image.mode))
-        except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError):
+        except (OSError, ValueError, Image.DecompressionBombError):
             continue
     return headers

@@ -13,6 +13,7 @@ from limbeck.data.normalization import Normalization
 from limbeck.export import read_model_metadata
 from limbeck.recipe import load_recipe
 from limbeck.recipe.schema import to_plain
+from limbeck.report.record_io import read_record
 from limbeck.utils.model_folder import find_model_folder
 from limbeck.utils.model_names import MODEL_PREFIXES
 
@@ -161,15 +162,14 @@ def _read_run(folder: Path, class_names: Sequence[str]) -> NetworkSpec:
     """The student of a finished run, as a teacher."""
     if not (folder / "record.json").is_file():
         raise LimbeckError(f"--teacher {folder} is not finished: go on with limbeck distill --resume --out {folder}")
-    recipe, record = load_recipe(folder / "recipe.yaml"), _read_settings(folder / "record.json")
-    data = record.get("data") or {}
+    recipe, data = load_recipe(folder / "recipe.yaml"), read_record(folder / "record.json").data
     student = {key: value for key, value in to_plain(recipe.student).items() if key != "pretrained"}
     node = {**student, "weights": str(folder)}
-    names, shape, normalization = data.get("classes"), data.get("shape"), data.get("normalization") or {}
-    if isinstance(names, list) and names != list(class_names):
-        node["class_names"] = names
-    node |= _normalize_setting(normalization.get("mean"), normalization.get("std"))
-    channels, size = (shape[0], shape[2]) if isinstance(shape, list) and len(shape) == 3 else (None, None)
+    if data.classes and data.classes != list(class_names):
+        node["class_names"] = data.classes
+    if data.normalization is not None:
+        node |= _normalize_setting(data.normalization.mean, data.normalization.std)
+    channels, size = (data.shape[0], data.shape[2]) if len(data.shape) == 3 else (None, None)
     return NetworkSpec(node=node, is_trained=True, plugins=recipe.plugins, channels=channels, size=size)
 
 

@@ -16,7 +16,7 @@ from limbeck.evaluation.cost import count_parameters
 from limbeck.recipe import load_recipe
 from limbeck.recipe.trust import require_trusted, trust_plugins
 from limbeck.recipe.yaml_io import dump_compact
-from limbeck.utils.console import print_text
+from limbeck.utils.console import escape_controls, print_text
 from limbeck.utils.io import write_text
 from limbeck.workflows._job.data_cache import DataCache
 from limbeck.workflows._job.job import Job
@@ -81,7 +81,7 @@ def new_recipe(
         num_labeled=num_labeled,
         unlabeled=unlabeled,
     )
-    title = " ".join(f"{student} from {teacher} on the images in {data}".split())
+    title = escape_controls(" ".join(f"{student} from {teacher} on the images in {data}".split()))
     print_text("building the networks, and running each stage on two samples …", file=sys.stderr)
     cache = DataCache()
     with TemporaryDirectory() as folder:

@@ -22,7 +22,7 @@ from limbeck.utils.io import read_text, write_text
 from limbeck.workflows._job.data_cache import DataCache
 from limbeck.workflows._job.job import Job
 from limbeck.workflows._job.measure import measure_models, measure_student_fidelity, open_test_set
-from limbeck.workflows._job.provenance import collect_provenance, write_task_file
+from limbeck.workflows._job.provenance import collect_provenance, require_same_data, write_task_file
 from limbeck.workflows.distill.run import save_extra_models
 from limbeck.workflows.study.variants import Variant
 
@@ -62,6 +62,7 @@ def run_trial(
     write_text(recipe_file, text)
     write_task_file(job.task, folder)
     base_record = collect_provenance(job)
+    require_same_data(folder, base_record["data"]["fingerprint"])
     train = _train_teachers if variant.role == Role.TEACHER else _train_student
     networks, runs, last_teachers, resources = train(job, variant, callbacks)
     networks = {name: network.cpu().eval() for name, network in networks.items()}
