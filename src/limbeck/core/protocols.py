@@ -14,7 +14,7 @@ from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
 from limbeck.core.task import Task
 
-__all__ = ["Loss", "Preparable", "Task", "Teacher", "loss_attribute"]
+__all__ = ["Loss", "Preparable", "ReadsTeacherModules", "Task", "Teacher", "loss_attribute"]
 
 
 class Loss(Protocol):
@@ -69,6 +69,14 @@ class Preparable(Protocol):
 
     def prepare(self, context: LossContext) -> None:
         """Build the learned modules for features of the shapes in ``context``."""
+
+
+@runtime_checkable
+class ReadsTeacherModules(Protocol):
+    """A loss that runs modules of a teacher, such as its head."""
+
+    def set_teachers(self, networks: Mapping[str, nn.Module | None]) -> None:
+        """Called once by the distiller, with the network of each teacher without wrappers, or ``None``."""
 
 
 @runtime_checkable

@@ -13,12 +13,12 @@ from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.core.loss_context import DEFAULT_TEMPERATURE, LossContext
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
-from limbeck.core.protocols import Task, Teacher
+from limbeck.core.protocols import ReadsTeacherModules, Task, Teacher
 from limbeck.core.schedules import Schedule
 from limbeck.distiller.function_loss import LossLike
 from limbeck.distiller.logit_checks import require_logits
 from limbeck.distiller.objective import LossOutput, Objective, name_losses
-from limbeck.features import FeatureExtractor
+from limbeck.features import FeatureExtractor, layer_root
 from limbeck.losses.temperature import Range, temperature_warnings
 from limbeck.losses.weighting import LossWeighting
 from limbeck.teachers import EnsembleMethod, FrozenTeacher, combine_teachers
@@ -121,6 +121,10 @@ class Distiller(nn.Module):
             name: _make_teacher(name, teacher, feature_layers.get(name), student)
             for name, teacher in named_teachers.items()
         }
+        networks = {name: teacher.network for name, teacher in self.teachers.items()}
+        for loss in self.objective.losses.values():
+            if isinstance(loss, ReadsTeacherModules):
+                loss.set_teachers({name: None if net is None else layer_root(net) for name, net in networks.items()})
         self.student_feature_layers = dict(feature_layers.get("student", {}))
         self._feature_extractor = FeatureExtractor(student, self.student_feature_layers)
         self._has_checked_logits = False

@@ -7,12 +7,14 @@ rows, times τ², computed in float32, without gradients to a teacher.
 
 from limbeck.losses.ab import ABLoss, ab_loss
 from limbeck.losses.attention_transfer import AttentionTransferLoss, attention_transfer_loss
+from limbeck.losses.binary_kd import BinaryKDLoss, binary_kd_loss
 from limbeck.losses.boundary_kd import BoundaryKDLoss, boundary_kd_loss
 from limbeck.losses.byot import BYOTLoss, byot_loss
 from limbeck.losses.cc import CCLoss, cc_loss
 from limbeck.losses.cirkd import CIRKDLoss, cirkd_loss, cirkd_memory_loss
 from limbeck.losses.crd import CRDLoss, crd_loss
 from limbeck.losses.cross_entropy import CrossEntropyLoss, cross_entropy_loss
+from limbeck.losses.crosskd import CrossKDLoss, crosskd_box_loss, crosskd_loss
 from limbeck.losses.cskd import CSKDLoss, cskd_loss
 from limbeck.losses.ctc import CTCLoss, ctc_loss
 from limbeck.losses.ctc_best_path import CTCBestPathLoss, ctc_best_path_loss
@@ -22,13 +24,16 @@ from limbeck.losses.detection import DetectionLoss, detection_loss
 from limbeck.losses.dist import DISTLoss, dist_loss
 from limbeck.losses.dkd import DKDLoss, dkd_loss
 from limbeck.losses.dml import DMLLoss, dml_loss
+from limbeck.losses.fgd import FGDLoss, fgd_focal_loss, fgd_global_loss, foreground_weights
 from limbeck.losses.fitnet import FitNetLoss, fitnet_loss
+from limbeck.losses.fpn import FPNAttentionLoss, FPNFeatureLoss, fpn_attention_loss, fpn_feature_loss
 from limbeck.losses.fsp import FSPLoss, fsp_loss
 from limbeck.losses.ft import FTLoss, ft_loss
 from limbeck.losses.gram import GramLoss, gram_loss
 from limbeck.losses.ifvd import IFVDLoss, ifvd_loss
 from limbeck.losses.jsd import JSDLoss, jsd_loss
 from limbeck.losses.kd import KDLoss, kd_loss
+from limbeck.losses.ld import LDLoss, box_deltas_loss, ld_loss, pairwise_diou
 from limbeck.losses.logit_mse import LogitMSELoss, logit_mse_loss
 from limbeck.losses.mgd import MGDLoss, mgd_loss
 from limbeck.losses.mlkd import MLKDLoss, mlkd_loss
@@ -38,6 +43,7 @@ from limbeck.losses.ofd import OFDLoss, batch_norm_margin, ofd_loss
 from limbeck.losses.pkd import PKDLoss, pkd_loss
 from limbeck.losses.pkt import PKTLoss, pkt_loss
 from limbeck.losses.pskd import PSKDLoss, pskd_loss
+from limbeck.losses.quality_focal import QualityFocalLoss, quality_focal_loss
 from limbeck.losses.reverse_kl import ReverseKLLoss, reverse_kl_loss
 from limbeck.losses.reviewkd import ReviewKDLoss, reviewkd_loss
 from limbeck.losses.rkd import RKDAngleLoss, RKDDistanceLoss, rkd_angle_loss, rkd_distance_loss
@@ -51,6 +57,7 @@ __all__ = [
     "ABLoss",
     "AttentionTransferLoss",
     "BYOTLoss",
+    "BinaryKDLoss",
     "BoundaryKDLoss",
     "CCLoss",
     "CIRKDLoss",
@@ -61,10 +68,14 @@ __all__ = [
     "CTCLoss",
     "CWDLoss",
     "CrossEntropyLoss",
+    "CrossKDLoss",
     "DISTLoss",
     "DKDLoss",
     "DMLLoss",
     "DetectionLoss",
+    "FGDLoss",
+    "FPNAttentionLoss",
+    "FPNFeatureLoss",
     "FSPLoss",
     "FTLoss",
     "FitNetLoss",
@@ -72,6 +83,7 @@ __all__ = [
     "IFVDLoss",
     "JSDLoss",
     "KDLoss",
+    "LDLoss",
     "LogitMSELoss",
     "MGDLoss",
     "MLKDLoss",
@@ -81,6 +93,7 @@ __all__ = [
     "PKDLoss",
     "PKTLoss",
     "PSKDLoss",
+    "QualityFocalLoss",
     "RKDAngleLoss",
     "RKDDistanceLoss",
     "ReverseKLLoss",
@@ -93,13 +106,17 @@ __all__ = [
     "ab_loss",
     "attention_transfer_loss",
     "batch_norm_margin",
+    "binary_kd_loss",
     "boundary_kd_loss",
+    "box_deltas_loss",
     "byot_loss",
     "cc_loss",
     "cirkd_loss",
     "cirkd_memory_loss",
     "crd_loss",
     "cross_entropy_loss",
+    "crosskd_box_loss",
+    "crosskd_loss",
     "cskd_loss",
     "ctc_best_path_loss",
     "ctc_kd_loss",
@@ -109,22 +126,30 @@ __all__ = [
     "dist_loss",
     "dkd_loss",
     "dml_loss",
+    "fgd_focal_loss",
+    "fgd_global_loss",
     "fitnet_loss",
+    "foreground_weights",
+    "fpn_attention_loss",
+    "fpn_feature_loss",
     "fsp_loss",
     "ft_loss",
     "gram_loss",
     "ifvd_loss",
     "jsd_loss",
     "kd_loss",
+    "ld_loss",
     "logit_mse_loss",
     "mgd_loss",
     "mlkd_loss",
     "nkd_loss",
     "nst_loss",
     "ofd_loss",
+    "pairwise_diou",
     "pkd_loss",
     "pkt_loss",
     "pskd_loss",
+    "quality_focal_loss",
     "reverse_kl_loss",
     "reviewkd_loss",
     "rkd_angle_loss",

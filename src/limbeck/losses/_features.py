@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import TypeVar, final
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.loss_context import LossContext
 from limbeck.losses._ops import require_same_shape, upcast
 
 M = TypeVar("M", bound=nn.Module)
@@ -184,6 +186,19 @@ def describe_shapes(student: Tensor, teacher: Tensor) -> str:
     sizes = [tuple(features.shape[2:]) for features in (student, teacher)]
     pooled = map(min, *sizes)
     return widths + ", maps {}×{} and {}×{} pooled to {}×{}".format(*sizes[0], *sizes[1], *pooled)
+
+
+def require_layers(layers: Sequence[str]) -> tuple[str, ...]:
+    """``layers``; an error where they are no list of different names."""
+    if isinstance(layers, str) or not layers or len(set(layers)) < len(layers):
+        raise LimbeckError(f"layers must be a list of different layer names, got {layers!r}")
+    return tuple(layers)
+
+
+def level_pairs(context: LossContext, layers: Sequence[str], teacher: str | None) -> list[tuple[Tensor, Tensor]]:
+    """The features of student and teacher at each of ``layers``."""
+    student, teacher_outputs = context.pair(teacher)
+    return [(student.feature(name), teacher_outputs.feature(name)) for name in layers]
 
 
 def require_maps(student: Tensor, teacher: Tensor, *, method: str) -> None:

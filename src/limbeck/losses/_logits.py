@@ -80,6 +80,29 @@ def clamped_log_softmax(logits: Tensor, temperature: TemperatureValue = 1.0) -> 
     return log_q.clamp(min=torch.finfo(log_q.dtype).min)
 
 
+def log_sigmoid_pair(logits: Tensor, temperature: TemperatureValue = 1.0) -> tuple[Tensor, Tensor]:
+    """The logarithms of sigmoid(logits / τ) and of 1 − it, at least the lowest finite number.
+
+    >>> [value.exp() for value in log_sigmoid_pair(torch.tensor([[0.0, -torch.inf]]))]
+    [tensor([[0.5000, 0.0000]]), tensor([[0.5000, 1.0000]])]
+    """
+    scaled = scale_logits(logits, broadcast_temperature(temperature, logits))
+    lowest = torch.finfo(scaled.dtype).min
+    return F.logsigmoid(scaled).clamp(min=lowest), F.logsigmoid(-scaled).clamp(min=lowest)
+
+
+def quality_focal_by_row(student: Tensor, teacher: Tensor, beta: float, temperature: TemperatureValue) -> Tensor:
+    """Σ |p − q|^beta · −(p · log q + (1 − p) · log(1 − q)) over classes, ``[rows]``, of sigmoids at ``temperature``.
+
+    >>> quality_focal_by_row(torch.tensor([[2.0]]), torch.tensor([[0.0]]), 1.0, 1.0)
+    tensor([0.4291])
+    """
+    log_q, log_not_q = log_sigmoid_pair(student, temperature)
+    p = log_sigmoid_pair(teacher, temperature)[0].exp()
+    cross_entropy = -(p * log_q + (1 - p) * log_not_q)
+    return ((p - log_q.exp()).abs().pow(beta) * cross_entropy).sum(dim=1)
+
+
 def require_classes(logits: Tensor) -> None:
     """Raise an error for logits of one class, whose softmax is 1 and whose losses are constant."""
     if logits.shape[1] < 2:

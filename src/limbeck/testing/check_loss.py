@@ -73,13 +73,13 @@ def _check_finite(loss: Loss, context_factory: ContextFactory) -> None:
         context = context_factory(seed=2, scale=scale)
         value = loss(context)
         assert torch.isfinite(value), f"at scale {scale:g} it is {value.item()}"
-        gradients = _gradients(value, context.student.tensors())
+        gradients = _gradients(value, _tensors(context.student))
         assert all(g is None or torch.isfinite(g).all() for g in gradients), f"at scale {scale:g} a gradient is not"
 
 
 def _check_student_gradient(loss: Loss, context_factory: ContextFactory) -> None:
     context = context_factory(seed=3)
-    assert any(_is_nonzero(g) for g in _gradients(loss(context), context.student.tensors())), (
+    assert any(_is_nonzero(g) for g in _gradients(loss(context), _tensors(context.student))), (
         "no tensor of the student has one"
     )
     if isinstance(loss, nn.Module) and (parameters := list(loss.parameters())):
@@ -90,7 +90,7 @@ def _check_student_gradient(loss: Loss, context_factory: ContextFactory) -> None
 def _check_no_teacher_gradient(loss: Loss, context_factory: ContextFactory) -> None:
     context = context_factory(seed=4)
     value = loss(context)
-    if tensors := [tensor for teacher in context.teachers.values() for tensor in teacher.tensors()]:
+    if tensors := [tensor for teacher in context.teachers.values() for tensor in _tensors(teacher)]:
         assert not any(_is_nonzero(g) for g in _gradients(value, tensors)), "a tensor of a teacher has one"
 
 
@@ -130,6 +130,11 @@ LOSS_CHECKS: Final[dict[str, Callable[[Loss, ContextFactory], None]]] = {
     "unchanged by repetition": _check_repetition_invariance,
     "unchanged by an impossible class": _check_impossible_class_invariance,
 }
+
+
+def _tensors(outputs: Outputs) -> list[Tensor]:
+    """The tensors that may get a gradient."""
+    return [*outputs.tensors(), *(tensor for tensor in outputs.by_row.values() if tensor.requires_grad)]
 
 
 def _gradients(value: Tensor, tensors: Sequence[Tensor]) -> Sequence[Tensor | None]:
