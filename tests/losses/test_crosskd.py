@@ -11,8 +11,7 @@ from torch import nn
 
 from limbeck import Distiller, LimbeckError
 from limbeck.core.outputs import Outputs
-from limbeck.losses import CrossKDLoss, crosskd_loss
-from limbeck.losses.crosskd import crosskd_box_loss
+from limbeck.losses import CrossKDLoss, crosskd_box_loss, crosskd_loss
 
 CLASSES, ANCHORS = 3, 2
 HEAD = ["head.1", "head.cls"]

@@ -31,7 +31,18 @@ LAYERS = {"first_layer": "early", "last_layer": "late", "layer": "late", "layers
 PATHS = {"early": "block1", "late": "block2"}
 OF_SEQUENCES = ("CTCBestPathLoss", "CTCLoss")
 OF_MASKS = ("BoundaryKDLoss", "CIRKDLoss", "IFVDLoss")
-OF_BOXES = ("DetectionLoss",)
+OF_BOXES = ("CrossKDLoss", "DetectionLoss", "FGDLoss", "LDLoss")
+OF_SIGMOIDS = ("BinaryKDLoss", "QualityFocalLoss")
+HEAD = "head.classification_head"
+SETTINGS = {
+    "CrossKDLoss": {
+        "student_layers": ["head0", "head1", "head2"], "teacher_layers": [f"{HEAD}.conv.3", f"{HEAD}.cls_logits"],
+    },
+}  # fmt: skip
+DETECTOR_PATHS = {
+    "student": {"early": "backbone.fpn#0", **{f"head{i}": f"{HEAD}.conv.2@{i}" for i in range(3)}},
+    "teacher": {"early": "backbone.fpn#0"},
+}
 FACTS = {"classes": 3, "seed": 0, "temperature": 4.0}
 
 
@@ -73,7 +84,7 @@ def tiny_detector():
 def build(name):
     """The loss with its defaults; the layers that have none are those of the networks."""
     parameters = inspect.signature(resolve_target(name, ["loss"])[1]).parameters
-    layers = {key: value for key, value in LAYERS.items() if key in parameters}
+    layers = {key: value for key, value in LAYERS.items() if key in parameters} | SETTINGS.get(name, {})
     return resolve_node({"use": name, **layers}, "loss", provided=FACTS).build(), bool(layers)
 
 
@@ -91,8 +102,11 @@ def make_distiller(name):
             student, {"teacher": teacher}, objective={"loss": loss}, feature_layers=layers, task=Segmentation(3)
         )
     if name in OF_BOXES:
-        teachers = [tiny_detector()] if loss_attribute(loss, "needs_teacher") else []
-        return limbeck.Distiller(tiny_detector(), *teachers, objective={"loss": loss}, task=Detection(3))
+        teachers = {"teacher": tiny_detector()} if loss_attribute(loss, "needs_teacher") else {}
+        layers = DETECTOR_PATHS if reads_layers else {}
+        return limbeck.Distiller(
+            tiny_detector(), teachers, objective={"loss": loss}, feature_layers=layers, task=Detection(3)
+        )
     student, task = small_cnn(width=2, depth=2, classes=3), Classification(3)
     teachers = {"teacher": small_cnn(width=4, depth=2, classes=3)} if loss_attribute(loss, "needs_teacher") else {}
     if name == "PSKDLoss":
@@ -135,7 +149,7 @@ def test_a_loss_at_its_defaults_trains_stops_and_resumes(name, images, sequences
 
 def test_a_softmax_of_one_number_is_refused_since_it_is_always_one():
     context = make_context(classes=1)
-    losses = [build(name)[0] for name in list_names("loss") if name not in OF_MASKS]
+    losses = [build(name)[0] for name in list_names("loss") if name not in (*OF_MASKS, *OF_SIGMOIDS)]
     softmax_losses = [loss for loss in losses if isinstance(loss, LogitLoss | CrossEntropyLoss)]
     assert len(softmax_losses) == 10
     for loss in softmax_losses:

@@ -14,8 +14,7 @@ import torch
 
 from limbeck import LimbeckError
 from limbeck.core.schedules import linear
-from limbeck.losses import LDLoss, ld_loss
-from limbeck.losses.ld import box_deltas_loss, pairwise_diou
+from limbeck.losses import LDLoss, box_deltas_loss, ld_loss, pairwise_diou
 from limbeck.testing import check_loss, make_context
 
 shared = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("numpy_features.py"))))
@@ -38,11 +37,9 @@ def make(*, distributions=True, scale=1.0, dtype=torch.float32, seed=0):
     def outputs(old):
         values = (scale * torch.randn(*shape, generator=generator)).to(dtype).requires_grad_()
         return replace(
-            old,
-            logits=torch.zeros(rows, 2, requires_grad=True),
-            by_row={"anchors": anchors, name: values},
+            old, logits=torch.zeros(rows, 2, requires_grad=True), by_row={"anchors": anchors, name: values},
             row_to_sample=samples,
-        )
+        )  # fmt: skip
 
     teacher = outputs(context.teacher)
     return replace(

@@ -183,7 +183,15 @@ def _example_context() -> LossContext:
         for shapes in _FEATURE_SHAPES.values()
     )
     ids = torch.arange(_BATCH_SIZE)
-    return LossContext(student=student, teachers={"teacher": teacher}, teacher=teacher, target=ids, sample_ids=ids)
+    boxes = {"boxes": torch.zeros(_BATCH_SIZE, 1, 4), "num_boxes": ids * 0, "image_size": torch.ones(_BATCH_SIZE, 2)}
+    return LossContext(
+        student=student,
+        teachers={"teacher": teacher},
+        teacher=teacher,
+        target=ids,
+        sample_ids=ids,
+        sample_targets=boxes,
+    )
 
 
 def _first_line(documented: object) -> str:
