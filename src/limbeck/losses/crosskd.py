@@ -173,7 +173,11 @@ def _to_rows(maps: Sequence[Tensor], reference: Tensor) -> Tensor:
             f"the last of teacher_layers must return a multiple of {width} channels, got {list(maps[0].shape)}: name "
             "the layer that predicts this branch"
         )
-    levels = [values.unflatten(1, (-1, width)).permute(0, 3, 4, 1, 2).flatten(1, 3) for values in maps]
+    levels = []
+    for values in maps:
+        batch, channels, *size = values.shape
+        by_anchor = values.reshape(batch, channels // width, width, *size)
+        levels.append(by_anchor.permute(0, 3, 4, 1, 2).flatten(1, 3))
     rows = torch.cat(levels, dim=1).flatten(0, 1)
     require_same_shape(rows, reference, name="cross-head predictions", hint="name all levels, in the order of the head")
     return rows

@@ -181,7 +181,7 @@ class FGDLoss(nn.Module, Loss):
             )
         losses = []
         for level, (student, teacher) in zip(levels, pairs, strict=True):
-            student, teacher = match_size(level.project(student), upcast(teacher).detach())
+            student, teacher, student_context, teacher_context = level(student, teacher)
             size = (student.shape[2], student.shape[3])
             foreground = foreground_weights(targets.boxes, targets.is_box, targets.image_size, size)
             focal = fgd_focal_loss(
@@ -189,8 +189,7 @@ class FGDLoss(nn.Module, Loss):
                 background_weight=self.background_weight, attention_weight=self.attention_weight,
                 attention_temperature=self.attention_temperature,
             )  # fmt: skip
-            contexts = level.student_context(student), level.teacher_context(teacher)
-            losses.append(focal + fgd_global_loss(*contexts, global_weight=self.global_weight))
+            losses.append(focal + fgd_global_loss(student_context, teacher_context, global_weight=self.global_weight))
         return torch.stack(losses).sum()
 
     def extra_repr(self) -> str:
@@ -210,8 +209,10 @@ class _Level(nn.Module):
         self.student_context, self.teacher_context = (_ContextBlock(teacher.shape[1]) for _ in range(2))
         self.to(upcast(student))
 
-    def project(self, student: Tensor) -> Tensor:
-        return upcast(self.projection(upcast(student)))
+    def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Both maps at one size, the student's projected, and both after their context blocks."""
+        student, teacher = match_size(upcast(self.projection(upcast(student))), upcast(teacher).detach())
+        return student, teacher, self.student_context(student), self.teacher_context(teacher)
 
 
 @final
@@ -238,8 +239,8 @@ class _ContextBlock(nn.Module):
 
 def _attention(features: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """A_S ``[batch, height, width]`` and A_C ``[batch, channels]``."""
-    size = features.shape[2:]
+    batch, channels, height, width = features.shape
     magnitude = features.abs()
-    spatial = F.softmax(magnitude.mean(dim=1).flatten(1) / temperature, dim=1) * (size[0] * size[1])
-    channel = F.softmax(magnitude.mean(dim=(2, 3)) / temperature, dim=1) * features.shape[1]
-    return spatial.unflatten(1, size), channel
+    spatial = F.softmax(magnitude.mean(dim=1).flatten(1) / temperature, dim=1) * (height * width)
+    channel = F.softmax(magnitude.mean(dim=(2, 3)) / temperature, dim=1) * channels
+    return spatial.reshape(batch, height, width), channel
