@@ -11,7 +11,7 @@ from PIL import Image
 
 from limbeck.cli import main
 from limbeck.models import create_model
-from limbeck.recipe import find_recipe, load_recipe
+from limbeck.recipe import find_recipe, load_recipe, resolve_recipe
 from limbeck.workflows import distill
 from limbeck.workflows._job.job import Job
 from limbeck.workflows.export_run import export_run
@@ -61,7 +61,9 @@ def test_the_recipe_camvid_runs_with_a_cache(run):
     for example in record["examples"]:
         assert all("wrong pixels in red" in panel["text"] for panel in example["predictions"].values())
     assert (run / "student.onnx").exists()
-    assert (run / "report.html").exists()
+    page = (run / "report.html").read_text()
+    for text in ("Mean IoU", "Pixel accuracy", "Mean class accuracy", "sky", "road", "car"):
+        assert text in page
 
 
 def test_its_networks_are_evaluated_by_the_metric_of_the_task(run, capsys):
@@ -142,3 +144,12 @@ def test_the_full_scale_recipe_runs_its_first_steps_with_a_smaller_teacher(tmp_p
     job.validate()
     assert (job.task.classes, job.task.scales, job.task.flip) == (19, (0.75, 1.0, 1.25), True)
     assert (len(job.data.train), len(job.data.validation), len(job.data.test)) == (2, 2, 2)
+
+
+def test_a_class_map_is_a_setting_of_a_recipe(tmp_path):
+    write_folders(tmp_path)
+    settings = [f"data.root={tmp_path}", "data.classes=[road,sky]", "data.class_map={0: 1, 2: 0}", "data.size=null"]
+    data = resolve_recipe(load_recipe(find_recipe("camvid"), settings)).data.build().load(seed=0)
+    mask = np.asarray(Image.open(tmp_path / "trainannot" / "0.png"))
+    expected = np.select([mask == 0, mask == 2], [1, 0], -100)
+    assert data.train.read_target(torch.tensor([0]))[0].tolist() == expected.tolist()

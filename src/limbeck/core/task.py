@@ -2,7 +2,8 @@
 
 A training loop of your own needs a :class:`Task`. ``limbeck.fit``, ``study`` and ``compare`` need an
 :class:`EvaluableTask`, a cache, a report and an export a :class:`DeployableTask`. What a task lacks is an error where
-it is needed, before training. A task is a frozen dataclass, since its ``repr`` is part of the key of a cache.
+it is needed, before training. A task is a frozen dataclass, since its ``repr`` is part of the key of a cache; a setting
+of validation and test only is a ``field(repr=False)``.
 """
 
 from __future__ import annotations
