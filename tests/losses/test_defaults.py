@@ -8,6 +8,9 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from torch import nn
+from torchvision.models.detection import FCOS
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 import limbeck
 from limbeck.core.protocols import loss_attribute
@@ -19,7 +22,7 @@ from limbeck.data.split import Split
 from limbeck.distiller import MutualTask, PeerStudents
 from limbeck.losses import CrossEntropyLoss, LogitMSELoss
 from limbeck.losses._bases import LogitLoss
-from limbeck.models import conv_ctc, detector, small_cnn, unet
+from limbeck.models import Detector, conv_ctc, small_cnn, unet
 from limbeck.recipe.registry import list_names, resolve_target
 from limbeck.recipe.resolve_node import resolve_node
 from limbeck.tasks import Classification, Detection, Segmentation, SpeechCTC
@@ -78,7 +81,9 @@ def boxes():
 
 
 def tiny_detector():
-    return detector("retinanet", backbone="mobilenet_v3_small", fpn_channels=32, levels=3, classes=3)
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 4, stride=4), nn.ReLU(), nn.Conv2d(4, 32, 2, stride=2))
+    backbone.out_channels = 32
+    return Detector(FCOS(backbone, 3, anchor_generator=AnchorGenerator(((8,),), ((1.0,),))))
 
 
 def build(name):

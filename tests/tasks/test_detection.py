@@ -5,15 +5,25 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import nn
+from torchvision.models.detection import FCOS, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 import limbeck
 from limbeck import LimbeckError
+from limbeck.core.task import DeployableTask, Scores
+from limbeck.data import InMemory, Split, iterate_batches
+from limbeck.data.box_store import BoxStore
+from limbeck.data.module import make_splits
 from limbeck.evaluation.metric_bootstrap import paired_gain
+from limbeck.export import ModelMetadata, export_task, read_model_metadata
 from limbeck.losses import DetectionLoss, FitNetLoss, LogitMSELoss
-from limbeck.models import detector
+from limbeck.models import Detector, detector
 from limbeck.tasks import Detection
-from limbeck.tasks.detection.boxes import Detections
+from limbeck.tasks.detection.boxes import Detections, select_detections
+from limbeck.tasks.detection.deploy import suppress_batch
+from limbeck.testing import check_task
 
 CLASSES = 3
 TASK = Detection(CLASSES)
@@ -220,3 +230,131 @@ def test_networks_and_batches_that_do_not_fit_are_refused(networks):
 def test_settings_out_of_bounds_are_refused(name):
     with pytest.raises(LimbeckError, match=f"{name}.* must be|{name} in"):
         Detection(**{"classes": 3, name: 0})
+
+
+@pytest.fixture(scope="module")
+def data():
+    generator = torch.Generator().manual_seed(0)
+    store = BoxStore(
+        [random_boxes(i % 4, generator, side=40) for i in range(24)],
+        [torch.randint(0, CLASSES, (i % 4,), generator=generator) for i in range(24)],
+    )
+    split = Split.from_boxes(InMemory(torch.rand(24, 3, 64, 64, generator=generator)), store)
+    return make_splits("boxes", "abc", split, seed=0, validation=0.25, test=0.25)
+
+
+class TinyBackbone(nn.Sequential):
+    """One level of stride 8, which is all that torchvision's heads need."""
+
+    out_channels = 32
+
+    def __init__(self, width):
+        super().__init__(nn.Conv2d(3, width, 4, stride=4), nn.ReLU(), nn.Conv2d(width, 32, 2, stride=2))
+
+
+def tiny_detector(name, width=4):
+    torch.manual_seed(width)
+    if name == "fcos":
+        anchors = AnchorGenerator(((8,),), ((1.0,),))
+        network = FCOS(TinyBackbone(width), CLASSES, anchor_generator=anchors)
+    else:
+        network = RetinaNet(TinyBackbone(width), CLASSES, anchor_generator=AnchorGenerator(((16, 32),), ((1.0,),)))
+    # Scores from low to high, so that their order does not depend on rounding.
+    for module in network.head.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+    return Detector(network).eval()
+
+
+def perfect_outputs(network, batch):
+    """The outputs of ``network``, with the boxes of the target as its only detections."""
+    with torch.no_grad():
+        raw = dict(network(batch["input"]))
+    raw["boxes"], raw["scores"] = raw["boxes"].clone(), torch.zeros_like(raw["scores"])
+    for i, count in enumerate(batch["num_boxes"].tolist()):
+        for k in range(count):
+            raw["boxes"][i, k], raw["scores"][i, k, batch["labels"][i, k]] = batch["boxes"][i, k], 1.0
+    return raw | {"loss_classification": torch.zeros(())}
+
+
+@pytest.mark.parametrize("settings", [{}, {"export_nms": True}])
+def test_the_task_keeps_the_contract(data, settings):
+    task = Detection(CLASSES, score_threshold=0.0, max_detections=20, **settings)
+    assert isinstance(task, DeployableTask)
+    network, teacher = tiny_detector("retinanet"), tiny_detector("retinanet", width=8)
+    check_task(task, data, network, teacher=teacher, oracle=lambda batch: perfect_outputs(network, batch))
+
+
+def test_a_cache_of_few_rows_keeps_those_of_the_highest_scores():
+    task, batch = Detection(CLASSES, cached_rows=10), make_batch()
+    with torch.no_grad():
+        outputs = task.outputs(tiny_detector("retinanet"), batch)
+    stored = task.encode_outputs(outputs, batch)
+    assert sum(tensor[0].numel() for tensor in stored.values()) == 10 * (CLASSES + 4 + 4 + 1) + CLASSES + 1
+    decoded = task.decode_outputs(stored, batch)
+    is_cached, logits = decoded.by_row["is_cached"], outputs.require_logits()
+    assert is_cached.reshape(4, -1).sum(dim=1).tolist() == [10] * 4
+    for tensors in (
+        (decoded.require_logits(), logits),
+        *((decoded.by_row[name], outputs.by_row[name]) for name in ("boxes", "box_deltas")),
+    ):
+        torch.testing.assert_close(tensors[0][is_cached], tensors[1][is_cached])
+    best = logits.amax(dim=1).reshape(4, -1)
+    assert best[is_cached.reshape(4, -1)].reshape(4, 10).amin(dim=1).tolist() == best.topk(10).values[:, -1].tolist()
+    torch.testing.assert_close(decoded.require_logits().reshape(4, -1, 3).mean(1), logits.reshape(4, -1, 3).mean(1))
+    assert torch.equal(decoded.row_to_sample, outputs.row_to_sample)
+    assert "anchors" not in decoded.by_row
+
+
+@pytest.mark.parametrize(("name", "export_nms"), [("retinanet", False), ("fcos", True)])
+def test_an_exported_file_gives_the_detections_of_torch(data, name, export_nms, tmp_path):
+    network, task = tiny_detector(name), Detection(CLASSES, export_nms=export_nms)
+    batches = list(iterate_batches(data.validation, None, batch_size=4))
+    metadata = ModelMetadata(task="Detection", class_names=("a", "b", "c"), output=task.output_description)
+    info = export_task(
+        task, task.deployment_model(network, data), batches, tmp_path / "net.onnx", metadata=metadata, tolerance=1e-3
+    )
+    assert info["label_agreement"] > 0.99
+    text = read_model_metadata(tmp_path / "net.onnx").output
+    assert ("after non-maximum suppression" in text) == export_nms
+    assert ("without non-maximum suppression" in text) != export_nms
+
+
+def test_suppression_of_a_batch_is_that_of_each_image():
+    generator = torch.Generator().manual_seed(0)
+    boxes = torch.stack([random_boxes(60, generator) for _ in range(3)])
+    scores = torch.rand(3, 60, CLASSES, generator=generator) ** 3
+    settings = {"score_threshold": 0.2, "nms_threshold": 0.4, "num_candidates": 100, "max_detections": 12}
+    for i, (found_boxes, found_scores, labels) in enumerate(
+        zip(*suppress_batch(boxes, scores, **settings), strict=True)
+    ):
+        expected = select_detections(boxes[i], scores[i], **settings)
+        count = len(expected.scores)
+        assert labels[:count].tolist() == expected.labels.tolist()
+        assert (labels[count:] == -1).all()
+        torch.testing.assert_close(found_boxes[:count], expected.boxes)
+        torch.testing.assert_close(found_scores[:count], expected.scores)
+
+
+def test_examples_mark_false_and_missed_boxes():
+    batch = {
+        "input": torch.zeros(1, 1, 40, 40), "sample_id": torch.tensor([7]), "num_boxes": torch.tensor([2]),
+        "boxes": torch.tensor([[[2.0, 2, 12, 12], [20, 20, 38, 38]]]), "labels": torch.tensor([[0, 1]]),
+    }  # fmt: skip
+    found = Detections(
+        torch.tensor([[2.0, 2, 12, 12], [20, 20, 38, 38], [0, 30, 5, 39]]), torch.tensor([0.9, 0.8, 0.1]),
+        torch.tensor([0, 0, 1]),
+    )  # fmt: skip
+    scores = {"student": Scores(torch.zeros(1, 1), [found])}
+    (example,) = TASK.examples(batch, scores, {"class_names": ["cell", "plate", "other"]})
+    assert example.sample_id == 7
+    assert example.target.text == "1 cell, 1 plate"
+    assert example.predictions["student"].text == "1 correct, 1 false (red), 1 missed (yellow)"
+    pixels = torchvision.io.decode_image(
+        torch.frombuffer(bytearray(example.predictions["student"].image), dtype=torch.uint8)
+    )
+    assert pixels[:, 2, 2].tolist() == [26, 204, 51]
+    assert pixels[0, 20, 20:38].min() == 255
+    nothing = {**batch, "num_boxes": torch.tensor([-1])}
+    (example,) = TASK.examples(nothing, scores, {})
+    assert (example.target.text, example.predictions["student"].text) == ("not annotated", "2 found")

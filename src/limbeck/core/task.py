@@ -112,8 +112,9 @@ class Task(Protocol):
     def outputs(self, network: nn.Module, batch: Any) -> Outputs:
         """Outputs of ``network`` for ``batch``, flattened into rows; the caller adds features.
 
-        The rows depend on the batch and the settings of the task, never on the network, so student and teacher have
-        the same ones.
+        The rows depend on the batch and the settings of the task, not on the network, so student and teacher have the
+        same ones. (Those of a detector are its anchors: losses on logits refuse networks with other anchors.) A network
+        that is trained may be called with further arguments than ``model_inputs``, such as its targets.
         """
 
     def target(self, batch: Any) -> Tensor | None:
@@ -184,6 +185,10 @@ class DeployableTask(EvaluableTask, Protocol):
         input_axes: names of the inputs of the deployed network in their order, with the axes of variable size:
             ``{"input": {0: "batch"}}``.
         output_axes: the same of its outputs: ``{"logits": {0: "batch"}}``.
+
+    An optional attribute ``output_description`` says what these outputs are, in the metadata of the exported file. An
+    optional ``compared_outputs`` names those that an exported file must give value by value; where others depend on the
+    order of nearly equal numbers, 99 % of the predictions must agree instead.
     """
 
     @property

@@ -29,19 +29,23 @@ class ModelMetadata:
         task: name of the task, such as ``Classification``.
         class_names: by class index; empty where there are no classes.
         preprocessing: of an image classifier; ``None`` for other tasks, and where it is unknown.
+        output: what the outputs are, where the task says so (``output_description``).
     """
 
     task: str
     class_names: tuple[str, ...] = ()
     preprocessing: ImagePreprocessing | None = None
+    output: str = ""
 
     def to_props(self) -> dict[str, str]:
-        """As text by key: ``task``, ``class_names`` and ``preprocessing``, the last two in JSON."""
+        """As text by key: ``task``, ``output``, and in JSON ``class_names`` and ``preprocessing``."""
         props = {"task": self.task}
         if self.class_names:
             props["class_names"] = json.dumps(self.class_names, ensure_ascii=False)
         if self.preprocessing is not None:
             props["preprocessing"] = json.dumps(self.preprocessing.to_dict())
+        if self.output:
+            props["output"] = self.output
         return props
 
     @classmethod
@@ -56,7 +60,7 @@ class ModelMetadata:
         if not isinstance(names, list) or len(names) > _MAX_CLASSES or not all(isinstance(n, str) for n in names):
             raise LimbeckError("class_names must be a list of names")
         return cls(
-            task=props.get("task", ""), class_names=tuple(names),
+            task=props.get("task", ""), class_names=tuple(names), output=props.get("output", ""),
             preprocessing=None if preprocessing is None else ImagePreprocessing.from_dict(preprocessing),
         )  # fmt: skip
 

@@ -196,6 +196,7 @@ def describe_model(job: RunContext, network: nn.Module) -> ModelMetadata:
     return ModelMetadata(
         task=type(job.task).__name__, class_names=tuple(job.data.class_names),
         preprocessing=ImagePreprocessing.from_data(job.data) if is_classifier else None,
+        output=getattr(job.task, "output_description", ""),
     )  # fmt: skip
 
 

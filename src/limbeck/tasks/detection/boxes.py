@@ -53,7 +53,7 @@ def match_detections(
     detections: Detections, boxes: Tensor, labels: Tensor, *, thresholds: Tensor,
     area_range: tuple[float, float] = (0.0, float("inf")),
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Which detections are matched with a box of their class, and which are ignored, ``[thresholds, n]`` booleans each.
+    """The box that each detection is matched with, and which detections are ignored, both ``[thresholds, n]``.
 
     From the highest score on, a detection is matched with the box of the highest IoU that no other is matched with, if
     that is at least the threshold; boxes in the range of areas come first. A detection is ignored that is matched with
@@ -66,34 +66,38 @@ def match_detections(
         thresholds: ``[thresholds]`` float64.
         area_range: smallest and largest area that counts.
 
+    Returns:
+        Indices of boxes (−1: none), and booleans.
+
     >>> found = Detections(torch.tensor([[0.0, 0, 2, 2], [0, 0, 2, 1]]), torch.tensor([0.9, 0.8]), torch.tensor([0, 0]))
     >>> match_detections(found, torch.tensor([[0.0, 0, 2, 2]]), torch.tensor([0]), thresholds=torch.tensor([0.5]))[0]
-    tensor([[ True, False]])
+    tensor([[ 0, -1]])
     """
     from torchvision.ops import box_iou
 
     low, high = area_range
     num_thresholds, num_detections, num_boxes = len(thresholds), len(detections.scores), len(boxes)
-    is_match = torch.zeros(num_thresholds, num_detections, dtype=torch.bool)
-    is_ignored = is_match.clone()
+    matched = torch.full((num_thresholds, num_detections), -1)
+    is_ignored = torch.zeros(num_thresholds, num_detections, dtype=torch.bool)
     areas = box_areas(boxes)
     outside = (areas < low) | (areas > high)
     iou = box_iou(detections.boxes.double(), boxes.double())
     iou = iou.masked_fill(detections.labels[:, None] != labels, -1.0)
     is_taken = torch.zeros(num_thresholds, num_boxes, dtype=torch.bool)
-    is_near = (iou >= thresholds.min()).any(dim=1) if num_boxes else is_match[0]
+    is_near = (iou >= thresholds.min()).any(dim=1) if num_boxes else is_ignored[0]
     for i in is_near.nonzero()[:, 0].tolist():
         is_open = ~is_taken & (iou[i] >= thresholds[:, None])
         in_range = is_open & ~outside
         is_candidate = torch.where(in_range.any(dim=1, keepdim=True), in_range, is_open)
         # Of equal values the last, as in COCO's code.
         index = num_boxes - 1 - iou[i].masked_fill(~is_candidate, -2.0).expand_as(is_candidate).flip(1).argmax(dim=1)
-        is_match[:, i] = is_open.any(dim=1)
-        is_taken[is_match[:, i], index[is_match[:, i]]] = True
-        is_ignored[:, i] = is_match[:, i] & outside[index]
+        is_match = is_open.any(dim=1)
+        is_taken[is_match, index[is_match]] = True
+        matched[is_match, i] = index[is_match]
+        is_ignored[:, i] = is_match & outside[index]
     detected_areas = box_areas(detections.boxes)
     is_outside = (detected_areas < low) | (detected_areas > high)
-    return is_match, is_ignored | (~is_match & is_outside)
+    return matched, is_ignored | ((matched < 0) & is_outside)
 
 
 def box_areas(boxes: Tensor) -> Tensor:

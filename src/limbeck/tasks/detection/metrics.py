@@ -56,10 +56,10 @@ def image_statistics(
     The scores of the detections (−1 in the padding), their classes, their matches as a number whose bit t is set where
     the detection is matched at ``IOU_THRESHOLDS[t]``, and the number of boxes of each class.
     """
-    matches, _ = match_detections(detections, boxes, labels, thresholds=IOU_THRESHOLDS)
+    matched, _ = match_detections(detections, boxes, labels, thresholds=IOU_THRESHOLDS)
     columns = torch.full((3, max_detections), -1.0, dtype=torch.float64)
     columns[2] = 0.0
-    bits = (matches * 2 ** torch.arange(len(matches))[:, None]).sum(dim=0)
+    bits = ((matched >= 0) * 2 ** torch.arange(len(matched))[:, None]).sum(dim=0)
     columns[:, : len(detections.scores)] = torch.stack(
         [detections.scores.double(), detections.labels.double(), bits.double()]
     )
@@ -163,10 +163,10 @@ class DetectionMetrics:
             self._num_images += torch.bincount(image_labels, minlength=self._classes) > 0
             areas = box_areas(image_boxes)
             for name, area in _AREAS.items():
-                matches, ignored = match_detections(
+                matched, ignored = match_detections(
                     found, image_boxes, image_labels, thresholds=IOU_THRESHOLDS, area_range=area
                 )
-                self._matches[name].append(matches)
+                self._matches[name].append(matched >= 0)
                 self._ignored[name].append(ignored)
                 counted = image_labels[(areas >= area[0]) & (areas <= area[1])]
                 self._num_boxes[name] = self._num_boxes[name] + torch.bincount(counted, minlength=self._classes)
@@ -175,7 +175,7 @@ class DetectionMetrics:
         """The metrics by name, as fractions; NaN where there is no box.
 
         ``per_class`` is the AP of each class, ``class_num_samples`` the number of images with a box of it, and
-        ``precision_at_recalls`` its precision at IoU 0.5 at the recalls 0, 0.01, … 1.
+        ``precision_at_recalls`` its precision at IoU 0.5 at the recalls 0, 0.01, … 1 (``None`` without a box).
         """
         by_area = {name: self._by_class(name) for name in _AREAS}
         precision = by_area["map"]
@@ -186,7 +186,9 @@ class DetectionMetrics:
             "map_75": float(precision[:, 5].mean(dim=1).nanmean()),
             "per_class": precision.mean(dim=(1, 2)).tolist(),
             "class_num_samples": self._num_images.tolist(),
-            "precision_at_recalls": [[round(value, 4) for value in row] for row in precision[:, 0].tolist()],
+            "precision_at_recalls": [
+                None if row.isnan().any() else [round(value, 4) for value in row.tolist()] for row in precision[:, 0]
+            ],
         }
 
     def _by_class(self, name: str) -> Tensor:

@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError
 from limbeck.core.metric_spec import MetricSpec
 from limbeck.core.outputs import Outputs
-from limbeck.core.task import Scores
+from limbeck.core.task import Example, ModelInputs, Scores
+from limbeck.data.normalization import NormalizedModel
 from limbeck.losses.temperature import Range
 from limbeck.models.detector import require_detector_call
 from limbeck.tasks.detection.boxes import Detections, select_detections
+from limbeck.tasks.detection.codec import decode_detector_outputs, encode_detector_outputs
+from limbeck.tasks.detection.deploy import DeployedDetector
 from limbeck.tasks.detection.metrics import (
     MAP,
     MAP_50,
@@ -25,7 +28,8 @@ from limbeck.tasks.detection.metrics import (
     image_statistics,
     mean_average_precision,
 )
-from limbeck.utils.batch_fields import get_input
+from limbeck.tasks.detection.report import detection_examples
+from limbeck.utils.batch_fields import get_input, get_sample_ids
 
 __all__ = ["Detection"]
 
@@ -55,6 +59,9 @@ class Detection:
         nms_threshold: IoU of two boxes of a class from which on the one of the lower score is left out.
         max_detections: most detections of an image; COCO has 100.
         num_candidates: most pairs of box and class of an image that enter non-maximum suppression.
+        cached_rows: number of rows of an image that a cache stores, those with the highest scores; ``None``: all rows.
+            The other rows get the mean of their logits and no boxes.
+        export_nms: whether the exported network ends with non-maximum suppression.
     """
 
     classes: int
@@ -62,6 +69,8 @@ class Detection:
     nms_threshold: float = 0.5
     max_detections: int = 100
     num_candidates: int = 1000
+    cached_rows: int | None = None
+    export_nms: bool = False
     temperatures: ClassVar[Range] = _SIGMOID
     primary_metric: ClassVar[MetricSpec] = MAP
     monitored_metrics: ClassVar[tuple[MetricSpec, ...]] = (MAP,)
@@ -69,12 +78,38 @@ class Detection:
     supervised_loss: ClassVar[str] = "DetectionLoss"
     max_resamples: ClassVar[int] = 1_000
     pipeline_tag: ClassVar[str] = "object-detection"
+    input_axes: ClassVar[Mapping[str, Mapping[int, str]]] = {"input": {0: "batch"}}
 
     def __post_init__(self) -> None:
         if self.classes < 1 or self.max_detections < 1 or self.num_candidates < 1:
             raise LimbeckError(f"classes, max_detections and num_candidates must be at least 1, got {self}")
         if not (0 <= self.score_threshold < 1 and 0 < self.nms_threshold <= 1):
             raise LimbeckError(f"score_threshold must be in [0, 1) and nms_threshold in (0, 1], got {self}")
+        if self.cached_rows is not None and self.cached_rows < 1:
+            raise LimbeckError(f"cached_rows must be at least 1, or None for all rows, got {self.cached_rows}")
+
+    @property
+    def output_axes(self) -> Mapping[str, Mapping[int, str]]:
+        """``boxes`` and ``scores`` of each row; with ``export_nms`` of each detection, and ``labels``."""
+        names = ("boxes", "scores", "labels") if self.export_nms else ("boxes", "scores")
+        return {name: {0: "batch"} for name in names}
+
+    @property
+    def compared_outputs(self) -> tuple[str, ...]:
+        """The outputs that do not depend on the order of nearly equal scores."""
+        return ("scores",) if self.export_nms else ("boxes", "scores")
+
+    @property
+    def output_description(self) -> str:
+        """What the exported network returns, for the metadata of the file."""
+        boxes = "boxes are left, top, right, bottom in pixels of the input"
+        if not self.export_nms:
+            return f"{boxes} [batch, n, 4]; scores [batch, n, classes] are in 0..1; without non-maximum suppression"
+        return (
+            f"{boxes} [batch, {self.max_detections}, 4]; scores [batch, {self.max_detections}] are in 0..1, from high "
+            f"to low, 0 in the padding; labels [batch, {self.max_detections}] are class indices, -1 in the padding; "
+            f"after non-maximum suppression at IoU {self.nms_threshold} of scores above {self.score_threshold}"
+        )
 
     def outputs(self, network: nn.Module, batch: Any) -> Outputs:
         """One row per anchor; ``extra`` has the losses of a network that is trained, see ``DetectionLoss``."""
@@ -104,12 +139,7 @@ class Detection:
         raw = network(get_input(batch))
         if not isinstance(raw, Mapping) or "boxes" not in raw or "scores" not in raw:
             raise LimbeckError(f"the network must return boxes and scores in eval mode, got {_describe(raw)}")
-        if raw["scores"].shape[2] != self.classes:
-            raise LimbeckError(
-                f"scores of the network must be of {self.classes} classes, got {raw['scores'].shape[2]}: build it with "
-                "the classes of the task"
-            )
-        detections = [self._select(boxes, scores) for boxes, scores in zip(raw["boxes"], raw["scores"], strict=True)]
+        detections = self._detections(raw)
         targets = self._image_targets(batch, len(detections))
         labeled = [(found, *target) for found, target in zip(detections, targets, strict=True) if target is not None]
         columns = tuple(zip(*labeled, strict=True)) if labeled else ((), (), ())
@@ -126,11 +156,50 @@ class Detection:
         """The mAP, also by size of boxes, and AP of each class."""
         return DetectionMetrics(self.classes)
 
-    def _select(self, boxes: Tensor, scores: Tensor) -> Detections:
-        return select_detections(
-            boxes, scores, score_threshold=self.score_threshold, nms_threshold=self.nms_threshold,
-            num_candidates=self.num_candidates, max_detections=self.max_detections,
+    def model_inputs(self, batch: Any) -> ModelInputs:
+        """The image."""
+        return ModelInputs((get_input(batch),))
+
+    def encode_outputs(self, outputs: Outputs, batch: Any) -> Mapping[str, Tensor]:
+        """Logits, boxes, offsets, anchors and levels of all rows, or of ``cached_rows`` rows without anchors."""
+        return encode_detector_outputs(outputs, len(get_input(batch)), classes=self.classes, num_rows=self.cached_rows)
+
+    def decode_outputs(self, stored: Mapping[str, Tensor], batch: Any) -> Outputs:
+        """The outputs again; with ``cached_rows``, ``by_row["is_cached"]`` says which rows were stored."""
+        return decode_detector_outputs(stored)
+
+    def examples(self, batch: Any, scores: Mapping[str, Scores], facts: Mapping[str, Any]) -> list[Example]:
+        """Images with the boxes of the target, and of each network with its errors."""
+        pixels = get_input(batch)
+        names = facts.get("class_names") or [str(index) for index in range(self.classes)]
+        targets = self._image_targets(batch, len(pixels))
+        return detection_examples(pixels, targets, get_sample_ids(batch, len(pixels)), scores, names)
+
+    def deployment_model(self, network: nn.Module, data: Any) -> nn.Module:
+        """The network with the normalization of the data: takes pixels in 0..1, returns boxes and scores."""
+        return DeployedDetector(
+            NormalizedModel(network, data.normalization, num_dims=3), score_threshold=self.score_threshold,
+            nms_threshold=self.nms_threshold, num_candidates=self.num_candidates,
+            max_detections=self.max_detections if self.export_nms else None,
         )  # fmt: skip
+
+    def _detections(self, raw: Mapping[str, Tensor]) -> list[Detections]:
+        """The detections of each image, selected here where the network has not done so."""
+        if "labels" in raw:
+            images = zip(*(raw[name].cpu() for name in ("boxes", "scores", "labels")), strict=True)
+            return [Detections(*(part[image[2] >= 0] for part in image)) for image in images]
+        if raw["scores"].shape[2] != self.classes:
+            raise LimbeckError(
+                f"scores of the network must be of {self.classes} classes, got {raw['scores'].shape[2]}: build it with "
+                "the classes of the task"
+            )
+        return [
+            select_detections(
+                boxes, scores, score_threshold=self.score_threshold, nms_threshold=self.nms_threshold,
+                num_candidates=self.num_candidates, max_detections=self.max_detections,
+            )
+            for boxes, scores in zip(raw["boxes"], raw["scores"], strict=True)
+        ]  # fmt: skip
 
     def _image_targets(self, batch: Any, batch_size: int) -> list[tuple[Tensor, Tensor] | None]:
         """Boxes and labels of each image on the CPU; ``None`` for an image without annotations."""
