@@ -26,6 +26,7 @@ from limbeck.report.plots.curves import (
 )
 from limbeck.report.plots.heatmap import plot_cka
 from limbeck.report.plots.latency_scatter import plot_metric_vs_latency
+from limbeck.report.plots.precision_recall import plot_precision_recall
 from limbeck.report.plots.reliability import plot_reliability
 from limbeck.report.record import Record
 from limbeck.report.record_io import integrity_warning, read_record
@@ -148,6 +149,7 @@ def _draw_plots(record: Record, run_dir: Path, students: _Students) -> dict[str,
         "validation_plot": validation_plot, "loss_plot": loss_plot,
         "reliability_plots": reliability_plots,
         "latency_plot": plot_metric_vs_latency(record),
+        "precision_recall_plot": plot_precision_recall(record),
         "cka_plots": [
             (label, role, plot_cka(fidelity.cka, title=label, name=f"cka{index}"))
             for index, (label, role, fidelity) in enumerate(students) if fidelity.cka and fidelity.cka.matrix
