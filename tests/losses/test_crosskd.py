@@ -157,4 +157,4 @@ def test_what_does_not_fit_is_refused():
         make_distiller(CrossKDLoss(["c3"], HEAD)).prepare(batch)(batch)
     with pytest.raises(LimbeckError, match=r"must return a multiple of 3 channels, got \[1, 6, 4, 4\]|multiple of 3"):
         make_distiller(CrossKDLoss(list(LAYERS), ["head.1", "head.box"]), 4, 7).prepare(batch)(batch)
-    assert "student_layers=('c3',)" in repr(CrossKDLoss(["c3"], HEAD))
+    assert "student_features=('c3',)" in repr(CrossKDLoss(["c3"], HEAD))

@@ -39,7 +39,7 @@ OF_SIGMOIDS = ("BinaryKDLoss", "QualityFocalLoss")
 HEAD = "head.classification_head"
 SETTINGS = {
     "CrossKDLoss": {
-        "student_layers": ["head0", "head1", "head2"], "teacher_layers": [f"{HEAD}.conv.3", f"{HEAD}.cls_logits"],
+        "student_features": ["head0", "head1", "head2"], "teacher_modules": [f"{HEAD}.conv.3", f"{HEAD}.cls_logits"],
     },
 }  # fmt: skip
 DETECTOR_PATHS = {

@@ -60,15 +60,15 @@ def crosskd_box_loss(cross_deltas: Tensor, teacher_deltas: Tensor, teacher_logit
 class CrossKDLoss(nn.Module, Loss):
     """:func:`crosskd_loss` or :func:`crosskd_box_loss` of one branch of the head; one loss for each branch.
 
-    Where the widths of the heads differ, a learned 1×1 convolution comes between them. The last of ``teacher_layers``
+    Where the widths of the heads differ, a learned 1×1 convolution comes between them. The last of ``teacher_modules``
     must return the map of the predictions, ``[batch, anchors · classes, height, width]`` with the anchors first, as the
     heads of torchvision's RetinaNet, FCOS and SSD do.
 
     Args:
-        student_layers: names of the student's feature layers, one for each level of the pyramid, in the order of the
+        student_features: names of the student's feature layers, one for each level of the pyramid, in the order of the
             head. A head runs once for each level, so these are calls of one module:
             ``head.classification_head.conv.1@0`` at the first level, ``head.classification_head.conv.1@1`` at the next.
-        teacher_layers: paths of the teacher's modules that follow, in their order:
+        teacher_modules: paths of the teacher's modules that follow, in their order:
             ``head.classification_head.conv.2``, ``head.classification_head.conv.3``,
             ``head.classification_head.cls_logits``.
         branch: what the last of them predicts.
@@ -84,14 +84,14 @@ class CrossKDLoss(nn.Module, Loss):
     fn: ClassVar = staticmethod(crosskd_loss)
 
     def __init__(
-        self, student_layers: Sequence[str], teacher_layers: Sequence[str], *, branch: Branch = "classification",
+        self, student_features: Sequence[str], teacher_modules: Sequence[str], *, branch: Branch = "classification",
         beta: float = 1.0, teacher: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         if branch not in ("classification", "boxes"):
             raise LimbeckError(f"branch must be classification or boxes, got {branch!r}")
         require_interval("beta", beta, "[1, inf)")
-        self.student_layers, self.teacher_layers = require_layers(student_layers), require_layers(teacher_layers)
+        self.student_features, self.teacher_modules = require_layers(student_features), require_layers(teacher_modules)
         self.branch: Branch = branch
         self.beta, self.teacher = beta, teacher
         self.projection: Projection | None = None
@@ -112,13 +112,13 @@ class CrossKDLoss(nn.Module, Loss):
         if network is None:
             raise LimbeckError(f"CrossKDLoss uses the head of {name!r}, which has no network: use an nn.Module")
         modules = dict(network.named_modules())
-        for path in self.teacher_layers:
+        for path in self.teacher_modules:
             if path not in modules:
                 raise LimbeckError(
-                    f"teacher_layers must be modules of {name!r}, got {path!r}; available: "
+                    f"teacher_modules must be modules of {name!r}, got {path!r}; available: "
                     f"{suggest_names(path, modules)}"
                 )
-        self._head = tuple(modules[path] for path in self.teacher_layers)
+        self._head = tuple(modules[path] for path in self.teacher_modules)
 
     def prepare(self, context: LossContext) -> None:
         """Build the projection from the student's to the teacher's width."""
@@ -130,7 +130,7 @@ class CrossKDLoss(nn.Module, Loss):
             )
         convolutions = (m for module in self._require_head() for m in module.modules() if isinstance(m, nn.Conv2d))
         if (first := next(convolutions, None)) is None:
-            raise LimbeckError("teacher_layers must have a convolution, got none: name the layers of the head")
+            raise LimbeckError("teacher_modules must have a convolution, got none: name the layers of the head")
         self.projection = make_projection(features, features.new_empty(0, first.in_channels, 1, 1))
 
     def forward(self, context: LossContext) -> Tensor:
@@ -146,11 +146,11 @@ class CrossKDLoss(nn.Module, Loss):
         return crosskd_box_loss(_to_rows(maps, deltas), deltas, logits)
 
     def extra_repr(self) -> str:
-        return format_settings(self, "student_layers", "teacher_layers", "branch", "beta")
+        return format_settings(self, "student_features", "teacher_modules", "branch", "beta")
 
     def _features(self, context: LossContext) -> list[Tensor]:
         student: Outputs = context.pair(self.teacher)[0]
-        return [student.feature(name) for name in self.student_layers]
+        return [student.feature(name) for name in self.student_features]
 
     def _require_head(self) -> tuple[nn.Module, ...]:
         if not self._head:
@@ -170,7 +170,7 @@ def _to_rows(maps: Sequence[Tensor], reference: Tensor) -> Tensor:
     width = reference.shape[1]
     if any(values.ndim != 4 or values.shape[1] % width for values in maps):
         raise LimbeckError(
-            f"the last of teacher_layers must return a multiple of {width} channels, got {list(maps[0].shape)}: name "
+            f"the last of teacher_modules must return a multiple of {width} channels, got {list(maps[0].shape)}: name "
             "the layer that predicts this branch"
         )
     levels = []
