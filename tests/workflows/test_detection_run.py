@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
-import pytest
+import numpy as np
+from PIL import Image
 
 from limbeck.workflows import distill
 
-DATA = Path(os.environ.get("LIMBECK_DATA", Path(__file__).parents[3] / "shared" / "data"))
+OBJECT = "<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
 
 
-@pytest.mark.skipif(not (DATA / "bccd").is_dir(), reason="BCCD is not in $LIMBECK_DATA")
+def write_voc(root, num_images=16):
+    rng = np.random.default_rng(0)
+    for folder in ("Annotations", "JPEGImages"):
+        (root / folder).mkdir(parents=True)
+    for i in range(num_images):
+        Image.fromarray(rng.integers(0, 255, (48, 64, 3), np.uint8)).save(root / "JPEGImages" / f"{i:02d}.jpg")
+        boxes = [OBJECT.format(name, 4 + i, 5, 30 + i, 28) for name in ("cell", "plate", "other")[: 1 + i % 3]]
+        size = "<size><width>64</width><height>48</height><depth>3</depth></size>"
+        xml = f"<annotation>{size}{''.join(boxes)}</annotation>"
+        (root / "Annotations" / f"{i:02d}.xml").write_text(xml)
+
+
 def test_the_recipe_runs_its_first_steps(tmp_path):
+    write_voc(tmp_path / "bccd" / "BCCD")
     settings = [
-        f"data.root={DATA}", "data.size=[48, 64]", "data.num_samples=8", "data.val_split=0.05", "data.test_split=0.05",
+        f"data.root={tmp_path}", "data.size=[48, 64]", "data.val_split=0.25", "data.test_split=0.25",
         "teachers.teacher.backbone=mobilenet_v3_small", "teacher_training.epochs=null", "teacher_training.steps=1",
         "stages.0.epochs=null", "stages.0.steps=2", "training.batch_size=4", "export.to=[]", "baselines=[]",
         f"cache.root={tmp_path / 'cache'}", "task.cached_rows=20", "task.score_threshold=0.0",
