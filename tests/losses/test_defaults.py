@@ -39,13 +39,11 @@ OF_SIGMOIDS = ("BinaryKDLoss", "QualityFocalLoss")
 HEAD = "head.classification_head"
 SETTINGS = {
     "CrossKDLoss": {
-        "student_features": ["head0", "head1", "head2"], "teacher_modules": [f"{HEAD}.conv.3", f"{HEAD}.cls_logits"],
+        "student_features": ["head"],
+        "teacher_modules": [f"{HEAD}.conv.9", f"{HEAD}.conv.10", f"{HEAD}.conv.11", f"{HEAD}.cls_logits"],
     },
 }  # fmt: skip
-DETECTOR_PATHS = {
-    "student": {"early": "backbone.fpn#0", **{f"head{i}": f"{HEAD}.conv.2@{i}" for i in range(3)}},
-    "teacher": {"early": "backbone.fpn#0"},
-}
+DETECTOR_PATHS = {"student": {"early": "backbone", "head": f"{HEAD}.conv.8"}, "teacher": {"early": "backbone"}}
 FACTS = {"classes": 3, "seed": 0, "temperature": 4.0}
 
 
