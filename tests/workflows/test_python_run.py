@@ -22,7 +22,7 @@ from limbeck.training.callbacks import Callback
 from limbeck.workflows._job.measure import show_training_batch
 from limbeck.workflows._job.run_context import PythonRun
 from limbeck.workflows._job.run_dir import lock_folder
-from limbeck.workflows.python_run import _read_finished
+from limbeck.workflows.python_run import _has_other_trainings_only, _read_finished
 
 TASK = limbeck.tasks.Classification(classes=10)
 OBJECTIVE = {"target": CrossEntropyLoss(), "kd": KDLoss(temperature=4.0)}
@@ -319,3 +319,15 @@ def test_the_training_batch_of_the_report_shows_labels_also_where_few_samples_ha
     labels = [example["target"]["text"] for example in examples]
     assert (len(labels), warnings) == (16, [])
     assert expected[0] <= len(labels) - labels.count("no label") <= expected[1]
+
+
+def test_the_folder_of_a_teachers_training_takes_the_distillation_but_no_other_one_does(tmp_path):
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    for name in ("checkpoint/teacher.distill.pt", "metrics.csv"):
+        (tmp_path / name).write_text("")
+    assert _has_other_trainings_only(tmp_path)
+    for path in (folder / "distilled.distill.pt", tmp_path / "notes.txt"):
+        path.write_text("")
+        assert not _has_other_trainings_only(tmp_path)
+        path.unlink()

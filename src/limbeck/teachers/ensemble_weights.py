@@ -54,9 +54,9 @@ def inverse_entropy_weights(logits: Tensor, valid: Tensor) -> Tensor:
     https://publications.idiap.ch/publications/show/683). Unlike :func:`entropy_weights`, one confident teacher of
     several gets nearly all of the weight. Entropies below the resolution of the type (1.2e-7 in float32) are equal.
 
-    >>> uniform, confident = torch.tensor([[0.0, 0.0]]), torch.tensor([[9.0, -9.0]])
+    >>> uniform, confident = torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, -2.0]])
     >>> inverse_entropy_weights(torch.stack([uniform, confident]), torch.ones(2, 1, dtype=torch.bool)).T
-    tensor([[4.1747e-07, 1.0000e+00]])
+    tensor([[0.1150, 0.8850]])
     """
     entropy = torch.special.entr(F.softmax(logits, dim=2)).sum(dim=2)
     confidence: Tensor = valid / entropy.clamp(min=torch.finfo(logits.dtype).eps)

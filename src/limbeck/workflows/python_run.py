@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, Final, Literal, final
 
 from torch import nn
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 __all__ = ["DistillResult", "distill", "fit"]
+
+_DISTILL_PHASES: Final = (Role.BASELINE.value, Role.DISTILLED.value)
 
 
 @final
@@ -254,7 +256,7 @@ def _check_arguments(distiller: Distiller, data: DataModule, folder: Path, *, re
         raise LimbeckError(
             "the objective must have a loss on a teacher, or the baseline is the same training; call limbeck.fit"
         )
-    if not resume and not is_unused(folder):
+    if not resume and not is_unused(folder) and not _has_other_trainings_only(folder):
         state = "has a finished run" if (folder / "record.json").exists() else "is not empty"
         raise LimbeckError(f"{folder} {state}: give another run_dir, or resume=True")
     if make_fabric().world_size > 1:
@@ -291,6 +293,13 @@ def _require_no_other_files(folder: Path) -> None:
     names = ("README.md", "report.html", "student.safetensors")
     if not (folder / "checkpoint").exists() and (name := next((n for n in names if (folder / n).exists()), None)):
         raise LimbeckError(f"run_dir must be a new folder or one of limbeck, got {folder} with a {name} of its own")
+
+
+def _has_other_trainings_only(folder: Path) -> bool:
+    """Whether ``folder`` has only what :func:`fit` writes of another phase, such as the training of the teacher."""
+    names = {path.name for path in folder.iterdir()}
+    phases = {path.name.partition(".")[0] for path in (folder / "checkpoint").glob("*")}
+    return names <= {"checkpoint", "metrics.csv", "temperatures.csv"} and not phases & set(_DISTILL_PHASES)
 
 
 def _read_finished(path: Path) -> dict[str, Any]:
