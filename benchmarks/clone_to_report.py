@@ -1,6 +1,6 @@
 """Seconds of `git clone` and `make distill`, from an empty folder to the report.
 
-The package cache of pip is warm if packages were installed on this machine before.
+The package caches of pip and uv are warm if packages were installed on this machine before.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main() -> None:
     seconds = [measure_clone() for _ in range(options.repeats)]
     write_rows([
         make_row(
-            "clone_to_report_seconds", seconds, unit="s", aim="<= 120", data="digits, warm pip cache", digits=1
+            "clone_to_report_seconds", seconds, unit="s", aim="<= 120", data="digits, warm package cache", digits=1
         )
     ])  # fmt: skip
 
