@@ -128,14 +128,14 @@ def test_only_the_samples_valid_for_the_teacher_count():
     loss = shared.prepared(FGDLoss(list(LEVELS)), context)
     teacher = replace(context.teacher, valid=torch.tensor([True, False, True]))
     partly = replace(context, teacher=teacher, teachers={"teacher": teacher})
-    alone = targets.with_boxes([BOXES[0], BOXES[2]], student_feature_shapes=LEVELS)
+    valid = targets.with_boxes([BOXES[0], BOXES[2]], student_feature_shapes=LEVELS)
     keep = torch.tensor([True, False, True])
-    alone = replace(
-        alone, student=context.student.masked_select(keep), teacher=context.teacher.masked_select(keep), teachers={}
+    valid = replace(
+        valid, student=context.student.masked_select(keep), teacher=context.teacher.masked_select(keep), teachers={}
     )
-    torch.testing.assert_close(loss(partly), loss(alone))
-    nobody = replace(teacher, valid=torch.zeros(3, dtype=torch.bool))
-    value = loss(replace(context, teacher=nobody, teachers={"teacher": nobody}))
+    torch.testing.assert_close(loss(partly), loss(valid))
+    no_sample = replace(teacher, valid=torch.zeros(3, dtype=torch.bool))
+    value = loss(replace(context, teacher=no_sample, teachers={"teacher": no_sample}))
     value.backward()
     assert value.item() == 0.0
 

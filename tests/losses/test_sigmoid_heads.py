@@ -59,9 +59,9 @@ def test_two_classes_of_a_softmax_are_one_sigmoid():
 
 def test_each_row_may_have_its_own_temperature():
     student, teacher = torch.randn(2, 3), torch.randn(2, 3)
-    alone = [binary_kd_loss(student[i : i + 1], teacher[i : i + 1], temperature=float(i + 1)) for i in range(2)]
+    by_row = [binary_kd_loss(student[i : i + 1], teacher[i : i + 1], temperature=float(i + 1)) for i in range(2)]
     torch.testing.assert_close(
-        binary_kd_loss(student, teacher, temperature=torch.tensor([1.0, 2.0])), torch.stack(alone).mean()
+        binary_kd_loss(student, teacher, temperature=torch.tensor([1.0, 2.0])), torch.stack(by_row).mean()
     )
 
 

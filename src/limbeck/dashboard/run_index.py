@@ -185,7 +185,7 @@ def _find_run_folders(folder: Path, root: Path, depth: int) -> Iterator[Path]:
     children: dict[str, os.DirEntry[str]] = {}
     with suppress(OSError), os.scandir(folder) as found:
         children = {child.name: child for child in found}
-    # A recipe alone is what `limbeck new` writes, next to the folder of runs.
+    # A recipe without them is what `limbeck new` writes, next to the folder of runs.
     is_begun = "recipe.yaml" in children and bool(children.keys() & {"task.json", "metrics.csv", "checkpoint"})
     if is_begun or children.keys() & {"study.json", "record.json"}:
         yield folder

@@ -1,6 +1,6 @@
 """Binary knowledge distillation: KL divergence of each class by itself, for heads with a sigmoid.
 
-The head of a dense detector, and of multi-label classification, decides about each class alone (Lin et al., 2017,
+The head of a dense detector, and of multi-label classification, decides about each class by itself (Lin et al., 2017,
 https://arxiv.org/abs/1708.02002), so a softmax over its classes has no meaning. With p and q the teacher's and the
 student's sigmoid(z / τ), the loss is τ² · mean over rows of Σ p · log(p / q) + (1 − p) · log((1 − p) / (1 − q)) over
 classes: that of Hinton et al. (https://arxiv.org/abs/1503.02531) for classes with two outcomes each.

@@ -33,8 +33,8 @@ def require_labels(distiller: Distiller, data: Any) -> None:
             )
 
 
-def require_gradient(total: Tensor, formula: str) -> None:
-    """Refuse a sum of losses ``formula`` that trains nothing.
+def require_gradient(total: Tensor, distiller: Distiller) -> None:
+    """Refuse a ``total`` of the losses of ``distiller`` that trains nothing.
 
     Raises:
         LimbeckError: it is complex, or does not depend on the student.
@@ -42,8 +42,8 @@ def require_gradient(total: Tensor, formula: str) -> None:
     if not total.requires_grad or total.is_complex():
         got = f"{total.dtype} values" if total.is_complex() else "no gradient"
         raise LimbeckError(
-            f"the losses {formula} must be real and depend on the student, got {got}: compute them from the student's "
-            "outputs, without detach() or item()"
+            f"the losses {distiller.objective.formula} must be real and depend on the student, got {got}: compute them "
+            "from the student's outputs, without detach() or item()"
         )
 
 

@@ -65,7 +65,7 @@ class TrainingLoop:
             with nullcontext() if syncs else self.fabric.no_backward_sync(state.model):
                 batch = self.to_device(next(self.batches))
                 loss: LossOutput = state.model(batch)
-                require_gradient(loss.total, state.distiller.objective.formula)
+                require_gradient(loss.total, state.distiller)
                 for callback in self.callbacks:
                     callback.on_loss(state.step + 1, loss)
                 state.backward(loss.total if num_micro == 1 else loss.total / num_micro)

@@ -296,7 +296,7 @@ def _format_step_axis(ax: Any) -> None:
     ax.xaxis.set_major_formatter(lambda value, _: format_count(value) if value else "0")
     if ax.get_yscale() == "log":
         low, high = ax.get_ylim()
-        if high < 50 * low:  # powers of ten alone would be a single tick
+        if high < 50 * low:  # of powers of ten there would be a single tick
             ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}×")
     else:
