@@ -298,6 +298,29 @@ IMAGE, CATEGORY = {"id": 1, "file_name": "0.png"}, {"id": 1, "name": "a"}
 
 
 @pytest.mark.parametrize(
+    ("source", "setting", "message"),
+    [
+        (VOCDetection, {"first_pixel": 2}, "first_pixel must be 0 or 1, got 2"),
+        (VOCDetection, {"difficult": "maybe"}, "difficult must be drop or keep, got 'maybe'"),
+        (VOCDetection, {"invalid_boxes": "fix"}, "invalid_boxes must be raise or drop, got 'fix'"),
+        (CocoDetection, {"iscrowd": "ignore"}, "iscrowd must be drop or keep, got 'ignore'"),
+        (CocoDetection, {"invalid_boxes": "fix"}, "invalid_boxes must be raise or drop, got 'fix'"),
+        (CocoDetection, {"size": (3,)}, r"size must be height and width from 1 to 8192, got \(3,\)"),
+    ],
+)
+def test_settings_of_other_values_are_refused(source, setting, message):
+    with pytest.raises(LimbeckError, match=message):
+        source(**setting).load()
+
+
+@pytest.mark.parametrize("classes", [None, ("a",)])
+def test_training_needs_a_box(tmp_path, classes):
+    root = one_voc(tmp_path, [])
+    with pytest.raises(LimbeckError, match="the training annotations must have a box, got none: annotate images"):
+        VOCDetection(root=str(root), classes=classes).load()
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ("{", "must be of COCO .Expecting property name"),
@@ -309,6 +332,12 @@ IMAGE, CATEGORY = {"id": 1, "file_name": "0.png"}, {"id": 1, "name": "a"}
         ({"images": [{**IMAGE, "file_name": "../0.png"}]}, "must be a path in the folder of the images"),
         ({"images": [IMAGE, IMAGE]}, "must have different ids of images"),
         ({"images": [IMAGE, {**IMAGE, "id": 2}]}, "must list each image once"),
+        ({"categories": [CATEGORY, {**CATEGORY, "name": "b"}]}, "categories must have different ids, got equal ones"),
+        ({"images": [{**IMAGE, "file_name": "é" * 200}]}, "must be in .*, got none at"),
+        (
+            {"annotations": [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "iscrowd": "0"}]},
+            "iscrowd must be 0 or 1, got '0'",
+        ),
         ({"images": [{**IMAGE, "file_name": "9.png"}]}, "must be in .*, got none at .*9.png"),
         ({"annotations": [{"image_id": 2, "category_id": 1, "bbox": [0, 0, 1, 1]}]}, "must be of a listed image"),
         ({"annotations": [{"image_id": 1, "category_id": 2, "bbox": [0, 0, 1, 1]}]}, "must be of a listed image"),
@@ -340,6 +369,12 @@ def test_missing_files_are_one_sentence(voc, tmp_path):
     (root / "Annotations" / "001.xml").unlink()
     with pytest.raises(LimbeckError, match=r"each image must have an annotation .* got none for .*001\.png: add one"):
         VOCDetection(root=str(root)).load()
+    with pytest.raises(LimbeckError, match=r"there must be \{x\}\.json and a folder of its images in"):
+        CocoDetection(root=str(tmp_path), annotations="{x}.json", images="{set}").load()
+    (root / "ImageSets" / "Main" / "other.txt").write_bytes(b"000\xff")
+    with pytest.raises(LimbeckError, match=r"other\.txt is not UTF-8 text"):
+        VOCDetection(root=str(root)).load()
+    (root / "ImageSets" / "Main" / "other.txt").unlink()
     (root / "ImageSets" / "Main" / "train.txt").write_text("000\n../secret 1\n")
     with pytest.raises(LimbeckError, match=r"train\.txt must list images of .*, got '\.\./secret'"):
         VOCDetection(root=str(root)).load()

@@ -175,11 +175,18 @@ def test_many_classes_leave_255_to_a_class(tmp_path):
 @pytest.mark.parametrize(
     ("class_map", "message"),
     [({7: 3}, r"class indices from 0 to 2, got \{7: 3\}"), ({}, "class_map must map values"),
-     ({-1: 0}, "values of pixels, 0 to 65535, got")],
+     ({-1: 0}, "values of pixels, 0 to 65535, got"), ({0.5: 0}, "integers to integers"), ({0: None}, "integers to")],
 )  # fmt: skip
 def test_class_maps_that_fit_no_masks_are_refused(tmp_path, class_map, message):
     with pytest.raises(LimbeckError, match=message):
         load(write_folders(tmp_path), class_map=class_map)
+
+
+def test_values_outside_of_a_class_map_have_no_class(tmp_path):
+    path = tmp_path / "mask.tif"
+    Image.fromarray(np.array([[-1, -5, 2**31 - 1, 2, 1]], np.int32)).save(path)
+    masks = MaskFiles((path,), class_map={1: 0, 2: 1})
+    assert masks.read(torch.tensor([0])).tolist() == [[[-100, -100, -100, 1, 0]]]
 
 
 def gray_png(path, rows, bits):
@@ -289,6 +296,24 @@ def test_voc_is_read_from_its_lists_and_palettes(tmp_path):
     assert data.train.read_target(torch.tensor([0]))[0, [0, 8, 15], 0].tolist() == [20, -100, 0]
     with pytest.raises(LimbeckError, match="there must be folders JPEGImages"):
         VOCSegmentation(root=str(tmp_path), year="2007").load()
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (b"2007_val0\n2007_val0", "an image must be in one split once, got .*2007_val0.jpg in test and test"),
+        (b"2007_train1", "an image must be in one split once, got .*2007_train1.jpg in train and test: correct"),
+        (b"../../x", r"val.txt must list names of images, got '\.\./\.\./x': correct it"),
+        (b"/etc/x", "val.txt must list names of images, got '/etc/x'"),
+        (b"\xff", "val.txt is not UTF-8 text"),
+        ("é".encode() * 200, "must have an image and a mask, got no file"),
+    ],
+)
+def test_lists_of_voc_have_each_image_once_in_its_folder(tmp_path, lines, message):
+    root = write_voc(tmp_path)
+    (root / "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt").write_bytes(lines)
+    with pytest.raises(LimbeckError, match=message):
+        VOCSegmentation(root=str(root), size=(16, 16)).load()
 
 
 def test_torchvisions_data_sets_have_masks(tmp_path):

@@ -61,7 +61,7 @@ def groups_of_paths(paths: Sequence[Path], pattern: str | None, root: Path) -> T
         return None
     try:
         expression = re.compile(pattern)
-    except re.error as error:
+    except (re.error, RecursionError) as error:
         raise LimbeckError(f"group_pattern must be a regular expression, got {pattern!r} ({error})") from error
     names = []
     for path in paths:

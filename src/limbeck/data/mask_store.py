@@ -131,10 +131,13 @@ class MaskFiles:
     def _map_values(self, values: Tensor) -> Tensor:
         assert self.class_map is not None
         dtype = torch.uint8 if self.no_class == 255 else torch.int32
-        table = torch.full((max(int(values.max()), *self.class_map) + 1,), self.no_class, dtype=dtype)
+        # The last entry is that of all values above the keys and below 0.
+        end = max(self.class_map) + 1
+        table = torch.full((end + 1,), self.no_class, dtype=dtype)
         for value, class_index in self.class_map.items():
             table[value] = class_index
-        return table[values.long()]
+        values = values.long()
+        return table[values.masked_fill((values < 0) | (values > end), end)]
 
 
 def is_mask(targets: Any) -> bool:

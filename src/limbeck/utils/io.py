@@ -16,8 +16,8 @@ from typing import Any, Final
 from limbeck.core.errors import LimbeckError
 
 __all__ = [
-    "digest", "open_no_link", "parse_json", "read_text", "regular_file", "remove_leftovers", "write_atomically",
-    "write_text",
+    "digest", "is_file", "open_no_link", "parse_json", "read_text", "regular_file", "remove_leftovers",
+    "write_atomically", "write_text",
 ]  # fmt: skip
 
 _MAX_JSON_DEPTH: Final = 100
@@ -74,6 +74,14 @@ def read_text(path: Path) -> str:
         raise LimbeckError(f"{path} is not UTF-8 text (byte {error.start}): put a copy back, or remove it") from error
     except OSError as error:
         raise LimbeckError(f"{path} could not be read ({error.strerror}): put a copy back, or remove it") from error
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file at ``path``; not where its name is too long for the file system."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def regular_file(path: Path) -> Path:

@@ -22,6 +22,7 @@ __all__ = [
     "AnnotatedImage",
     "InvalidBoxes",
     "SplitSetting",
+    "check_choice",
     "check_image_size",
     "choose_sets",
     "fraction_or_default",
@@ -58,8 +59,14 @@ class AnnotatedImage(NamedTuple):
 
 def check_image_size(size: tuple[int, int] | None) -> None:
     """Refuse a ``size`` that is no height and width."""
-    if size is not None and not 1 <= min(size) <= max(size) <= MAX_INPUT_SIZE:
+    if size is not None and not (len(size) == 2 and 1 <= min(size) <= max(size) <= MAX_INPUT_SIZE):
         raise LimbeckError(f"size must be height and width from 1 to {MAX_INPUT_SIZE}, got {size}")
+
+
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Refuse a setting of another value than ``choices``."""
+    if value not in choices:
+        raise LimbeckError(f"{name} must be {' or '.join(map(str, choices))}, got {value!r}: correct it")
 
 
 def choose_sets(
@@ -111,8 +118,10 @@ def select_class_names(
         available: the classes of the training split.
 
     Raises:
-        LimbeckError: a class is unknown, or a split has a class that the training split does not have.
+        LimbeckError: there is no class, one is unknown, or a split has a class that the training split does not have.
     """
+    if not available:
+        raise LimbeckError("the training annotations must have a box, got none: annotate images of the training set")
     if classes is not None:
         if unknown := [name for name in classes if name not in available]:
             raise LimbeckError(
@@ -130,8 +139,6 @@ def select_class_names(
                     f"the {split} split must have the classes of the training split, got {unknown[0]!r} in "
                     f"{image.annotation}: correct it, or list those to use in `classes`"
                 )
-    if not available:
-        raise LimbeckError("the training annotations must have a box, got none: list the names in `classes`")
     return list(available)
 
 

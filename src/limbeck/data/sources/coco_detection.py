@@ -18,6 +18,7 @@ from limbeck.data.sources.box_annotations import (
     AnnotatedImage,
     InvalidBoxes,
     SplitSetting,
+    check_choice,
     check_image_size,
     choose_sets,
     fraction_or_default,
@@ -28,7 +29,7 @@ from limbeck.data.sources.box_annotations import (
 from limbeck.data.sources.lookup import DataNotFoundError, candidate_folders
 from limbeck.data.sources.source_file import SourceFile
 from limbeck.data.split import Split
-from limbeck.utils.io import regular_file
+from limbeck.utils.io import is_file, regular_file
 
 __all__ = ["CocoDetection", "read_coco_annotations"]
 
@@ -102,6 +103,8 @@ class CocoDetection:
             UserWarning: of images that are in no annotation, and of boxes that are dropped or clipped.
         """
         check_image_size(self.size)
+        check_choice("invalid_boxes", self.invalid_boxes, ("raise", "drop"))
+        check_choice("iscrowd", self.iscrowd, ("drop", "keep"))
         root, images, available = self._read_sets()
         classes = select_class_names(images, self.classes, available)
         splits, first_id = dict[str, Split](), 0
@@ -148,7 +151,7 @@ class CocoDetection:
                 if train is not None:
                     return root, self._select_sets(root, layout, train)
         where = self.root or f"$LIMBECK_DATA, or set data.root, for {self.name}"
-        expected = " or ".join(annotations.format(set=train_names[0]) for annotations, _ in layouts)
+        expected = " or ".join(annotations.replace("{set}", train_names[0]) for annotations, _ in layouts)
         raise DataNotFoundError(f"there must be {expected} and a folder of its images in {where}")
 
     def _select_sets(self, root: Path, layout: tuple[str, str], train: str) -> dict[str, tuple[Path, Path]]:
@@ -186,6 +189,8 @@ def read_coco_annotations(
         content = json.loads(regular_file(path).read_bytes())
         images, annotations, categories = (_entries(content, key) for key in ("images", "annotations", "categories"))
         class_names = {_get(item, "id", int): str(_get(item, "name", str)) for item in categories}
+        if len(class_names) < len(categories):
+            raise ValueError("categories must have different ids, got equal ones")
         by_id = {_get(item, "id", int | str): _read_image(item, path, folder) for item in images}
         for item in annotations:
             _add_box(item, by_id, class_names, iscrowd)
@@ -205,7 +210,7 @@ def read_coco_annotations(
 def _check_files(images: Sequence[AnnotatedImage], path: Path, folder: Path) -> None:
     """Refuse images that are missing or listed twice; warn of files that are not listed."""
     files, listed = set(list_image_files(folder)), [image.path for image in images]
-    if missing := [file for file in listed if file not in files and not file.is_file()]:
+    if missing := [file for file in listed if file not in files and not is_file(file)]:
         raise LimbeckError(f"the images of {path} must be in {folder}, got none at {missing[0]}: add or remove it")
     if len(set(listed)) < len(listed):
         raise LimbeckError(f"the annotation {path} must list each image once, got one twice: correct it")
@@ -219,7 +224,7 @@ def _check_files(images: Sequence[AnnotatedImage], path: Path, folder: Path) -> 
 def _read_image(item: Mapping[str, Any], path: Path, folder: Path) -> AnnotatedImage:
     name = PurePosixPath(str(_get(item, "file_name", str)).replace("\\", "/"))
     if name.is_absolute() or ".." in name.parts:
-        raise ValueError(f"file_name must be a path in the folder of the images, got {str(name)!r}")
+        raise ValueError(f"file_name must be a path in the folder of the images, got {str(name)[:80]!r}")
     size = item.get("height"), item.get("width")
     stated = (int(size[0]), int(size[1])) if isinstance(size[0], int) and isinstance(size[1], int) else None
     return AnnotatedImage(folder / name, path, stated, [], [])
@@ -229,7 +234,10 @@ def _add_box(
     item: Mapping[str, Any], images: Mapping[Any, AnnotatedImage], class_names: Mapping[int, str],
     iscrowd: Literal["drop", "keep"],
 ) -> None:  # fmt: skip
-    if item.get("iscrowd") and iscrowd == "drop":
+    is_crowd = item.get("iscrowd")
+    if is_crowd not in (0, 1, None):
+        raise ValueError(f"iscrowd must be 0 or 1, got {str(is_crowd)[:40]!r}")
+    if is_crowd and iscrowd == "drop":
         return
     image_id, category, box = _get(item, "image_id", int | str), _get(item, "category_id", int), item.get("bbox")
     if image_id not in images or category not in class_names:

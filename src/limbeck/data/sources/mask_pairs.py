@@ -74,6 +74,7 @@ def load_mask_pairs(source: MaskSettings, name: str, splits: Mapping[str, MaskPa
         seed: seed of the splits.
     """
     unlabeled = find_unlabeled_folder(source.unlabeled, splits["train"].folder.parent)
+    _require_different_images(splits)
     by_name, first_id = dict[str, Split](), 0
     for split_name, pairs in splits.items():
         by_name[split_name] = _read_split(source, pairs, first_id=first_id)
@@ -109,11 +110,15 @@ def check_mask_settings(source: MaskSettings) -> None:
     """Refuse settings that fit no masks."""
     names, class_map = source.classes, source.class_map
     num_classes = len(names)
+    if len(set(names)) < num_classes:
+        raise LimbeckError(f"classes must be different names, got {', '.join(names)}: rename one")
     if num_classes < 2 or (class_map is None and 0 <= source.ignore_index < num_classes):
         raise LimbeckError(
             f"classes must be two or more names and ignore_index none of their indices, got {source.classes} and "
             f"{source.ignore_index}"
         )
+    if class_map is not None and not all(isinstance(x, int) for x in (*class_map, *class_map.values())):
+        raise LimbeckError(f"class_map must map integers to integers, got {dict(class_map)}: correct it")
     if class_map is not None and not all(0 <= key < 2**16 for key in class_map):
         raise LimbeckError(f"keys of class_map must be values of pixels, 0 to 65535, got {sorted(class_map)}: fix them")
     if class_map is not None and (not class_map or not all(0 <= value < num_classes for value in class_map.values())):
@@ -121,8 +126,22 @@ def check_mask_settings(source: MaskSettings) -> None:
             f"class_map must map values of pixels to class indices from 0 to {num_classes - 1}, got "
             f"{dict(class_map)}: leave out values without a class"
         )
-    if source.size is not None and not 1 <= min(source.size) <= max(source.size) <= MAX_INPUT_SIZE:
-        raise LimbeckError(f"size must be height and width from 1 to {MAX_INPUT_SIZE}, got {source.size}")
+    size = source.size
+    if size is not None and not (len(size) == 2 and 1 <= min(size) <= max(size) <= MAX_INPUT_SIZE):
+        raise LimbeckError(f"size must be height and width from 1 to {MAX_INPUT_SIZE}, got {size}")
+
+
+def _require_different_images(splits: Mapping[str, MaskPairs]) -> None:
+    """Refuse an image that is listed twice, which would be trained on and measured."""
+    users = dict[Path, str]()
+    for split_name, split in splits.items():
+        for image, _ in split.pairs:
+            if image in users:
+                raise LimbeckError(
+                    f"an image must be in one split once, got {image} in {users[image]} and {split_name}: correct the "
+                    "lists of images"
+                )
+            users[image] = split_name
 
 
 def _list_labeled(splits: Mapping[str, MaskPairs]) -> list[SourceFile]:

@@ -19,6 +19,7 @@ from limbeck.data.sources.box_annotations import (
     AnnotatedImage,
     InvalidBoxes,
     SplitSetting,
+    check_choice,
     check_image_size,
     choose_sets,
     fraction_or_default,
@@ -29,7 +30,7 @@ from limbeck.data.sources.box_annotations import (
 from limbeck.data.sources.lookup import DataNotFoundError, candidate_folders
 from limbeck.data.sources.source_file import SourceFile
 from limbeck.data.split import Split
-from limbeck.utils.io import regular_file
+from limbeck.utils.io import read_text, regular_file
 
 __all__ = ["VOCDetection", "read_voc_annotation"]
 
@@ -94,6 +95,9 @@ class VOCDetection:
             UserWarning: of annotations without an image, and of boxes that are dropped or clipped.
         """
         check_image_size(self.size)
+        check_choice("invalid_boxes", self.invalid_boxes, ("raise", "drop"))
+        check_choice("difficult", self.difficult, ("drop", "keep"))
+        check_choice("first_pixel", self.first_pixel, (0, 1))
         root, pairs = self._find_sets()
         images = {split: [self._read(*pair) for pair in members] for split, members in pairs.items()}
         available = sorted(set(chain(*(image.class_names for image in images["training"]))))
@@ -223,9 +227,7 @@ def _list_image_sets(root: Path) -> dict[str, list[tuple[Path, Path]]]:
     sets = dict[str, list[tuple[Path, Path]]]()
     for file in lists:
         # Sets of one class, such as cat_train.txt, have a second column.
-        ids = [
-            line.split()[0] for line in regular_file(file).read_text(encoding="utf-8-sig").splitlines() if line.strip()
-        ]
+        ids = [line.split()[0] for line in read_text(file).removeprefix("\ufeff").splitlines() if line.strip()]
         if missing := [name for name in ids if name not in images]:
             raise LimbeckError(
                 f"{file} must list images of {root / 'JPEGImages'}, got {missing[0]!r}: add it, or correct the list"

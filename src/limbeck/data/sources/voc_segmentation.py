@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import ClassVar, final
 
 from limbeck.core.errors import LimbeckError
@@ -19,6 +19,7 @@ from limbeck.data.sources.mask_pairs import (
     read_mask_size,
 )
 from limbeck.data.sources.source_file import SourceFile
+from limbeck.utils.io import is_file, read_text
 
 __all__ = ["VOCSegmentation"]
 
@@ -89,9 +90,11 @@ def _pair_files(root: Path, split: str) -> MaskPairs:
     list_file, folder = root / "ImageSets" / "Segmentation" / f"{split}.txt", root / "JPEGImages"
     if not list_file.is_file():
         raise DataNotFoundError(f"there is no file {list_file}, which lists the images of {split}: extract it")
-    names = list_file.read_text(encoding="utf-8").split()
+    names = read_text(list_file).split()
+    if wrong := [name for name in names if PurePath(name).name != name]:
+        raise LimbeckError(f"{list_file} must list names of images, got {wrong[0][:40]!r}: correct it")
     pairs = [(folder / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png") for name in names]
-    missing = [path for pair in pairs for path in pair if not path.is_file()]
+    missing = [path for pair in pairs for path in pair if not is_file(path)]
     if missing or not pairs:
         problem = f"no file {missing[0]}" if missing else "no name"
         raise LimbeckError(f"each name in {list_file} must have an image and a mask, got {problem}: extract all files")
