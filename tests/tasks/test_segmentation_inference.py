@@ -136,6 +136,12 @@ def test_windows_cover_the_image_with_their_overlap(length, window, overlap):
     assert (steps <= max(1, int(window * (1 - overlap)))).all()
 
 
+@pytest.mark.parametrize(("window", "overlap"), [(20, 0.9), (10, 0.8), (100, 0.07), (10, 0.7), (512, 0.75)])
+def test_rounding_adds_no_windows(window, overlap):
+    step = round(window * (1 - overlap))
+    assert window_starts(5 * step + window, window, overlap) == [i * step for i in range(6)]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [({"window": (0, 4)}, r"window must be height and width of at least 1 pixel, got \(0, 4\)"),

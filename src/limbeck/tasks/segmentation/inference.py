@@ -85,7 +85,7 @@ def window_starts(length: int, window: int, overlap: float) -> list[int]:
     """
     if length <= window:
         return [0]
-    step = max(1, math.floor(window * (1 - overlap)))
+    step = max(1, window - math.ceil(window * overlap - 1e-6))  # 0.9 · 20 is 18, whatever its rounding
     num_steps = -(-(length - window) // step)
     return [round(i * (length - window) / num_steps) for i in range(num_steps + 1)]
 
