@@ -11,13 +11,12 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError, format_root_cause
 from limbeck.models.build import _build_or_raise, require_model_name, torchvision
 from limbeck.models.options import require_positive
 from limbeck.models.timm_weights import timm_pretrained_options
-from limbeck.models.unet import UNetBlock
+from limbeck.models.unet import UNetBlock, run_unet_decoder
 
 __all__ = ["EncoderUNet", "encoder_unet"]
 
@@ -85,12 +84,8 @@ class EncoderUNet(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """The logits at stride 2."""
         features: dict[str, Tensor] = self.encoder(image)
-        output = features[str(self.depth)]
-        for level in range(self.depth - 1, 0, -1):
-            skip = features[str(level)]
-            upsampled = F.interpolate(output, size=skip.shape[-2:], mode="bilinear", align_corners=False)
-            output = self.get_submodule(f"decoder{level}")(torch.cat([skip, upsampled], dim=1))
-        logits: Tensor = self.classifier(output)
+        skips = [features[str(level)] for level in range(1, self.depth)]
+        logits: Tensor = self.classifier(run_unet_decoder(self, features[str(self.depth)], skips))
         return logits
 
 

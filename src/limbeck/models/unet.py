@@ -6,6 +6,7 @@ upsampling instead of transposed convolutions, so that images of any size give l
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from limbeck.core.errors import LimbeckError
 from limbeck.models.options import require_positive
 
-__all__ = ["UNet", "UNetBlock", "unet"]
+__all__ = ["UNet", "UNetBlock", "run_unet_decoder", "unet"]
 
 
 def unet(*, width: int = 16, depth: int = 3, classes: int = 11, channels: int = 3) -> UNet:
@@ -63,11 +64,7 @@ class UNet(nn.Module):
             skips.append(features)
             features = F.max_pool2d(features, 2)
         features = self.bottleneck(features)
-        for level in range(self.depth, 0, -1):
-            skip = skips[level - 1]
-            upsampled = F.interpolate(features, size=skip.shape[-2:], mode="bilinear", align_corners=False)
-            features = self.get_submodule(f"decoder{level}")(torch.cat([skip, upsampled], dim=1))
-        logits: Tensor = self.classifier(features)
+        logits: Tensor = self.classifier(run_unet_decoder(self, features, skips))
         return logits
 
 
@@ -80,3 +77,18 @@ class UNetBlock(nn.Sequential):
             nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU(),
             nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU(),
         )  # fmt: skip
+
+
+def run_unet_decoder(network: nn.Module, features: Tensor, skips: Sequence[Tensor]) -> Tensor:
+    """The output of ``decoder1`` of ``network``, where ``decoderN`` gets the skip connection N and the features below.
+
+    Args:
+        network: has a layer ``decoderN`` for each skip connection.
+        features: ``[batch, channels, height, width]``, those below the last skip connection.
+        skips: the features of the encoder from level 1 on, which features are upsampled to (bilinear).
+    """
+    for level in range(len(skips), 0, -1):
+        skip = skips[level - 1]
+        upsampled = F.interpolate(features, size=skip.shape[-2:], mode="bilinear", align_corners=False)
+        features = network.get_submodule(f"decoder{level}")(torch.cat([skip, upsampled], dim=1))
+    return features

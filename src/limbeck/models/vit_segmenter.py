@@ -10,14 +10,12 @@ from __future__ import annotations
 
 from typing import final
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError
 from limbeck.models.options import require_positive
 from limbeck.models.small_vit import EncoderBlock, sincos_positions
-from limbeck.models.unet import UNetBlock
+from limbeck.models.unet import UNetBlock, run_unet_decoder
 
 __all__ = ["ViTSegmenter", "vit_segmenter"]
 
@@ -93,11 +91,7 @@ class ViTSegmenter(nn.Module):
         for name in self.block_names:
             tokens = self.get_submodule(name)(tokens)
         features = self.norm(tokens).transpose(1, 2).unflatten(2, (rows, columns))
-        for level in range(self.num_stems, 0, -1):
-            skip = skips[level - 1]
-            upsampled = F.interpolate(features, size=skip.shape[-2:], mode="bilinear", align_corners=False)
-            features = self.get_submodule(f"decoder{level}")(torch.cat([skip, upsampled], dim=1))
-        logits: Tensor = self.classifier(features)
+        logits: Tensor = self.classifier(run_unet_decoder(self, features, skips))
         return logits
 
 
