@@ -36,7 +36,7 @@ def run(tmp_path_factory):
     write_folders(root)
     settings = [
         f"data.root={root}", "data.classes=[sky,road,car]", "data.ignore_index=9", "data.size=null",
-        "teachers.teacher.width=4", "teachers.teacher.depth=2", "student.width=2", "student.depth=2",
+        "teachers.teacher.width=4", "teachers.teacher.depth=1", "student.width=2", "student.depth=1",
         "teacher_training.steps=3", "stages.0.steps=4", "training.batch_size=4", f"cache.root={root / 'cache'}",
         "task.window=[12,16]", "task.scales=[0.75,1]", "task.flip=true",
     ]  # fmt: skip
