@@ -55,11 +55,14 @@ def format_points(value: float | None, *, digits: int = 1) -> str:
 
 
 def format_interval(low: float | None, high: float | None, *, digits: int = 1) -> str:
-    """Both ends of an interval in percentage points.
+    """Both ends of an interval in percentage points, with more digits where an end would be rounded to zero.
 
-    >>> format_interval(-0.5, 1.25)
-    '−0.5 to +1.2'
+    >>> format_interval(-0.5, 1.25), format_interval(0.03, 0.12), format_interval(0.0, 1.0)
+    ('−0.5 to +1.2', '+0.03 to +0.12', '0.0 to +1.0')
     """
+    ends = [end for end in (low, high) if end]
+    more = (n for n in range(digits, digits + 4) if all(round(end, n) for end in ends if _is_finite(end)))
+    digits = next(more, digits)  # an end of rounding errors stays zero
     return f"{format_points(low, digits=digits)} to {format_points(high, digits=digits)}"
 
 
