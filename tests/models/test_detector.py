@@ -145,6 +145,9 @@ def test_weights_are_saved_by_the_names_of_torchvision(tmp_path):
     [
         ({"name": "yolo"}, "name must be retinanet, fcos, ssdlite, faster_rcnn, got 'yolo'"),
         ({"levels": 7}, "levels of retinanet must be from 3 to 5, got 7"),
+        ({"levels": 3.0}, "levels must be an integer of at least 1, got 3.0"),
+        ({"anchor_scale": float("nan")}, "anchor_scale of retinanet must be from 0.125 to 100, got nan"),
+        ({"anchor_scale": 0.01}, "anchor_scale of retinanet must be from 0.125 to 100, got 0.01"),
         ({"fpn_channels": 48}, "fpn_channels must be a multiple of 32, got 48"),
         ({"name": "ssdlite", "anchor_scale": 2.0}, "anchor_scale of ssdlite must be None"),
         ({"backbone": "vit_b_16"}, "vit_b_16 cannot be the backbone of a detector"),

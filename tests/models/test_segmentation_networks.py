@@ -112,7 +112,8 @@ def test_both_networks_train_and_export(tmp_path):
     ("build", "message"),
     [(lambda: models.encoder_unet(encoder="resnet18"), "torchvision:NAME or timm:NAME, got 'resnet18'"),
      (lambda: models.encoder_unet(encoder="torchvision:resnet18", depth=6), "depth must be from 2 to 5, got 6"),
-     (lambda: models.vit_segmenter(patch_size=6), "patch_size must be a power of 2 of at least 4, got 6"),
+     (lambda: models.vit_segmenter(patch_size=6), "patch_size must be a power of 2 from 4 to 64, got 6"),
+     (lambda: models.vit_segmenter(patch_size=2**40), "patch_size must be a power of 2 from 4 to 64, got 10995"),
      (lambda: models.vit_segmenter(width=50), "width must be a multiple of 4 and of the 3 heads, got 50; use 48")],
 )  # fmt: skip
 def test_settings_that_cannot_work_are_refused(build, message):
@@ -122,6 +123,9 @@ def test_settings_that_cannot_work_are_refused(build, message):
 
 def test_an_encoder_without_strides_is_refused():
     from limbeck.models.encoder_unet import _trace_encoder
+
+    with pytest.raises(LimbeckError, match=r"encoder must take images of 64x64, got Sequential .*: choose a convol"):
+        _trace_encoder(nn.Sequential(nn.Linear(224, 2)), "net", 3, 2)
 
     with pytest.raises(LimbeckError, match="must have features at stride 4, and net has them at 2"):
         _trace_encoder(nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1)), "net", 3, 2)

@@ -230,6 +230,30 @@ def test_networks_and_batches_that_do_not_fit_are_refused(networks):
 def test_settings_out_of_bounds_are_refused(name):
     with pytest.raises(LimbeckError, match=f"{name}.* must be|{name} in"):
         Detection(**{"classes": 3, name: 0})
+    with pytest.raises(LimbeckError, match="max_detections must be from 1 to 10000, got 1000000000"):
+        Detection(3, max_detections=10**9)
+
+
+@pytest.mark.parametrize(("name", "value"), [("scores", torch.nan), ("boxes", torch.inf)])
+def test_outputs_that_are_not_finite_are_refused(networks, name, value):
+    class Network(nn.Module):
+        def forward(self, images):
+            raw = networks[1].eval()(images)
+            raw[name][1, 0, 0] = value
+            return raw
+
+    with torch.no_grad(), pytest.raises(LimbeckError, match=f"{name} of the network must be finite, got NaN or inf"):
+        TASK.score(Network(), make_batch())
+
+
+def test_a_score_of_nan_leaves_the_other_detections_as_they_are():
+    boxes = torch.tensor([[0.0, 0, 2, 2], [4, 4, 6, 6], [8, 8, 9, 9]])
+    found = select_detections(
+        boxes, torch.tensor([[torch.nan], [0.9], [0.8]]), score_threshold=0.5, nms_threshold=0.5, num_candidates=3,
+        max_detections=3,
+    )  # fmt: skip
+    assert found.scores.tolist() == pytest.approx([0.9, 0.8])
+    assert found.boxes.tolist() == boxes[1:].tolist()
 
 
 @pytest.fixture(scope="module")

@@ -263,6 +263,13 @@ def test_wrong_masks_are_refused(target, message):
         TASK.target(make_batch() | {"target": target})
 
 
+def test_logits_that_are_not_finite_are_refused():
+    logits = random_logits()
+    logits[0, 1, 2, 3] = torch.nan
+    with pytest.raises(LimbeckError, match="logits must be finite, got NaN or infinity"):
+        TASK.score(Fixed(logits), make_batch())
+
+
 def test_a_network_of_other_classes_is_refused():
     with pytest.raises(LimbeckError, match=r"must be \[6, 4, rows, columns\], got \[6, 5, 9, 12\]"):
         TASK.outputs(Fixed(torch.zeros(6, 5, 9, 12)), make_batch())

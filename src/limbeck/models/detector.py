@@ -22,6 +22,8 @@ __all__ = ["Detector", "detector", "require_detector_call"]
 
 DetectorName = Literal["retinanet", "fcos", "ssdlite", "faster_rcnn"]
 _ANCHOR_SCALE = {"retinanet": 4.0, "fcos": 1.0, "faster_rcnn": 4.0}
+_MIN_SCALE, _MAX_SCALE = 0.125, 100
+"""So that the side of the smallest anchor is at least a pixel."""
 _GROUPS = 32
 """Channels are a multiple of it, since heads normalize by ``GroupNorm(32)``."""
 
@@ -116,10 +118,10 @@ def detector(
         raise LimbeckError(f"{name}: set 'pretrained' or 'weights' ({weights}), not both")
     default_levels, fewest, most = (6, 2, 6) if name == "ssdlite" else (5, 3, 5)
     levels = default_levels if levels is None else levels
-    require_positive(classes=classes, channels=channels, fpn_channels=fpn_channels)
+    require_positive(classes=classes, channels=channels, fpn_channels=fpn_channels, levels=levels)
     if not fewest <= levels <= most:
         raise LimbeckError(f"levels of {name} must be from {fewest} to {most}, got {levels}")
-    if anchor_scale is not None and (name == "ssdlite" or anchor_scale <= 0):
+    if anchor_scale is not None and (name == "ssdlite" or not _MIN_SCALE <= anchor_scale <= _MAX_SCALE):
         raise LimbeckError(f"anchor_scale of {name} must be {_scale_rule(name)}, got {anchor_scale}")
     if name != "ssdlite" and fpn_channels % _GROUPS:
         raise LimbeckError(f"fpn_channels must be a multiple of {_GROUPS}, got {fpn_channels}")
@@ -153,7 +155,11 @@ def require_detector_call(network: nn.Module) -> None:
 
 
 def _scale_rule(name: str) -> str:
-    return "None, since its anchors are fractions of the image" if name == "ssdlite" else "above 0"
+    return (
+        "None, since its anchors are fractions of the image"
+        if name == "ssdlite"
+        else f"from {_MIN_SCALE} to {_MAX_SCALE}"
+    )
 
 
 def _load(network: Detector, weights: str | Path) -> Detector:

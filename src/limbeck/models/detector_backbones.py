@@ -111,7 +111,10 @@ def _make_body(
             _replace_input_layer(network, name, channels, pretrained=pretrained)
         layers = getattr(network, "features", network)
         body = IntermediateLayerGetter(layers, _layers_by_stride(layers, name, strides, channels))
-    maps = _run_probe(body, channels).values()
+    try:
+        maps = _run_probe(body, channels).values()
+    except Exception as error:  # such as networks for images of one size
+        raise LimbeckError(f"{name} cannot be the backbone of a detector: choose a ResNet or MobileNet") from error
     if [_PROBE_SIDE // tensor.shape[-1] for tensor in maps] != list(strides):
         raise LimbeckError(f"{name} must have layers of the strides {list(strides)}: choose another backbone")
     return body, [tensor.shape[1] for tensor in maps]

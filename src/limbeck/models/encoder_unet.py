@@ -162,10 +162,17 @@ def _find_layers(network: nn.Module, channels: int) -> dict[int, str]:
         return hook
 
     handles = [module.register_forward_hook(make_hook(name)) for name, module in network.named_modules() if name]
-    with torch.no_grad():
-        _run_eval(network, torch.zeros(1, channels, _PROBE_SIDE, _PROBE_SIDE))
-    for handle in handles:
-        handle.remove()
+    try:
+        with torch.no_grad():
+            _run_eval(network, torch.zeros(1, channels, _PROBE_SIDE, _PROBE_SIDE))
+    except Exception as error:  # such as networks for images of one size
+        raise LimbeckError(
+            f"encoder must take images of {_PROBE_SIDE}x{_PROBE_SIDE}, got {type(network).__name__} "
+            f"({format_root_cause(error)}): choose a convolutional network"
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
     return layers
 
 

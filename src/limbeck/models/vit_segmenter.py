@@ -19,6 +19,8 @@ from limbeck.models.unet import UNetBlock, run_unet_decoder
 
 __all__ = ["ViTSegmenter", "vit_segmenter"]
 
+_MAX_PATCH = 64
+
 
 def vit_segmenter(
     *, patch_size: int = 8, width: int = 96, depth: int = 6, num_heads: int = 3, stem_width: int = 24,
@@ -27,7 +29,7 @@ def vit_segmenter(
     """``depth`` transformer blocks of ``width`` channels at stride ``patch_size``, between a stem and a decoder.
 
     Args:
-        patch_size: stride of the tokens, a power of 2 of at least 4.
+        patch_size: stride of the tokens, a power of 2 from 4 to 64.
         width: channels of the tokens, a multiple of 4 and of ``num_heads``.
         depth: number of transformer blocks.
         num_heads: attention heads of a block.
@@ -57,8 +59,8 @@ class ViTSegmenter(nn.Module):
             patch_size=patch_size, width=width, depth=depth, num_heads=num_heads, stem_width=stem_width,
             classes=classes, channels=channels,
         )  # fmt: skip
-        if patch_size < 4 or patch_size & (patch_size - 1):
-            raise LimbeckError(f"patch_size must be a power of 2 of at least 4, got {patch_size}: use 4, 8 or 16")
+        if not 4 <= patch_size <= _MAX_PATCH or patch_size & (patch_size - 1):
+            raise LimbeckError(f"patch_size must be a power of 2 from 4 to {_MAX_PATCH}, got {patch_size}: use 4 or 8")
         if width % 4 or width % num_heads:
             raise LimbeckError(
                 f"width must be a multiple of 4 and of the {num_heads} heads, got {width}; "

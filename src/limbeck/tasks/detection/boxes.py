@@ -42,8 +42,9 @@ def select_detections(
 
     flat = scores.flatten()
     values, index = flat.topk(min(num_candidates, len(flat)))
-    index = index[values > score_threshold]
-    values, rows = values[: len(index)], torch.div(index, scores.shape[1], rounding_mode="floor")
+    is_candidate = values > score_threshold
+    values, index = values[is_candidate], index[is_candidate]
+    rows = torch.div(index, scores.shape[1], rounding_mode="floor")
     candidates, labels = boxes[rows], index % scores.shape[1]
     kept = batched_nms(candidates.float(), values.float(), labels, nms_threshold)[:max_detections]
     return Detections(candidates[kept].cpu(), values[kept].cpu(), labels[kept].cpu())

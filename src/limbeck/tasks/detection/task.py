@@ -39,6 +39,9 @@ _OUTPUTS: Final = ("logits", "box_deltas", "row_boxes", "anchors", "level")
 _BY_ROW: Final = ("centerness_logits", "box_logits")
 
 
+_MAX_DETECTIONS: Final = 10_000
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Detection:
@@ -81,8 +84,10 @@ class Detection:
     input_axes: ClassVar[Mapping[str, Mapping[int, str]]] = {"input": {0: "batch"}}
 
     def __post_init__(self) -> None:
-        if self.classes < 1 or self.max_detections < 1 or self.num_candidates < 1:
-            raise LimbeckError(f"classes, max_detections and num_candidates must be at least 1, got {self}")
+        if self.classes < 1 or self.num_candidates < 1:
+            raise LimbeckError(f"classes and num_candidates must be at least 1, got {self}")
+        if not 1 <= self.max_detections <= _MAX_DETECTIONS:
+            raise LimbeckError(f"max_detections must be from 1 to {_MAX_DETECTIONS}, got {self.max_detections}")
         if not (0 <= self.score_threshold < 1 and 0 < self.nms_threshold <= 1):
             raise LimbeckError(f"score_threshold must be in [0, 1) and nms_threshold in (0, 1], got {self}")
         if self.cached_rows is not None and self.cached_rows < 1:
@@ -139,6 +144,11 @@ class Detection:
         raw = network(get_input(batch))
         if not isinstance(raw, Mapping) or "boxes" not in raw or "scores" not in raw:
             raise LimbeckError(f"the network must return boxes and scores in eval mode, got {_describe(raw)}")
+        for name in ("boxes", "scores"):
+            if not bool(raw[name].isfinite().all()):
+                raise LimbeckError(
+                    f"{name} of the network must be finite, got NaN or infinity: check its weights and the images"
+                )
         detections = self._detections(raw)
         targets = self._image_targets(batch, len(detections))
         labeled = [(found, *target) for found, target in zip(detections, targets, strict=True) if target is not None]

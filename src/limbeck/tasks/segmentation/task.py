@@ -124,6 +124,8 @@ class Segmentation:
     def score(self, network: nn.Module, batch: Any) -> Scores:
         """Predicted masks; the statistics are the intersection and the union of each class."""
         logits = self._averaged_logits(network, batch)
+        if not bool(logits.isfinite().all()):
+            raise LimbeckError("logits must be finite, got NaN or infinity: check the weights and the images")
         predicted = logits.argmax(dim=1)
         confusion = confusion_matrices(predicted, self._full_mask(batch, logits), classes=self.classes).cpu()
         masks = predicted.to(torch.uint8 if self.classes <= 256 else torch.int32).cpu()
