@@ -50,7 +50,7 @@ def divergence(student, teacher, others_s, others_t, tau):
 def paper(student, teacher, tau=0.1):
     student, teacher = shared.matched(student, teacher)
     images = [
-        [unit(one.reshape(len(one), -1).T) for one in maps] for maps in (student, teacher)
+        [unit(image.reshape(len(image), -1).T) for image in maps] for maps in (student, teacher)
     ]  # fmt: skip
     pairs = [
         divergence(images[0][i], images[1][i], images[0][j], images[1][j], tau)
@@ -144,9 +144,9 @@ def test_the_class_agrees_with_numpy_over_batches():
             embedded = [unit(maps[image].reshape(6, -1).T) for maps in (head, large)]
             for label in range(CLASSES):
                 if (labels == label).any():
-                    own = embedded[1][labels.ravel() == label]
-                    pixels[label] += list(own)
-                    regions[label].append(unit(own.mean(axis=0, keepdims=True))[0])
+                    rows = embedded[1][labels.ravel() == label]
+                    pixels[label] += list(rows)
+                    regions[label].append(unit(rows.mean(axis=0, keepdims=True))[0])
             rows_s.append(embedded[0][labels.ravel() >= 0])
             rows_t.append(embedded[1][labels.ravel() >= 0])
         rows_s, rows_t = np.concatenate(rows_s), np.concatenate(rows_t)
@@ -218,7 +218,7 @@ def test_images_without_a_class_train_by_the_batch_only_and_store_nothing():
     assert not loss_fn.pixel_memory.num_written.any()
 
 
-def test_one_memory_alone_is_stored_where_the_other_has_no_weight():
+def test_a_memory_without_weight_is_not_stored():
     context = make_masked_context()
     pixels = prepared(context, region_weight=0.0, batch_weight=0.0)
     regions = prepared(context, pixel_weight=0.0)
@@ -236,9 +236,9 @@ def test_resuming_from_a_saved_state_ends_with_the_same_bits():
     file.seek(0)
     again.load_state_dict(torch.load(file, weights_only=True))
     values = []
-    for one in (loss_fn, again):
+    for module in (loss_fn, again):
         torch.manual_seed(1)
-        values.append([one(context).detach() for context in contexts[2:]])
+        values.append([module(context).detach() for context in contexts[2:]])
     assert torch.equal(torch.stack(values[0]), torch.stack(values[1]))
     pairs = zip(loss_fn.state_dict().values(), again.state_dict().values(), strict=True)
     assert all(torch.equal(first, second) for first, second in pairs)
@@ -255,13 +255,13 @@ def test_memories_are_unchanged_in_eval_mode():
 
 def test_several_processes_store_the_embeddings_of_all(monkeypatch):
     rows, classes = torch.randn(5, 2), torch.tensor([0, 1, 0, 1, 1])
-    whole, part = (ClassMemory(classes=2, size=4, reference=torch.zeros(0, 2)) for _ in range(2))
-    whole.add(rows, classes)
+    expected, memory = (ClassMemory(classes=2, size=4, reference=torch.zeros(0, 2)) for _ in range(2))
+    expected.add(rows, classes)
     monkeypatch.setattr(class_memory, "gather_sizes", lambda sizes, device: [[3], [2]])
     monkeypatch.setattr(class_memory, "all_gather", lambda x, sizes: rows if x.ndim == 2 else classes)
-    part.add(rows[:3], classes[:3])
-    assert torch.equal(part.embeddings, whole.embeddings)
-    assert torch.equal(part.num_written, whole.num_written)
+    memory.add(rows[:3], classes[:3])
+    assert torch.equal(memory.embeddings, expected.embeddings)
+    assert torch.equal(memory.num_written, expected.num_written)
 
 
 def test_it_works_in_another_precision():
