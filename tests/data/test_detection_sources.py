@@ -28,6 +28,7 @@ from limbeck.data import (
 )
 from limbeck.data.check_source import check_source
 from limbeck.data.image_preprocessing import ImagePreprocessing
+from limbeck.data.sources.voc_detection import read_voc_annotation
 from limbeck.testing import check_data_source
 
 SIZE = (24, 32)
@@ -273,8 +274,8 @@ BOMB = '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><annotation>&b;</an
     [
         ("<annotation><object>", "cannot be read as XML .no element found"),
         ("", "cannot be read as XML"),
-        (BOMB, "document types, entities and UTF-16 are not allowed"),
-        ('<!DOCTYPE annotation SYSTEM "file:///etc/passwd"><annotation/>', "document types, entities"),
+        (BOMB, "document types and entities are not allowed"),
+        ('<!DOCTYPE annotation SYSTEM "file:///etc/passwd"><annotation/>', "document types and entities"),
         ("<html/>", "must have the root <annotation>, got <html>"),
         ("<annotation><object><name>a</name></object></annotation>", "<object> has no <bndbox/xmin>"),
         ("<annotation><object><bndbox/></object></annotation>", "<object> has no <name>"),
@@ -292,6 +293,30 @@ def test_damaged_xml_is_one_sentence_with_the_file(tmp_path, xml, message):
     assert "\n" not in str(caught.value)
     (problem,) = check_source(VOCDetection(root=str(root))).problems
     assert (problem.kind, problem.path) == ("unreadable", str(root / "1.xml"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "latin-1"])
+def test_xml_of_any_encoding_is_read_without_a_document_type(tmp_path, encoding):
+    path, name = tmp_path / "0.xml", "größe"
+    declaration = "" if encoding == "utf-8-sig" else f'<?xml version="1.0" encoding="{encoding}"?>'
+    path.write_bytes((declaration + voc_xml([(name, CELL, 0)])).encode(encoding))
+    image = read_voc_annotation(path, tmp_path / "0.png")
+    assert (image.size, image.boxes, image.class_names) == (SIZE, [CELL], [name])
+    path.write_bytes((declaration + BOMB).encode(encoding))
+    with pytest.raises(
+        LimbeckError, match=r"0\.xml cannot be read as XML .document types and entities are not allowed"
+    ):
+        read_voc_annotation(path, tmp_path / "0.png")
+
+
+def test_huge_and_deep_xml_is_no_crash(tmp_path):
+    path = tmp_path / "0.xml"
+    path.write_text(f"<annotation>{'<a>' * 100_000}{'</a>' * 100_000}</annotation>")
+    assert read_voc_annotation(path, tmp_path / "0.png").boxes == []
+    with path.open("wb") as file:
+        file.truncate(2**24 + 1)
+    with pytest.raises(LimbeckError, match="must have at most 16,777,216 bytes, got 16,777,217"):
+        read_voc_annotation(path, tmp_path / "0.png")
 
 
 IMAGE, CATEGORY = {"id": 1, "file_name": "0.png"}, {"id": 1, "name": "a"}

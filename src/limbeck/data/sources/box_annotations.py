@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.core.limits import MAX_INPUT_SIZE
+from limbeck.data.augmentation import Augmentation
 from limbeck.data.box_store import BoxStore, clip_boxes_to_image
 from limbeck.data.groups import groups_of_paths
 from limbeck.data.image_files import letterbox_size, read_image_size
+from limbeck.data.module import DataModule, NormalizeMode, make_splits
 from limbeck.data.sources.source_file import SourceFile
 from limbeck.data.split import ImageFiles, InMemory, Split
 
 __all__ = [
+    "SET_NAMES",
     "AnnotatedImage",
+    "BoxSettings",
     "InvalidBoxes",
     "SplitSetting",
     "check_choice",
     "check_image_size",
     "choose_sets",
-    "fraction_or_default",
     "list_annotated",
-    "make_box_split",
-    "select_class_names",
+    "load_annotated",
+    "require_one_split",
 ]
 
 InvalidBoxes = Literal["raise", "drop"]
@@ -55,6 +58,67 @@ class AnnotatedImage(NamedTuple):
     size: tuple[int, int] | None
     boxes: list[tuple[float, float, float, float]]
     class_names: list[str]
+
+
+class BoxSettings(Protocol):
+    """The settings that the data sources of detection share."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def classes(self) -> tuple[str, ...] | None: ...
+    @property
+    def size(self) -> tuple[int, int] | None: ...
+    @property
+    def num_labeled(self) -> int | None: ...
+    @property
+    def num_samples(self) -> int | None: ...
+    @property
+    def val_split(self) -> SplitSetting: ...
+    @property
+    def test_split(self) -> SplitSetting: ...
+    @property
+    def invalid_boxes(self) -> InvalidBoxes: ...
+    @property
+    def group_pattern(self) -> str | None: ...
+    @property
+    def cache_mb(self) -> int: ...
+    @property
+    def augment(self) -> Augmentation: ...
+    @property
+    def normalize(self) -> NormalizeMode: ...
+
+
+def load_annotated(
+    source: BoxSettings, root: Path, images: Mapping[str, Sequence[AnnotatedImage]], available: Sequence[str], *,
+    seed: int,
+) -> DataModule:  # fmt: skip
+    """The data of ``source``.
+
+    Args:
+        source: its settings.
+        root: the folder, which paths are relative to in ``group_pattern``.
+        images: those of ``training``, and of ``validation`` and ``test`` where they are not split off by fraction.
+        available: the classes of the training split.
+        seed: seed of the splits.
+
+    Raises:
+        LimbeckError: as :func:`_select_class_names` and :func:`_make_split`.
+
+    Warns:
+        UserWarning: of boxes that are dropped or clipped.
+    """
+    classes = _select_class_names(images, source.classes, available)
+    splits, first_id = dict[str, Split](), 0
+    for split, members in images.items():
+        splits[split] = _make_split(source, members, classes, first_id=first_id, root=root)
+        first_id += len(members)
+    return make_splits(
+        Path(source.name).name, classes, splits["training"], seed=seed,
+        validation=splits.get("validation", _fraction_or_default(source.val_split)),
+        test=splits.get("test", _fraction_or_default(source.test_split)), num_labeled=source.num_labeled,
+        num_samples=source.num_samples, augment=source.augment, normalize=source.normalize,
+    )  # fmt: skip
 
 
 def check_image_size(size: tuple[int, int] | None) -> None:
@@ -95,9 +159,15 @@ def choose_sets(
     return sets
 
 
-def fraction_or_default(setting: SplitSetting) -> float:
-    """The fraction of a split that has no set of its own."""
-    return _DEFAULT_FRACTION if setting is None or isinstance(setting, str) else float(setting)
+def require_one_split(paths: Mapping[str, Iterable[Path]]) -> None:
+    """Raise an error where an image is in two of the splits."""
+    users = dict[Path, str]()
+    for split, members in paths.items():
+        for path in members:
+            if (user := users.setdefault(path, split)) != split:
+                raise LimbeckError(
+                    f"an image must be in one split, got {path} in {user} and {split}: choose other sets"
+                )
 
 
 def list_annotated(images: Mapping[str, Sequence[AnnotatedImage]]) -> list[SourceFile]:
@@ -107,7 +177,12 @@ def list_annotated(images: Mapping[str, Sequence[AnnotatedImage]]) -> list[Sourc
     return files + [SourceFile(path, split, None, "annotation") for path, split in annotations.items()]
 
 
-def select_class_names(
+def _fraction_or_default(setting: SplitSetting) -> float:
+    """The fraction of a split that has no set of its own."""
+    return _DEFAULT_FRACTION if setting is None or isinstance(setting, str) else float(setting)
+
+
+def _select_class_names(
     images: Mapping[str, Sequence[AnnotatedImage]], classes: Sequence[str] | None, available: Sequence[str]
 ) -> list[str]:
     """The names of the classes by index.
@@ -142,34 +217,23 @@ def select_class_names(
     return list(available)
 
 
-def make_box_split(
-    images: Sequence[AnnotatedImage],
-    class_names: Sequence[str],
-    *,
-    size: tuple[int, int] | None,
-    invalid_boxes: InvalidBoxes,
-    first_id: int,
-    group_pattern: str | None,
-    root: Path,
-    cache_mb: int,
+def _make_split(
+    source: BoxSettings, images: Sequence[AnnotatedImage], class_names: Sequence[str], *, first_id: int, root: Path
 ) -> Split:
-    """A split of ``images``, letterboxed to ``size`` together with their boxes.
+    """A split of ``images``, letterboxed to the size of ``source`` together with their boxes.
 
     Raises:
         LimbeckError: there is no image, one cannot be read or has another size than its annotation states, or a box is
             invalid and ``invalid_boxes`` is ``raise``.
-
-    Warns:
-        UserWarning: of boxes that are dropped, or that reach beyond their image and are clipped.
     """
     if not images:
         raise LimbeckError(f"a set must have images, got none in {root}: add some, or set a fraction for this split")
-    boxes, labels = _read_boxes(images, class_names, size=size, invalid_boxes=invalid_boxes)
+    boxes, labels = _read_boxes(images, class_names, size=source.size, invalid_boxes=source.invalid_boxes)
     paths = tuple(image.path for image in images)
-    files = ImageFiles(paths, size, 3, "letterbox" if size is not None else "stretch")
-    fits_memory = files.read_uint8([0]).numel() * len(files) <= cache_mb * 2**20
+    files = ImageFiles(paths, source.size, 3, "letterbox" if source.size is not None else "stretch")
+    fits_memory = files.read_uint8([0]).numel() * len(files) <= source.cache_mb * 2**20
     store = InMemory(files.read_uint8(range(len(files))), paths) if fits_memory else files
-    groups = groups_of_paths(paths, group_pattern, root)
+    groups = groups_of_paths(paths, source.group_pattern, root)
     return Split.from_boxes(store, BoxStore(boxes, labels), first_id=first_id, groups=groups)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, final
 from limbeck.core.errors import LimbeckError
 from limbeck.data.augmentation import Augmentation
 from limbeck.data.image_files import list_image_files
-from limbeck.data.module import DataModule, NormalizeMode, make_splits
+from limbeck.data.module import DataModule, NormalizeMode
 from limbeck.data.sources.box_annotations import (
     SET_NAMES,
     AnnotatedImage,
@@ -21,14 +21,12 @@ from limbeck.data.sources.box_annotations import (
     check_choice,
     check_image_size,
     choose_sets,
-    fraction_or_default,
     list_annotated,
-    make_box_split,
-    select_class_names,
+    load_annotated,
+    require_one_split,
 )
 from limbeck.data.sources.lookup import DataNotFoundError, candidate_folders
 from limbeck.data.sources.source_file import SourceFile
-from limbeck.data.split import Split
 from limbeck.utils.io import is_file, regular_file
 
 __all__ = ["CocoDetection", "read_coco_annotations"]
@@ -106,20 +104,7 @@ class CocoDetection:
         check_choice("invalid_boxes", self.invalid_boxes, ("raise", "drop"))
         check_choice("iscrowd", self.iscrowd, ("drop", "keep"))
         root, images, available = self._read_sets()
-        classes = select_class_names(images, self.classes, available)
-        splits, first_id = dict[str, Split](), 0
-        for split, members in images.items():
-            splits[split] = make_box_split(
-                members, classes, size=self.size, invalid_boxes=self.invalid_boxes, first_id=first_id,
-                group_pattern=self.group_pattern, root=root, cache_mb=self.cache_mb,
-            )  # fmt: skip
-            first_id += len(members)
-        return make_splits(
-            Path(self.name).name, classes, splits["training"], seed=seed,
-            validation=splits.get("validation", fraction_or_default(self.val_split)),
-            test=splits.get("test", fraction_or_default(self.test_split)), num_labeled=self.num_labeled,
-            num_samples=self.num_samples, augment=self.augment, normalize=self.normalize,
-        )  # fmt: skip
+        return load_annotated(self, root, images, available, seed=seed)
 
     def list_files(self) -> list[SourceFile]:
         """Every image and annotation with its split; those of a set that is split by fraction are in training."""
@@ -130,13 +115,7 @@ class CocoDetection:
         root, sets = self._find_sets()
         read = {split: read_coco_annotations(*paths, iscrowd=self.iscrowd) for split, paths in sets.items()}
         images = {split: members for split, (members, _) in read.items()}
-        users = dict[Path, str]()
-        for split, members in images.items():
-            for image in members:
-                if (user := users.setdefault(image.path, split)) != split:
-                    raise LimbeckError(
-                        f"an image must be in one split, got {image.path} in {user} and {split}: choose other sets"
-                    )
+        require_one_split({split: [image.path for image in members] for split, members in images.items()})
         return root, images, read["training"][1]
 
     def _find_sets(self) -> tuple[Path, dict[str, tuple[Path, Path]]]:

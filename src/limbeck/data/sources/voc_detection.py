@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Literal, final
-from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, TreeBuilder
+from xml.parsers import expat
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data.augmentation import Augmentation
 from limbeck.data.image_files import list_image_files
-from limbeck.data.module import DataModule, NormalizeMode, make_splits
+from limbeck.data.module import DataModule, NormalizeMode
 from limbeck.data.sources.box_annotations import (
     SET_NAMES,
     AnnotatedImage,
@@ -22,19 +23,19 @@ from limbeck.data.sources.box_annotations import (
     check_choice,
     check_image_size,
     choose_sets,
-    fraction_or_default,
     list_annotated,
-    make_box_split,
-    select_class_names,
+    load_annotated,
+    require_one_split,
 )
 from limbeck.data.sources.lookup import DataNotFoundError, candidate_folders
 from limbeck.data.sources.source_file import SourceFile
-from limbeck.data.split import Split
 from limbeck.utils.io import read_text, regular_file
 
 __all__ = ["VOCDetection", "read_voc_annotation"]
 
 _TRAIN_SETS = ("train", "trainval")
+_MAX_BYTES = 2**24
+"""Of one annotation; 10,000 boxes are about 2 MB."""
 
 
 @final
@@ -101,20 +102,7 @@ class VOCDetection:
         root, pairs = self._find_sets()
         images = {split: [self._read(*pair) for pair in members] for split, members in pairs.items()}
         available = sorted(set(chain(*(image.class_names for image in images["training"]))))
-        classes = select_class_names(images, self.classes, available)
-        splits, first_id = dict[str, Split](), 0
-        for split, members in images.items():
-            splits[split] = make_box_split(
-                members, classes, size=self.size, invalid_boxes=self.invalid_boxes, first_id=first_id,
-                group_pattern=self.group_pattern, root=root, cache_mb=self.cache_mb,
-            )  # fmt: skip
-            first_id += len(members)
-        return make_splits(
-            Path(self.name).name, classes, splits["training"], seed=seed,
-            validation=splits.get("validation", fraction_or_default(self.val_split)),
-            test=splits.get("test", fraction_or_default(self.test_split)), num_labeled=self.num_labeled,
-            num_samples=self.num_samples, augment=self.augment, normalize=self.normalize,
-        )  # fmt: skip
+        return load_annotated(self, root, images, available, seed=seed)
 
     def list_files(self) -> list[SourceFile]:
         """Every image and annotation with its split; those of a set that is split by fraction are in training."""
@@ -146,13 +134,7 @@ class VOCDetection:
             lambda name: bool(name) and name in sets, [name for name in sets if name], val_split=self.val_split,
             test_split=self.test_split,
         )  # fmt: skip
-        users = dict[Path, str]()
-        for split, name in names.items():
-            for image, _ in sets[name]:
-                if (user := users.setdefault(image, split)) != split:
-                    raise LimbeckError(
-                        f"an image must be in one split, got {image} in {user} and {split}: choose others"
-                    )
+        require_one_split({split: [image for image, _ in sets[name]] for split, name in names.items()})
         return {split: sets[name] for split, name in names.items()}
 
 
@@ -168,7 +150,7 @@ def read_voc_annotation(
         first_pixel: see :class:`VOCDetection`.
 
     Raises:
-        LimbeckError: the file is no XML, has a document type declaration or entities, or lacks an element.
+        LimbeckError: the file is no XML, is too large, has a document type, or lacks an element.
     """
     root = _parse_xml(path)
     try:
@@ -188,29 +170,46 @@ def read_voc_annotation(
     return AnnotatedImage(image, path, stated, boxes, names)
 
 
-def _parse_xml(path: Path) -> ElementTree.Element:
-    """The root element; a file that declares a document type or entities is not parsed."""
+def _parse_xml(path: Path) -> Element:
+    """The root element; a file that is larger than 16 MB or declares a document type is not parsed."""
     try:
-        content = regular_file(path).read_bytes()
-        # Entities could expand to gigabytes or read other files. Other encodings than supersets of ASCII have zeros.
-        if b"\0" in content or b"<!DOCTYPE" in content or b"<!ENTITY" in content:
-            raise ValueError("document types, entities and UTF-16 are not allowed")
-        root = ElementTree.fromstring(content)  # noqa: S314 - without entities, as checked above
-    except (OSError, ValueError, LookupError, ElementTree.ParseError) as error:
+        size = regular_file(path).stat().st_size
+        if size > _MAX_BYTES:
+            raise ValueError(f"it must have at most {_MAX_BYTES:,} bytes, got {size:,}")
+        root = _build_tree(path.read_bytes())
+    except (OSError, ValueError, LookupError, expat.ExpatError) as error:
         raise LimbeckError(f"the annotation {path} cannot be read as XML ({error}): correct or remove it") from error
     if root.tag != "annotation":
         raise LimbeckError(f"the annotation {path} must have the root <annotation>, got <{root.tag}>: correct it")
     return root
 
 
-def _text(element: ElementTree.Element, name: str) -> str:
+def _build_tree(content: bytes) -> Element:
+    """The root element of an XML document, in any encoding; a document type raises a ``ValueError``.
+
+    Entities, which could expand to gigabytes or read other files, are declared in a document type only.
+    """
+
+    def refuse(*_: object) -> None:
+        raise ValueError("document types and entities are not allowed")
+
+    builder, parser = TreeBuilder(), expat.ParserCreate()
+    parser.buffer_text = True
+    parser.StartDoctypeDeclHandler = refuse
+    parser.StartElementHandler, parser.EndElementHandler = builder.start, builder.end
+    parser.CharacterDataHandler = builder.data
+    parser.Parse(content, True)
+    return builder.close()
+
+
+def _text(element: Element, name: str) -> str:
     text = (element.findtext(name) or "").strip()
     if not text:
         raise ValueError(f"<{element.tag}> has no <{name}>")
     return text
 
 
-def _number(element: ElementTree.Element, name: str) -> float:
+def _number(element: Element, name: str) -> float:
     text = _text(element, name)
     try:
         return float(text)
