@@ -283,6 +283,8 @@ def tiny_detector(name, width=4):
         network = FCOS(TinyBackbone(width), CLASSES, anchor_generator=anchors)
     else:
         network = RetinaNet(TinyBackbone(width), CLASSES, anchor_generator=AnchorGenerator(((16, 32),), ((1.0,),)))
+    for head in (network.head.classification_head, network.head.regression_head):
+        head.conv = nn.Identity()  # without the four layers of torchvision, which are exported for seconds
     # Scores from low to high, so that their order does not depend on rounding.
     for module in network.head.modules():
         if isinstance(module, nn.Conv2d):

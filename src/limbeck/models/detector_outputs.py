@@ -164,7 +164,7 @@ def _make_anchors(generator: Any, images: Tensor, maps: list[Tensor]) -> tuple[T
 
 def _decode_boxes(coder: Any, deltas: Tensor, anchors: Tensor) -> Tensor:
     if isinstance(coder, BoxCoder):
-        expanded = anchors.expand(len(deltas), -1, -1)
+        expanded = anchors.expand(deltas.shape[0], -1, -1)  # len() would fix the batch size of an exported graph
         decoded: Tensor = coder.decode_single(deltas.flatten(0, 1), expanded.flatten(0, 1))
     else:
         decoded = coder.decode(deltas, anchors)
