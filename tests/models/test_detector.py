@@ -119,7 +119,9 @@ def test_levels_of_the_pyramid_are_layers():
     torch.testing.assert_close(areas.reshape(3, 3).mean(dim=0), torch.tensor([32.0, 40.0, 50.0]), rtol=0.03, atol=0)
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "efficientnet_b0", "timm:efficientnet_lite0"])
+@pytest.mark.parametrize(
+    "backbone", ["resnet18", "efficientnet_b0", "timm:tf_efficientnet_lite0", "timm:convnext_atto"]
+)
 def test_backbones(backbone):
     pytest.importorskip("timm")
     network = models.detector("fcos", backbone=backbone, classes=1, channels=1, fpn_channels=32, levels=4).eval()

@@ -40,6 +40,15 @@ def test_the_package_is_read_and_the_head_and_channels_are_those_of_the_data(ins
     assert torch.equal(adapted.blocks[0][0].conv_dw.weight, source.blocks[0][0].conv_dw.weight)
 
 
+def test_the_backbone_of_a_detector_starts_from_the_package_without_a_warning(install, recwarn, caplog):
+    source = timm.create_model("tf_efficientnet_lite0")
+    install({f"_layer{i}": tensor for i, tensor in enumerate(source.state_dict().values())})
+    network = models.detector("fcos", backbone="timm:tf_efficientnet_lite0", classes=1, levels=3, pretrained=True)
+    stem = network.network.backbone.body.network.conv_stem
+    assert torch.equal(stem.weight, source.conv_stem.weight)
+    assert not [record for record in caplog.records if "head" in record.message or "nexpected" in record.message]
+
+
 def test_a_package_with_other_weights_is_refused(install):
     install({"fc.weight": torch.zeros(2, 2)})
     with pytest.raises(LimbeckError, match="must hold the weights of tf_efficientnet_lite0"):

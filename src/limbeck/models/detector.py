@@ -92,7 +92,7 @@ def detector(
     Args:
         name: ``retinanet``, ``fcos``, ``ssdlite`` or ``faster_rcnn``.
         backbone: a network of torchvision for classification: ``resnet18``, ``mobilenet_v3_small``,
-            ``efficientnet_b0``, …; or ``timm:NAME``, such as ``timm:efficientnet_lite0``.
+            ``efficientnet_b0``, …; or ``timm:NAME``, such as ``timm:tf_efficientnet_lite0``.
         classes: number of classes, without the background.
         channels: channels of the images.
         fpn_channels: channels of the feature pyramid, a multiple of 32.

