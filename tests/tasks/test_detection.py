@@ -13,7 +13,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 import limbeck
 from limbeck import LimbeckError
 from limbeck.core.task import DeployableTask, Scores
-from limbeck.data import InMemory, Split, iterate_batches
+from limbeck.data import InMemory, Normalization, Split, iterate_batches
 from limbeck.data.box_store import BoxStore
 from limbeck.data.module import make_splits
 from limbeck.evaluation.metric_bootstrap import paired_gain
@@ -23,6 +23,7 @@ from limbeck.models import Detector, detector
 from limbeck.tasks import Detection
 from limbeck.tasks.detection.boxes import Detections, select_detections
 from limbeck.tasks.detection.deploy import suppress_batch
+from limbeck.teachers import FrozenTeacher, InputMapping, adapt_teacher
 from limbeck.testing import check_task
 
 CLASSES = 3
@@ -224,6 +225,22 @@ def test_networks_and_batches_that_do_not_fit_are_refused(networks):
         Detection(4).score(networks[1].eval(), batch)
     with pytest.raises(LimbeckError, match="DetectionLoss needs the losses of the student on its boxes, got none"):
         limbeck.Distiller(networks[1], objective=DetectionLoss(), task=TASK)({"input": batch["input"]})
+
+
+def test_a_teacher_has_its_own_normalization_and_no_input_size(networks):
+    data, own = Normalization((0.2,) * 3, (0.5,) * 3), Normalization((0.5,) * 3, (0.5,) * 3)
+    network = networks[0].requires_grad_(True)  # trained, so it is called with the boxes
+    adapted = adapt_teacher(network, InputMapping(data_normalization=data, teacher_normalization=own))
+    batch = make_batch()
+    expected = TASK.outputs(network, {**batch, "input": own.apply(data.invert(batch["input"]))})
+    outputs = TASK.outputs(adapted, batch)
+    torch.testing.assert_close(outputs.logits, expected.logits)
+    torch.testing.assert_close(outputs.extra["loss_classification"], expected.extra["loss_classification"])
+    teacher = FrozenTeacher(adapted, LAYERS)
+    assert teacher.predict((batch["input"],), TASK).feature("p4").shape == (4, 32, 4, 6)
+    resized = adapt_teacher(network, InputMapping(data_normalization=data, input_size=32))
+    with pytest.raises(LimbeckError, match=r"must take images of the size of the data.*remove input_size"):
+        TASK.outputs(resized, batch)
 
 
 @pytest.mark.parametrize("name", ["classes", "max_detections", "nms_threshold"])

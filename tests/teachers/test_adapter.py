@@ -186,6 +186,14 @@ def test_its_weights_are_the_networks_in_both_directions(network, tmp_path):
     )
 
 
+def test_classes_of_maps_are_reordered_as_those_of_rows():
+    maps = torch.randn(2, 3, 4, 5)
+    rows = maps.permute(0, 2, 3, 1).reshape(-1, 3)
+    for places in ((2, 0), (1, -1, 0)):
+        expected = reorder_classes(rows, places).reshape(2, 4, 5, -1).permute(0, 3, 1, 2)
+        torch.testing.assert_close(reorder_classes(maps, places), expected)
+
+
 def test_classes_are_matched_by_name_and_not_by_place():
     assert match_classes(["owl", "dog", "cat"], ["cat", "dog"]) == (2, 1)
     assert reorder_classes(torch.tensor([[1.0, 2.0, 3.0]]), (2, 1)).tolist() == [[3.0, 2.0]]
@@ -216,6 +224,10 @@ def test_a_missing_class_has_no_probability_and_the_others_are_unchanged():
         (
             lambda: reorder_classes(torch.zeros(1, 2), (0, 2)),
             r"logits must have at least 3 classes, got the shape \[1, 2\]",
+        ),
+        (
+            lambda: reorder_classes(torch.zeros(1, 5, 3), (0, 2)),
+            r"classes are matched in logits .*, got the shape \[1, 5, 3\]: give a teacher with the classes",
         ),
         (lambda: resize_images(torch.zeros(1, 4), 3), r"images must be .* to be resized, got \[1, 4\]"),
         (

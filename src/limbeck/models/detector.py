@@ -139,11 +139,16 @@ def detector(
 
 
 def require_detector_call(network: nn.Module) -> None:
-    """Refuse a detector of torchvision itself, which is called with a list of images.
+    """Refuse a detector of torchvision itself, which is called with a list of images, and one with resized images.
 
     Raises:
         LimbeckError: says how to adapt it.
     """
+    if getattr(getattr(network, "mapping", None), "input_size", None) is not None:
+        raise LimbeckError(
+            "a detector must take images of the size of the data, since its boxes are in pixels of its input: remove "
+            "input_size"
+        )
     detection = sys.modules.get("torchvision.models.detection")
     if detection is None or isinstance(network, Detector):
         return

@@ -88,11 +88,18 @@ def match_classes(
 def reorder_classes(logits: Tensor, class_indices: Sequence[int]) -> Tensor:
     """``[rows, teacher classes]`` as ``[rows, classes]`` by ``class_indices``; −1e4 below the largest at −1.
 
+    So are maps ``[batch, teacher classes, height, width]``.
+
     >>> reorder_classes(torch.tensor([[1.0, 2.0, 3.0]]), (2, -1, 0))
     tensor([[ 3.0000e+00, -9.9970e+03,  1.0000e+00]])
     """
     num_classes = max(class_indices) + 1
-    if logits.ndim != 2 or logits.shape[1] < num_classes:
+    if logits.ndim not in (2, 4):
+        raise LimbeckError(
+            "classes are matched in logits [batch, classes] or [batch, classes, height, width], got the shape "
+            f"{list(logits.shape)}: give a teacher with the classes of the data, and remove class_names"
+        )
+    if logits.shape[1] < num_classes:
         raise LimbeckError(
             f"the teacher's logits must have at least {num_classes} classes, got the shape {list(logits.shape)}: list "
             "class_names in the order of its training"
@@ -101,7 +108,8 @@ def reorder_classes(logits: Tensor, class_indices: Sequence[int]) -> Tensor:
     reordered = logits[:, index.clamp(min=0)]
     if min(class_indices) >= 0:
         return reordered
-    return torch.where(index >= 0, reordered, logits.amax(dim=1, keepdim=True) + UNKNOWN_CLASS_LOGIT)
+    is_known = (index >= 0).reshape(-1, *[1] * (logits.ndim - 2))
+    return torch.where(is_known, reordered, logits.amax(dim=1, keepdim=True) + UNKNOWN_CLASS_LOGIT)
 
 
 @final
@@ -149,12 +157,13 @@ class TeacherAdapter(nn.Module):
 
     @property
     def wrapped_network(self) -> nn.Module:
-        """The network, which layer names and saved weights are relative to."""
-        return self.module
+        """The network, which layer names and saved weights are relative to; that inside, if it is an adapter too."""
+        inner: nn.Module = getattr(self.module, "wrapped_network", self.module)
+        return inner
 
-    def forward(self, input: Tensor) -> Any:
-        """Output for ``input`` ``[batch, ...]``, normalized for the student."""
-        return self.mapping.map_logits(self.module(self.mapping.map_inputs(input)))
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Output for ``input`` ``[batch, ...]``, normalized for the student; other arguments are passed as they are."""
+        return self.mapping.map_logits(self.module(self.mapping.map_inputs(input), *args, **kwargs))
 
     def extra_repr(self) -> str:
         return f"{self.mapping}"
