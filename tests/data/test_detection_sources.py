@@ -235,7 +235,7 @@ def test_invalid_boxes_are_refused_with_the_file_or_dropped(tmp_path, box, sourc
     with pytest.raises(LimbeckError, match=rf"a box must have left < right.*in .*{file} \(.*\.png, 32x24\): correct"):
         data.load()
     fields = {name: getattr(data, name) for name in data.__dataclass_fields__}
-    with pytest.warns(UserWarning, match="1 invalid boxes are dropped: "):
+    with pytest.warns(UserWarning, match="1 invalid box is dropped: "):
         loaded = type(data)(**{**fields, "invalid_boxes": "drop"}).load()
     splits = (loaded.train, loaded.validation, loaded.test.unlock("test"))
     assert sum(int(read(split)["num_boxes"].sum()) for split in splits) == (3 if source == "voc" else 6)
@@ -459,6 +459,21 @@ def test_labels_can_be_hidden(voc):
     assert next(iterate_batches(data.train, data.normalization))["boxes"].shape[0] == 5
 
 
+@pytest.mark.parametrize("kind", ["voc", "coco"])
+def test_unlabeled_images_are_resized_as_the_others(kind, tmp_path):
+    write, source = (write_voc, VOCDetection) if kind == "voc" else (write_coco, CocoDetection)
+    root = write(tmp_path)
+    draw(root / "more" / "deep" / "x.png", [], size=(20, 40))
+    source = source(root=str(root), size=(16, 16), unlabeled="more", normalize="none")
+    data = source.load()
+    fields = read(data.train)
+    assert (fields["num_boxes"] == -1).tolist() == [False] * data.num_labeled + [True]
+    assert fields["labels"][-1].tolist() == [-100]
+    assert fields["input"][-1, 0, 10:, :].unique().tolist() == pytest.approx([128 / 255])  # padded below 8 rows
+    assert len(data.validation) == 3
+    assert [file.split for file in source.list_files() if file.path.name == "x.png"] == ["unlabeled"]
+
+
 def test_real_blood_cells():
     if not (REAL / "bccd" / "BCCD" / "Annotations").is_dir():
         pytest.skip("no unpacked BCCD: set LIMBECK_DATA")
@@ -466,7 +481,7 @@ def test_real_blood_cells():
     with pytest.raises(LimbeckError, match=r"got \[181, 329, 181, 329\] in .*BloodImage_00343\.xml"):
         source.load()
     fields = {name: getattr(source, name) for name in source.__dataclass_fields__}
-    with pytest.warns(UserWarning, match="1 invalid boxes are dropped"):
+    with pytest.warns(UserWarning, match="1 invalid box is dropped"):
         data = VOCDetection(**{**fields, "invalid_boxes": "drop"}).load()
     assert (len(data.train), len(data.validation), len(data.test)) == (205, 87, 72)
     assert data.class_names == ("Platelets", "RBC", "WBC")

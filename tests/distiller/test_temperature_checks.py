@@ -130,7 +130,7 @@ def test_the_task_declares_its_usual_range_and_the_default_of_kd_is_its_usual():
 
 def test_each_kind_of_task_has_a_range():
     assert limbeck.tasks.Classification(classes=2).temperatures == CLASSIFICATION == Range(default=4, low=3, high=6)
-    assert Range(default=2, low=1, high=3) == DETECTION
+    assert Range(default=1, low=1, high=3) == DETECTION
     assert temperature_warning(4.0, 4.0, expected=DETECTION, loss_name="kd", task="Detection") is not None
 
 

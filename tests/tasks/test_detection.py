@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 import torchvision
 from torch import nn
-from torchvision.models.detection import FCOS, RetinaNet
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 import limbeck
 from limbeck import LimbeckError
@@ -19,32 +21,18 @@ from limbeck.data.module import make_splits
 from limbeck.evaluation.metric_bootstrap import paired_gain
 from limbeck.export import ModelMetadata, export_task, read_model_metadata
 from limbeck.losses import DetectionLoss, FitNetLoss, LogitMSELoss
-from limbeck.models import Detector, detector
+from limbeck.models import detector
 from limbeck.tasks import Detection
 from limbeck.tasks.detection.boxes import Detections, select_detections
 from limbeck.tasks.detection.deploy import suppress_batch
 from limbeck.teachers import FrozenTeacher, InputMapping, adapt_teacher
 from limbeck.testing import check_task
 
-CLASSES = 3
+detectors = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "detectors.py")))
+CLASSES, make_batch, random_boxes, tiny_detector = (
+    detectors.CLASSES, detectors.make_batch, detectors.random_boxes, detectors.tiny_detector
+)  # fmt: skip
 TASK = Detection(CLASSES)
-
-
-def random_boxes(count, generator, side=160):
-    corners = torch.rand(count, 2, generator=generator) * side
-    return torch.cat([corners, corners + 4 + torch.rand(count, 2, generator=generator) ** 2 * side], dim=1)
-
-
-def make_batch(num_images=4, size=(64, 96), seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    boxes = torch.stack([random_boxes(3, generator, side=50) for _ in range(num_images)])
-    return {
-        "input": torch.rand(num_images, 3, *size, generator=generator),
-        "boxes": boxes,
-        "labels": torch.arange(3).repeat(num_images, 1) % CLASSES,
-        "num_boxes": torch.tensor([3, 0, 2, 1] * num_images)[:num_images],
-        "sample_id": torch.arange(num_images) + 10,
-    }
 
 
 def random_images(num_images=30, seed=0):
@@ -282,31 +270,6 @@ def data():
     )
     split = Split.from_boxes(InMemory(torch.rand(24, 3, 64, 64, generator=generator)), store)
     return make_splits("boxes", "abc", split, seed=0, validation=0.25, test=0.25)
-
-
-class TinyBackbone(nn.Sequential):
-    """One level of stride 8, which is all that torchvision's heads need."""
-
-    out_channels = 32
-
-    def __init__(self, width):
-        super().__init__(nn.Conv2d(3, width, 4, stride=4), nn.ReLU(), nn.Conv2d(width, 32, 2, stride=2))
-
-
-def tiny_detector(name, width=4):
-    torch.manual_seed(width)
-    if name == "fcos":
-        anchors = AnchorGenerator(((8,),), ((1.0,),))
-        network = FCOS(TinyBackbone(width), CLASSES, anchor_generator=anchors)
-    else:
-        network = RetinaNet(TinyBackbone(width), CLASSES, anchor_generator=AnchorGenerator(((16, 32),), ((1.0,),)))
-    for head in (network.head.classification_head, network.head.regression_head):
-        head.conv = nn.Identity()  # without the four layers of torchvision, which are exported for seconds
-    # Scores from low to high, so that their order does not depend on rounding.
-    for module in network.head.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)
-    return Detector(network).eval()
 
 
 def perfect_outputs(network, batch):

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
+import pytest
 from PIL import Image
 
+from limbeck import LimbeckError
+from limbeck.recipe import load_recipe
 from limbeck.workflows import distill
+from limbeck.workflows._job.job import DataCache, Job
 
 OBJECT = "<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
 
@@ -39,3 +45,46 @@ def test_the_recipe_runs_its_first_steps(tmp_path):
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Precision against recall" in page
     assert "missed (yellow)" in page
+
+
+DETECTOR = "backbone: mobilenet_v3_small, levels: 3, fpn_channels: 32"
+RECIPE = f"""
+task: Detection
+data: {{use: VOCDetection, name: voc, size: [48, 64], val_split: 0.25, test_split: 0.25}}
+teachers:
+  retina: {{use: detector, {DETECTOR}}}
+  fcos: {{use: detector, name: fcos, {DETECTOR}}}
+student: {{use: detector, {DETECTOR}}}
+teacher_training: {{steps: 1, objective: {{target: DetectionLoss}}}}
+stages:
+  - name: distill
+    steps: 2
+    objective:
+      target: DetectionLoss
+      classes: {{use: BinaryKDLoss, teacher: retina}}
+      features: {{use: FitNetLoss, layer: p3, teacher: fcos}}
+    feature_layers: {{student: {{p3: "backbone.fpn#0"}}, fcos: {{p3: "backbone.fpn#0"}}}}
+training: {{optimizer: {{use: SGD, lr: 0.001}}, batch_size: 2}}
+baselines: []
+num_threads: 1
+"""
+
+
+@pytest.fixture(scope="module")
+def rehearse(tmp_path_factory):
+    folder, data_cache = tmp_path_factory.mktemp("run"), DataCache()
+    write_voc(folder / "voc")
+
+    def run(*overrides):
+        recipe = load_recipe(RECIPE, [f"data.root={folder}", *overrides])
+        Job.from_recipe(recipe, folder, data_cache=data_cache).validate()
+
+    return run
+
+
+def test_losses_that_do_not_fit_are_refused_before_training(rehearse):
+    rehearse()
+    with pytest.raises(LimbeckError, match=re.escape("stages.0: logits of different shapes cannot be combined, got {")):
+        rehearse("stages.0.objective.classes={use: BinaryKDLoss}")
+    with pytest.raises(LimbeckError, match=r"stages.0: the loss 'classes' \(KDLoss\) needs a softmax .*BinaryKDLoss"):
+        rehearse("stages.0.objective.classes={use: KDLoss, teacher: retina}")

@@ -30,6 +30,8 @@ class Loss(Protocol):
         uses_temperature: whether its ``temperature`` divides logits, so that it can be a temperature policy.
         uses_task_temperature: whether ``temperature=None`` is the default temperature of the task, and other values
             are checked against the usual range of the task.
+        uses_softmax: whether it reads logits as one distribution over classes; refused for heads with a sigmoid for
+            each class (``has_sigmoid_classes`` of the task).
         needs_teacher: whether it reads the outputs of a teacher.
         needs_target: whether it reads the target.
         layer_settings: names of the settings that name layers, such as ``("layer",)``; a recipe is checked for them.
@@ -45,6 +47,7 @@ class Loss(Protocol):
     supervised: ClassVar[bool] = False
     uses_temperature: ClassVar[bool] = False
     uses_task_temperature: ClassVar[bool] = False
+    uses_softmax: ClassVar[bool] = False
     needs_teacher: ClassVar[bool] = True
     needs_target: ClassVar[bool] = False
     layer_settings: ClassVar[tuple[str, ...]] = ()

@@ -106,6 +106,8 @@ class Task(Protocol):
       losses on features leave out.
     - ``prepare_batch(student, batch, query_teachers) -> (student's batch, teachers' batch)``: changes a training batch
       by the student itself (adversarial images, generated text). ``query_teachers(batch)`` returns their outputs.
+    - ``has_sigmoid_classes(outputs) -> bool``: whether each class of these logits has a sigmoid of its own, as in dense
+      detectors. Losses and ensembles with a softmax over classes are refused then.
     - ``check_data(network, data)``: refuses data that ``network`` cannot be trained on, before training.
     """
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
+from limbeck.data.box_store import BoxStore
 from limbeck.data.image_files import ImageFiles
 from limbeck.data.image_store import ImageStore, InMemory
 from limbeck.data.mask_store import UNLABELED, MaskStore
@@ -94,15 +95,17 @@ def add_unlabeled(train: Split, images: ImageStore, *, first_id: int) -> Split:
     """``train`` with ``images``, which have no label.
 
     Args:
-        train: images with classes or masks.
+        train: images with classes, masks or boxes.
         images: further images of the same shape.
         first_id: sample id of the first of ``images``.
 
     Raises:
         LimbeckError: the samples of ``train`` have other targets, or the shapes differ.
     """
-    if not train.has_class_targets and train.masks is None:
-        raise LimbeckError("unlabeled images need a training split of images with classes or masks: remove `unlabeled`")
+    if not train.has_class_targets and train.masks is None and train.boxes is None:
+        raise LimbeckError(
+            "unlabeled images need a training split of images with classes, masks or boxes: remove `unlabeled`"
+        )
     shape, unlabeled_shape = (list(store.read(torch.tensor([0])).shape[1:]) for store in (train.images, images))
     if shape != unlabeled_shape:
         raise LimbeckError(f"unlabeled images must be {shape} as the labeled ones, got {unlabeled_shape}: resize them")
@@ -114,5 +117,11 @@ def add_unlabeled(train: Split, images: ImageStore, *, first_id: int) -> Split:
         target=torch.cat([train.target, torch.full_like(numbers, UNLABELED)]),
         sample_ids=torch.cat([train.sample_ids, numbers + first_id]),
         masks=None if train.masks is None else PartialMasks(train.masks, len(images)),
+        boxes=None if train.boxes is None else _add_images_without_boxes(train.boxes, len(images)),
         groups=None,  # an unlabeled image has no group, and those of `train` are checked already
     )
+
+
+def _add_images_without_boxes(store: BoxStore, count: int) -> BoxStore:
+    empty = [torch.zeros(0, 4)] * count
+    return BoxStore([*store.boxes, *empty], [*store.labels, *(boxes[:, 0].long() for boxes in empty)])

@@ -16,13 +16,13 @@ from limbeck.core.progress import Progress
 from limbeck.core.protocols import ReadsTeacherModules, Task, Teacher
 from limbeck.core.schedules import Schedule
 from limbeck.distiller.function_loss import LossLike
-from limbeck.distiller.logit_checks import require_logits
+from limbeck.distiller.logit_checks import refuse_softmax, require_logits
 from limbeck.distiller.objective import LossOutput, Objective, name_losses
 from limbeck.features import FeatureExtractor, layer_root
 from limbeck.losses.temperature import Range, temperature_warnings
 from limbeck.losses.weighting import LossWeighting
 from limbeck.teachers import EnsembleMethod, FrozenTeacher, combine_teachers
-from limbeck.teachers.ensemble import resolve_ensemble
+from limbeck.teachers.ensemble import UnequalLogitsError, resolve_ensemble
 from limbeck.utils.eval_mode import eval_mode
 
 Teachers = nn.Module | Teacher | Sequence[nn.Module | Teacher] | Mapping[str, nn.Module | Teacher]
@@ -109,6 +109,7 @@ class Distiller(nn.Module):
         self._sample_targets = getattr(task, "sample_targets", None)
         self._input_mask = getattr(task, "input_mask", None)
         self._prepare_batch = getattr(task, "prepare_batch", None)
+        self._has_sigmoid_classes = getattr(task, "has_sigmoid_classes", None)
         # In a list, since its parameters belong to the objective and must not be registered twice.
         self.task, self._ensemble = task, [ensemble_method]
         temperatures = getattr(task, "temperatures", None)
@@ -138,7 +139,8 @@ class Distiller(nn.Module):
         """Compute the loss of a batch, given as one argument or, as by ``transformers.Trainer``, as keywords.
 
         Raises:
-            LimbeckError: the losses are not prepared, or (in the first call) a network returns probabilities.
+            LimbeckError: the losses are not prepared, or (in the first call) a network returns probabilities, or a loss
+            with a softmax does not fit the head.
         """
         objective = self.objective
         if not objective.is_prepared:
@@ -153,6 +155,8 @@ class Distiller(nn.Module):
         if not self._has_checked_logits:
             object.__setattr__(self, "_has_checked_logits", True)
             require_logits({"student": context.student, **context.teachers})
+            if self._has_sigmoid_classes is not None and self._has_sigmoid_classes(context.student):
+                refuse_softmax(objective.losses, self.ensemble if len(self.teachers) > 1 else None)
         loss: LossOutput = objective(context)
         if self.training:
             for teacher in self.teachers.values():
@@ -172,10 +176,7 @@ class Distiller(nn.Module):
         target = self.task.target(batch)
         sample_targets = {} if self._sample_targets is None else self._sample_targets(batch)
         if len(teachers) > 1:
-            combined = combine_teachers(
-                teachers, ensemble=self.ensemble, target=target, spatial_target=sample_targets.get("mask"),
-                progress=self.progress,
-            )  # fmt: skip
+            combined = self._combine(teachers, target, sample_targets.get("mask"))
         else:  # without the check of the ensemble, which takes 0.1 ms
             combined = next(iter(teachers.values()), None)
         return LossContext(
@@ -189,6 +190,16 @@ class Distiller(nn.Module):
             progress=self.progress,
             default_temperature=self._default_temperature,
         )
+
+    def _combine(
+        self, teachers: Mapping[str, Outputs], target: Tensor | None, spatial_target: Tensor | None
+    ) -> Outputs | None:
+        """The ensemble; ``None`` where logits cannot be combined, so that losses which name their teacher work."""
+        options: dict[str, Any] = {"ensemble": self.ensemble, "target": target, "spatial_target": spatial_target}
+        try:
+            return combine_teachers(teachers, progress=self.progress, **options)
+        except UnequalLogitsError:
+            return None
 
     def _query_teachers(self, batch: Any) -> dict[str, Outputs]:
         return {name: teacher.predict(batch, self.task) for name, teacher in self.teachers.items()}

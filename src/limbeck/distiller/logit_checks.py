@@ -1,4 +1,4 @@
-"""A check that networks return logits, and no probabilities."""
+"""Checks that networks return logits, and no probabilities, and that losses fit their head."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
+from limbeck.core.protocols import Loss, loss_attribute
 
-__all__ = ["are_probabilities", "require_logits"]
+__all__ = ["are_probabilities", "refuse_softmax", "require_logits"]
 
 
 def are_probabilities(logits: Tensor) -> bool:
@@ -25,6 +26,29 @@ def are_probabilities(logits: Tensor) -> bool:
     tolerance = 1e-3 if logits.dtype in (torch.float32, torch.float64) else 2e-2
     is_distribution = (values >= 0).all() & ((values.sum(dim=1) - 1).abs() < tolerance).all()
     return bool(is_distribution & ((values > 0) & (values < 1)).any())
+
+
+def refuse_softmax(losses: Mapping[str, Loss], ensemble: object) -> None:
+    """Refuse losses and ensembles with a softmax over classes, for a head with a sigmoid for each class.
+
+    Args:
+        losses: by name.
+        ensemble: how several teachers are combined; ``None`` with fewer than two.
+
+    Raises:
+        LimbeckError: names the loss and those that fit.
+    """
+    for name, loss in losses.items():
+        if loss_attribute(loss, "uses_softmax"):
+            raise LimbeckError(
+                f"the loss {name!r} ({type(loss).__name__}) needs a softmax over classes, and the head has a sigmoid "
+                "for each class: use BinaryKDLoss or QualityFocalLoss"
+            )
+    if getattr(ensemble, "uses_softmax", False):
+        raise LimbeckError(
+            f"the ensemble {type(ensemble).__name__} averages a softmax over classes, and the heads have a sigmoid for "
+            "each class: use mean_logits"
+        )
 
 
 def require_logits(outputs: Mapping[str, Outputs]) -> None:

@@ -34,6 +34,7 @@ class LogitLoss(Loss):
 
     knowledge: ClassVar = "response"
     uses_temperature: ClassVar = True
+    uses_softmax: ClassVar = True
     fn: ClassVar[Callable[..., Tensor]]
     paper_temperature: ClassVar[float | None] = None
 

@@ -68,6 +68,7 @@ class BYOTLoss(nn.Module, Loss):
     """
 
     knowledge: ClassVar = "self"
+    uses_softmax: ClassVar = True
     layer_settings: ClassVar = ("layers", "deepest_layer")
     paper: ClassVar = "https://arxiv.org/abs/1905.08094"
     needs_target: ClassVar = True

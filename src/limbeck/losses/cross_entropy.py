@@ -41,6 +41,7 @@ class CrossEntropyLoss(Loss):
     """
 
     knowledge: ClassVar = "label"
+    uses_softmax: ClassVar = True
     paper: ClassVar = "https://arxiv.org/abs/1512.00567"
     needs_target: ClassVar = True
     supervised: ClassVar = True

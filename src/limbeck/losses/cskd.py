@@ -47,6 +47,7 @@ class CSKDLoss(Loss):
     """
 
     knowledge: ClassVar = "self"
+    uses_softmax: ClassVar = True
     paper: ClassVar = "https://arxiv.org/abs/2003.13964"
     needs_target: ClassVar = True
     needs_teacher: ClassVar = False

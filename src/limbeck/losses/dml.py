@@ -53,6 +53,7 @@ class DMLLoss(Loss):
     """
 
     knowledge: ClassVar = "self"
+    uses_softmax: ClassVar = True
     paper: ClassVar = "https://arxiv.org/abs/1706.00384"
     needs_teacher: ClassVar = False
     fn: ClassVar = staticmethod(dml_loss)

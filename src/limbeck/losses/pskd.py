@@ -60,6 +60,7 @@ class PSKDLoss(Loss):
     """
 
     knowledge: ClassVar = "self"
+    uses_softmax: ClassVar = True
     paper: ClassVar = "https://arxiv.org/abs/2006.12000"
     needs_target: ClassVar = True
     fn: ClassVar = staticmethod(pskd_loss)

@@ -53,6 +53,7 @@ class QualityFocalLoss(LogitLoss):
 
     paper: ClassVar = "https://arxiv.org/abs/2006.04388"
     paper_temperature: ClassVar = 1.0
+    uses_softmax: ClassVar = False
     fn: ClassVar = staticmethod(quality_focal_loss)
 
     beta: float = 1.0

@@ -48,6 +48,10 @@ TeacherWeights = Mapping[str, float] | None
 _TEACHER_DRAW_STREAM: Final = 7
 
 
+class UnequalLogitsError(LimbeckError):
+    """Teachers of an ensemble have logits of different shapes: other rows (detectors), or other classes."""
+
+
 class TeacherLogits(NamedTuple):
     """The logits of several teachers for the same rows.
 
@@ -72,8 +76,8 @@ class EnsembleMethod(Protocol):
 
     A class with ``allows_single_teacher = True`` may be the ensemble of a recipe that has one teacher. One with
     ``needs_target = True`` reads ``target``, and combines spatial logits only where there is a target for each
-    position. The optional method ``row_weights(stacked) -> [teachers, rows]`` gives the weights by which tensors by row
-    are averaged.
+    position. One with ``uses_softmax = True`` is refused for heads with a sigmoid for each class. The optional method
+    ``row_weights(stacked) -> [teachers, rows]`` gives the weights by which tensors by row are averaged.
     """
 
     def combine(self, stacked: TeacherLogits) -> Tensor:
@@ -100,7 +104,8 @@ def combine_teachers(
     skip is the ensemble of the others; one that all skip is not ``valid`` and enters no loss.
 
     Raises:
-        LimbeckError: unknown ensemble, or logits of different shapes or samples.
+        UnequalLogitsError: logits of different shapes.
+        LimbeckError: unknown ensemble, or rows of different samples.
 
     >>> a, b = Outputs(logits=torch.tensor([[0.0, 2.0]])), Outputs(logits=torch.tensor([[0.0, 4.0]]))
     >>> combine_teachers({"a": a, "b": b}).require_logits()
@@ -172,6 +177,7 @@ class MeanProbabilities:
             of the softened distributions.
     """
 
+    uses_softmax: ClassVar = True
     weights: TeacherWeights = None
     temperature: float = 1.0
 
@@ -200,6 +206,7 @@ class ConfidenceWeighted:
             of the paper up to the entropy of the teachers, which has no gradient.
     """
 
+    uses_softmax: ClassVar = True
     criterion: Literal["entropy", "inverse_entropy", "cross_entropy"] = "entropy"
     temperature: float = 1.0
 
@@ -274,6 +281,8 @@ class LearnedWeights(nn.Module):
     more confident, which favors a teacher that has memorized them.
     """
 
+    uses_softmax: ClassVar = True
+
     def __init__(self) -> None:
         super().__init__()
         self.scores: nn.Parameter | None = None
@@ -324,7 +333,7 @@ def _stack_teacher_logits(
         return None
     shapes = {name: list(output.require_logits().shape) for name, output in teachers.items()}
     if any(shape != shapes[next(iter(shapes))] for shape in shapes.values()):
-        raise LimbeckError(f"logits of an ensemble must have one shape, got {shapes}: set `teacher` of each loss")
+        raise UnequalLogitsError(f"logits of an ensemble must have one shape, got {shapes}: set `teacher` of each loss")
     if not all(_same_samples(output.row_to_sample, outputs[0].row_to_sample) for output in outputs):
         raise LimbeckError(
             f"rows of an ensemble must belong to the same samples, and those of {', '.join(teachers)} do not: set "

@@ -18,6 +18,7 @@ from limbeck.data.groups import groups_of_paths
 from limbeck.data.image_files import letterbox_size, read_image_size
 from limbeck.data.module import DataModule, NormalizeMode, make_splits
 from limbeck.data.sources.source_file import SourceFile
+from limbeck.data.sources.unlabeled_folder import find_unlabeled_folder, list_unlabeled, read_unlabeled
 from limbeck.data.split import ImageFiles, InMemory, Split
 
 __all__ = [
@@ -82,6 +83,8 @@ class BoxSettings(Protocol):
     @property
     def group_pattern(self) -> str | None: ...
     @property
+    def unlabeled(self) -> str | None: ...
+    @property
     def cache_mb(self) -> int: ...
     @property
     def augment(self) -> Augmentation: ...
@@ -109,6 +112,7 @@ def load_annotated(
         UserWarning: of boxes that are dropped or clipped.
     """
     classes = _select_class_names(images, source.classes, available)
+    unlabeled = find_unlabeled_folder(source.unlabeled, root)
     splits, first_id = dict[str, Split](), 0
     for split, members in images.items():
         splits[split] = _make_split(source, members, classes, first_id=first_id, root=root)
@@ -118,6 +122,9 @@ def load_annotated(
         validation=splits.get("validation", _fraction_or_default(source.val_split)),
         test=splits.get("test", _fraction_or_default(source.test_split)), num_labeled=source.num_labeled,
         num_samples=source.num_samples, augment=source.augment, normalize=source.normalize,
+        unlabeled=read_unlabeled(
+            unlabeled, splits["training"], labeled=list_annotated(images), cache_mb=source.cache_mb, resize="letterbox"
+        ),
     )  # fmt: skip
 
 
@@ -170,11 +177,12 @@ def require_one_split(paths: Mapping[str, Iterable[Path]]) -> None:
                 )
 
 
-def list_annotated(images: Mapping[str, Sequence[AnnotatedImage]]) -> list[SourceFile]:
-    """Every image, and every annotation once, with its split."""
+def list_annotated(images: Mapping[str, Sequence[AnnotatedImage]], unlabeled: Path | None = None) -> list[SourceFile]:
+    """Every image, and every annotation once, with its split; and the images in the folder ``unlabeled``."""
     files = [SourceFile(image.path, split, None) for split, members in images.items() for image in members]
     annotations = {image.annotation: split for split, members in images.items() for image in members}
-    return files + [SourceFile(path, split, None, "annotation") for path, split in annotations.items()]
+    files += [SourceFile(path, split, None, "annotation") for path, split in annotations.items()]
+    return files + list_unlabeled(unlabeled)
 
 
 def _fraction_or_default(setting: SplitSetting) -> float:
@@ -270,10 +278,12 @@ def _report(invalid: Sequence[str], clipped: Sequence[Path], invalid_boxes: Inva
             "or set invalid_boxes to drop"
         )
     if invalid:
-        warnings.warn(f"{len(invalid)} invalid boxes are dropped: {invalid[0]}{more}", stacklevel=5)
+        count = "1 invalid box is" if len(invalid) == 1 else f"{len(invalid)} invalid boxes are"
+        warnings.warn(f"{count} dropped: {invalid[0]}{more}", stacklevel=5)
     if clipped:
         warnings.warn(
-            f"boxes of {len(clipped)} images reach beyond the image and are clipped, such as in {clipped[0]}",
+            f"boxes of {len(clipped)} image{'s' if len(clipped) > 1 else ''} reach beyond the image and are clipped, "
+            f"such as in {clipped[0]}",
             stacklevel=5,
         )
 

@@ -27,6 +27,7 @@ from limbeck.data.sources.box_annotations import (
 )
 from limbeck.data.sources.lookup import DataNotFoundError, candidate_folders
 from limbeck.data.sources.source_file import SourceFile
+from limbeck.data.sources.unlabeled_folder import find_unlabeled_folder
 from limbeck.utils.io import is_file, regular_file
 
 __all__ = ["CocoDetection", "read_coco_annotations"]
@@ -66,6 +67,8 @@ class CocoDetection:
             (``keep``). The evaluation of COCO ignores detections in them; without their boxes such a detection is a
             false positive.
         invalid_boxes: whether a box that is empty or outside its image is an error (``raise``), or left out (``drop``).
+        unlabeled: a folder in ``root``, or a path, with further training images without annotations, in subfolders of
+            any kind; resized and padded as the others.
         group_pattern: regular expression over the path of an image in the folder, whose first group (or match) names
             what is in one split only; ``None``: no groups.
         cache_mb: size in megabytes up to which the decoded images of a split are held in memory.
@@ -86,6 +89,7 @@ class CocoDetection:
     test_split: SplitSetting = None
     iscrowd: Literal["drop", "keep"] = "drop"
     invalid_boxes: InvalidBoxes = "raise"
+    unlabeled: str | None = None
     group_pattern: str | None = None
     cache_mb: int = 1024
     augment: Augmentation = Augmentation()
@@ -108,7 +112,8 @@ class CocoDetection:
 
     def list_files(self) -> list[SourceFile]:
         """Every image and annotation with its split; those of a set that is split by fraction are in training."""
-        return list_annotated(self._read_sets()[1])
+        root, images, _ = self._read_sets()
+        return list_annotated(images, find_unlabeled_folder(self.unlabeled, root))
 
     def _read_sets(self) -> tuple[Path, dict[str, list[AnnotatedImage]], list[str]]:
         """The folder, the images of each split that has a set, and the classes of the training set."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -40,15 +41,18 @@ def list_unlabeled(folder: Path | None) -> list[SourceFile]:
 
 
 def read_unlabeled(
-    folder: Path | None, train: Split, *, labeled: Iterable[SourceFile] = (), cache_mb: int = 1024
-) -> ImageStore | None:
-    """The images in ``folder``, resized and cropped to the size of those of ``train``.
+    folder: Path | None, train: Split, *, labeled: Iterable[SourceFile] = (), cache_mb: int = 1024,
+    resize: Literal["crop", "letterbox"] = "crop",
+) -> ImageStore | None:  # fmt: skip
+    """The images in ``folder``, in the size of those of ``train``.
 
     Args:
         folder: of :func:`find_unlabeled_folder`; ``None``: no images.
         train: the labeled training images.
         labeled: the labeled files, of every split.
         cache_mb: size in megabytes up to which the images are held in memory.
+        resize: ``crop``: cover the size and crop at the center (resized to both sides where they differ); or
+            ``letterbox``, see :class:`~limbeck.data.image_files.ImageFiles`.
 
     Raises:
         LimbeckError: a labeled file is in the folder, or an image cannot be read.
@@ -63,6 +67,9 @@ def read_unlabeled(
             "folder beside them"
         )
     channels, height, width = train.read(torch.tensor([0])).shape[1:]
-    images = ImageFiles(paths, height if height == width else (height, width), channels)
+    if resize == "letterbox":
+        images = ImageFiles(paths, (height, width), channels, "letterbox")
+    else:
+        images = ImageFiles(paths, height if height == width else (height, width), channels)
     fits_memory = channels * height * width * len(images) <= cache_mb * 2**20
     return InMemory(images.read_uint8(range(len(images)))) if fits_memory else images

@@ -29,6 +29,7 @@ from limbeck.data.sources.box_annotations import (
 )
 from limbeck.data.sources.lookup import DataNotFoundError, candidate_folders
 from limbeck.data.sources.source_file import SourceFile
+from limbeck.data.sources.unlabeled_folder import find_unlabeled_folder
 from limbeck.utils.io import read_text, regular_file
 
 __all__ = ["VOCDetection", "read_voc_annotation"]
@@ -63,6 +64,8 @@ class VOCDetection:
         invalid_boxes: whether a box that is empty or outside its image is an error (``raise``), or left out (``drop``).
         first_pixel: coordinates of the first pixel, 1 in Pascal VOC: ``xmin`` and ``ymin`` are the first pixels of the
             box, ``xmax`` and ``ymax`` the last ones. 0: all four are distances from the left and the top.
+        unlabeled: a folder in ``root``, or a path, with further training images without annotations, in subfolders of
+            any kind; resized and padded as the others.
         group_pattern: regular expression over the path of an image in the folder, whose first group (or match) names
             what is in one split only; ``None``: no groups.
         cache_mb: size in megabytes up to which the decoded images of a split are held in memory.
@@ -81,6 +84,7 @@ class VOCDetection:
     difficult: Literal["drop", "keep"] = "drop"
     invalid_boxes: InvalidBoxes = "raise"
     first_pixel: Literal[0, 1] = 1
+    unlabeled: str | None = None
     group_pattern: str | None = None
     cache_mb: int = 1024
     augment: Augmentation = Augmentation()
@@ -106,9 +110,10 @@ class VOCDetection:
 
     def list_files(self) -> list[SourceFile]:
         """Every image and annotation with its split; those of a set that is split by fraction are in training."""
-        _, pairs = self._find_sets()
+        root, pairs = self._find_sets()
         return list_annotated(
-            {split: [AnnotatedImage(*pair, None, [], []) for pair in members] for split, members in pairs.items()}
+            {split: [AnnotatedImage(*pair, None, [], []) for pair in members] for split, members in pairs.items()},
+            find_unlabeled_folder(self.unlabeled, root),
         )
 
     def _read(self, image: Path, annotation: Path) -> AnnotatedImage:

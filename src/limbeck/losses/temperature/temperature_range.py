@@ -31,8 +31,8 @@ class Range:
 
 
 CLASSIFICATION: Final = Range(default=DEFAULT_TEMPERATURE, low=3.0, high=6.0)
-DETECTION: Final = Range(default=2.0, low=1.0, high=3.0)
-"""Lower than in classification, since most boxes are background."""
+DETECTION: Final = Range(default=1.0, low=1.0, high=3.0)
+"""Lower than in classification: each class has a sigmoid of its own, so no distribution over classes is softened."""
 
 
 def temperature_warning(low: float, high: float, *, expected: Range, loss_name: str, task: str) -> str | None:

@@ -14,7 +14,7 @@ from limbeck.core.metric_spec import MetricSpec
 from limbeck.core.outputs import Outputs
 from limbeck.core.task import Example, ModelInputs, Scores
 from limbeck.data.normalization import NormalizedModel
-from limbeck.losses.temperature import Range
+from limbeck.losses.temperature import DETECTION, Range
 from limbeck.models.detector import require_detector_call
 from limbeck.tasks.detection.boxes import Detections, select_detections
 from limbeck.tasks.detection.codec import decode_detector_outputs, encode_detector_outputs
@@ -33,8 +33,6 @@ from limbeck.utils.batch_fields import get_input, get_sample_ids
 
 __all__ = ["Detection"]
 
-_SIGMOID: Final = Range(default=1.0, low=1.0, high=3.0)
-"""Classes are independent (sigmoid), so there is no distribution over classes to soften much."""
 _OUTPUTS: Final = ("logits", "box_deltas", "row_boxes", "anchors", "level")
 _BY_ROW: Final = ("centerness_logits", "box_logits")
 
@@ -74,7 +72,7 @@ class Detection:
     num_candidates: int = 1000
     cached_rows: int | None = None
     export_nms: bool = False
-    temperatures: ClassVar[Range] = _SIGMOID
+    temperatures: ClassVar[Range] = DETECTION
     primary_metric: ClassVar[MetricSpec] = MAP
     monitored_metrics: ClassVar[tuple[MetricSpec, ...]] = (MAP,)
     metric_specs: ClassVar[tuple[MetricSpec, ...]] = METRICS
@@ -123,6 +121,10 @@ class Detection:
         targets = self._targets(batch) if is_trained else None
         images = get_input(batch)
         return self._rows(network(images) if targets is None else network(images, targets), len(images))
+
+    def has_sigmoid_classes(self, outputs: Outputs) -> bool:
+        """Whether the head has no class for the background, as all but that of SSDLite."""
+        return outputs.require_logits().shape[1] != self.classes + 1
 
     def target(self, batch: Any) -> None:
         """No target by row: which anchor is for which box is a choice of the head."""

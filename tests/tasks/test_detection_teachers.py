@@ -1,0 +1,118 @@
+"""Teachers and losses that do not fit a detector are refused before training; those that fit work."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import limbeck
+from limbeck import LimbeckError
+from limbeck.data import BoxStore, InMemory, Split
+from limbeck.data.module import make_splits
+from limbeck.losses import (
+    BinaryKDLoss,
+    CrossEntropyLoss,
+    DetectionLoss,
+    DISTLoss,
+    DKDLoss,
+    DMLLoss,
+    FitNetLoss,
+    KDLoss,
+    LogitMSELoss,
+    QualityFocalLoss,
+)
+from limbeck.losses.temperature import temperature_warnings
+from limbeck.models import detector
+from limbeck.tasks import Detection
+
+detectors = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "detectors.py")))
+TASK = Detection(detectors.CLASSES)
+LAYERS = {key: {"last": "backbone"} for key in ("student", "retina", "fcos")}
+
+
+@pytest.fixture(scope="module")
+def teachers():
+    return {name: detectors.tiny_detector(kind, width=8) for name, kind in (("retina", "retinanet"), ("fcos", "fcos"))}
+
+
+def make_distiller(teachers, ensemble="mean_logits", **objective):
+    return limbeck.Distiller(
+        detectors.tiny_detector("retinanet"), teachers, objective={"target": DetectionLoss(), **objective}, task=TASK,
+        feature_layers={name: LAYERS[name] for name in ("student", *teachers)}, ensemble=ensemble,
+    )  # fmt: skip
+
+
+def test_teachers_of_different_rows_teach_by_losses_that_name_them(teachers):
+    batch = detectors.make_batch()
+    losses = {"boxes": BinaryKDLoss(teacher="retina"), "features": FitNetLoss("last", teacher="fcos")}
+    distiller = make_distiller(teachers, **losses).prepare(batch)
+    output = distiller(batch)
+    output.total.backward()
+    assert min(output.by_loss["boxes"], output.by_loss["features"]) > 0
+    assert distiller.forward_context(batch).teacher is None
+
+
+def test_a_loss_on_both_teachers_of_different_rows_is_refused(teachers):
+    message = (
+        r"different shapes cannot be combined, got \{'retina': .*\}: set `teacher` of the loss to one of retina, fcos"
+    )
+    with pytest.raises(LimbeckError, match=message) as caught:
+        make_distiller(teachers, kd=BinaryKDLoss())(detectors.make_batch())
+    assert caught.value.__notes__ == ["raised by the loss 'kd'"]
+
+
+@pytest.mark.parametrize("loss", [KDLoss(), DKDLoss(), DISTLoss(), CrossEntropyLoss(), DMLLoss()])
+def test_losses_with_a_softmax_are_refused_for_sigmoids(loss, teachers):
+    message = (
+        f"the loss 'kd' ({type(loss).__name__}) needs a softmax over classes, and the head has a sigmoid for each "
+    )
+    message += "class: use BinaryKDLoss or QualityFocalLoss"
+    with pytest.raises(LimbeckError, match=re.escape(message)):
+        make_distiller({"retina": teachers["retina"]}, kd=loss)(detectors.make_batch())
+
+
+@pytest.mark.parametrize("loss", [LogitMSELoss(), QualityFocalLoss()])
+def test_other_losses_on_logits_are_accepted(loss, teachers):
+    make_distiller({"retina": teachers["retina"]}, kd=loss)(detectors.make_batch())
+
+
+def test_an_ensemble_of_probabilities_is_refused_for_sigmoids(teachers):
+    both = {"retina": teachers["retina"], "fcos": detectors.tiny_detector("retinanet", width=6)}
+    make_distiller(both, kd=BinaryKDLoss())(detectors.make_batch())
+    with pytest.raises(LimbeckError, match=r"MeanProbabilities averages a softmax over classes.*: use mean_logits"):
+        make_distiller(both, "mean_probabilities", kd=BinaryKDLoss())(detectors.make_batch())
+
+
+def test_a_head_with_a_background_class_has_a_softmax():
+    options = {"backbone": "mobilenet_v3_small", "classes": detectors.CLASSES, "fpn_channels": 32, "levels": 2}
+    student, teacher = (detector("ssdlite", **options) for _ in range(2))
+    loss = limbeck.Distiller(student, teacher, objective=KDLoss(temperature=2.0), task=TASK)(detectors.make_batch())
+    assert loss.total > 0
+
+
+def test_a_temperature_above_the_usual_range_is_a_warning():
+    assert temperature_warnings({"kd": BinaryKDLoss(temperature=4.0)}, TASK) == [
+        "the temperature of kd is 4, and the usual range of Detection is 1 to 3: check that this is intended"
+    ]
+
+
+def test_images_without_annotations_count_in_losses_on_the_teacher_only(teachers):
+    store = BoxStore([torch.tensor([[4.0, 4, 30, 30]])] * 8, [torch.tensor([1])] * 8)
+    split = Split.from_boxes(InMemory(torch.rand(8, 3, 64, 64)), store)
+    unlabeled = InMemory(torch.rand(4, 3, 64, 64))
+    data = make_splits("boxes", "abc", split, seed=0, validation=0.25, test=0.25, unlabeled=unlabeled)
+    batch = data.batches(batch_size=8).batch(0)
+    assert sorted(batch["num_boxes"].tolist()) == [-1] * 4 + [1] * 4
+    is_labeled = batch["num_boxes"] >= 0
+    distiller = make_distiller({"retina": teachers["retina"]}, kd=BinaryKDLoss())
+    both, labeled = (
+        distiller({name: field[mask] for name, field in batch.items()}).by_loss
+        for mask in (torch.ones_like(is_labeled), is_labeled)
+    )
+    torch.testing.assert_close(both["target"], labeled["target"])
+    assert both["kd"] != labeled["kd"]
