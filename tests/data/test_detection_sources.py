@@ -129,7 +129,8 @@ def test_voc_sets_and_boxes(voc, cache_mb):
     batch = read(data.train)
     assert batch["num_boxes"].tolist() == [1, 1, 0, 1, 1, 0]  # images without boxes are kept
     assert batch["boxes"][:2, 0].tolist() == [list(CELL), list(DISC)]
-    assert batch["labels"][:3].tolist() == [[0], [1], [-100]]
+    assert batch["labels"][:3].tolist() == [[0, -100], [1, 0], [-100, -100]]
+    assert batch["ignored"][:3].tolist() == [[0, 0], [0, 1], [0, 0]]  # difficult
     assert [path.name for path in data.train.paths] == [f"{i:03d}.png" for i in range(6)]
 
 
@@ -140,10 +141,13 @@ def test_coco_sets_and_boxes(coco):
     batch = read(data.validation)
     assert batch["num_boxes"].tolist() == [1, 1, 0]
     assert batch["boxes"][:2, 0].tolist() == [list(CELL), list(DISC)]
-    assert batch["labels"].tolist() == [[1], [0], [-100]]
+    assert batch["labels"].tolist() == [[1, -100], [0, 1], [-100, -100]]
+    assert batch["ignored"].tolist() == [[0, 0], [0, 2], [0, 0]]  # a crowd
 
 
-def test_difficult_and_crowd_boxes_can_be_kept(voc, coco):
+def test_difficult_and_crowd_boxes_can_be_kept_or_dropped(voc, coco):
+    for source in (VOCDetection(root=str(voc), difficult="drop"), CocoDetection(root=str(coco), iscrowd="drop")):
+        assert source.load().train.read_fields(torch.tensor([1])).keys() == {"input", "boxes", "labels", "num_boxes"}
     for source in (VOCDetection(root=str(voc), difficult="keep"), CocoDetection(root=str(coco), iscrowd="keep")):
         data = source.load()
         assert read(data.validation)["num_boxes"].tolist() == [1, 2, 0]
@@ -326,9 +330,9 @@ IMAGE, CATEGORY = {"id": 1, "file_name": "0.png"}, {"id": 1, "name": "a"}
     ("source", "setting", "message"),
     [
         (VOCDetection, {"first_pixel": 2}, "first_pixel must be 0 or 1, got 2"),
-        (VOCDetection, {"difficult": "maybe"}, "difficult must be drop or keep, got 'maybe'"),
+        (VOCDetection, {"difficult": "maybe"}, "difficult must be ignore, drop or keep, got 'maybe'"),
         (VOCDetection, {"invalid_boxes": "fix"}, "invalid_boxes must be raise or drop, got 'fix'"),
-        (CocoDetection, {"iscrowd": "ignore"}, "iscrowd must be drop or keep, got 'ignore'"),
+        (CocoDetection, {"iscrowd": "no"}, "iscrowd must be ignore, drop or keep, got 'no'"),
         (CocoDetection, {"invalid_boxes": "fix"}, "invalid_boxes must be raise or drop, got 'fix'"),
         (CocoDetection, {"size": (3,)}, r"size must be height and width from 1 to 8192, got \(3,\)"),
     ],
@@ -436,7 +440,8 @@ def test_augmentation_moves_boxes_with_the_images(voc, transform):
 
 def test_boxes_that_leave_the_image_are_dropped_and_mixing_is_refused(voc):
     away = torchvision("RandomAffine", degrees=0, translate=[1.0, 1.0])
-    batch = VOCDetection(root=str(voc), augment=Augmentation((away,))).load().batches(batch_size=6).batch(0)
+    data = VOCDetection(root=str(voc), augment=Augmentation((away,)), difficult="drop").load()
+    batch = data.batches(batch_size=6).batch(0)
     assert batch["num_boxes"].sum() < 4
     assert ((batch["boxes"][..., 2:] - batch["boxes"][..., :2]).amin(2) >= 1).sum() == batch["num_boxes"].sum()
     with pytest.raises(LimbeckError, match="cannot transform boxes together with images"):
@@ -468,7 +473,7 @@ def test_unlabeled_images_are_resized_as_the_others(kind, tmp_path):
     data = source.load()
     fields = read(data.train)
     assert (fields["num_boxes"] == -1).tolist() == [False] * data.num_labeled + [True]
-    assert fields["labels"][-1].tolist() == [-100]
+    assert fields["labels"][-1].tolist() == [-100, -100]
     assert fields["input"][-1, 0, 10:, :].unique().tolist() == pytest.approx([128 / 255])  # padded below 8 rows
     assert len(data.validation) == 3
     assert [file.split for file in source.list_files() if file.path.name == "x.png"] == ["unlabeled"]

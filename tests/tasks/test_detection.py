@@ -16,14 +16,14 @@ import limbeck
 from limbeck import LimbeckError
 from limbeck.core.task import DeployableTask, Scores
 from limbeck.data import InMemory, Normalization, Split, iterate_batches
-from limbeck.data.box_store import BoxStore
+from limbeck.data.box_store import CROWD, BoxStore
 from limbeck.data.module import make_splits
 from limbeck.evaluation.metric_bootstrap import paired_gain
 from limbeck.export import ModelMetadata, export_task, read_model_metadata
 from limbeck.losses import DetectionLoss, FitNetLoss, LogitMSELoss
 from limbeck.models import detector
 from limbeck.tasks import Detection
-from limbeck.tasks.detection.boxes import Detections, select_detections
+from limbeck.tasks.detection.boxes import Detections, TargetBoxes, select_detections
 from limbeck.tasks.detection.deploy import suppress_batch
 from limbeck.teachers import FrozenTeacher, InputMapping, adapt_teacher
 from limbeck.testing import check_task
@@ -35,8 +35,11 @@ CLASSES, make_batch, random_boxes, tiny_detector = (
 TASK = Detection(CLASSES)
 
 
-def random_images(num_images=30, seed=0):
-    """Boxes of each image, and detections near some of them, as a network that is right now and then."""
+def random_images(num_images=30, seed=0, crowds=False):
+    """Boxes of each image, and detections near some of them, as a network that is right now and then.
+
+    With ``crowds`` a third of the boxes are large and ignored.
+    """
     generator = torch.Generator().manual_seed(seed)
     images = []
     for i in range(num_images):
@@ -48,13 +51,17 @@ def random_images(num_images=30, seed=0):
         found[:, 2:] = found[:, 2:].maximum(found[:, :2] + 1)
         found_labels = torch.cat([labels, labels[:2], torch.randint(0, CLASSES, (4,), generator=generator)])
         scores, order = torch.rand(len(found), generator=generator).sort(descending=True)
-        images.append((Detections(found[order], scores, found_labels[order]), boxes, labels))
+        ignored = torch.zeros_like(labels)
+        if crowds:  # around two boxes
+            ignored[2::3] = CROWD
+            boxes[2::3, 2:] += 60
+        images.append((Detections(found[order], scores, found_labels[order]), TargetBoxes(boxes, labels, ignored)))
     return images
 
 
 def statistics_of(images):
-    found, boxes, labels = zip(*images, strict=True)
-    return TASK._statistics(list(found), list(zip(boxes, labels, strict=True)))
+    found, targets = zip(*images, strict=True)
+    return TASK._statistics(list(found), list(targets))
 
 
 def evaluate_by_pycocotools(images):
@@ -68,9 +75,9 @@ def evaluate_by_pycocotools(images):
 
     truth, found = COCO(), []
     truth.dataset = {"images": [], "annotations": [], "categories": [{"id": c} for c in range(CLASSES)]}
-    for i, (detections, boxes, labels) in enumerate(images):
+    for i, (detections, target) in enumerate(images):
         truth.dataset["images"].append({"id": i})
-        for box, label in zip(boxes, labels.tolist(), strict=True):
+        for box, label, crowd in zip(target.boxes, target.labels.tolist(), target.ignored.tolist(), strict=True):
             xywh, number = to_xywh(box), len(truth.dataset["annotations"]) + 1
             truth.dataset["annotations"].append(
                 {
@@ -79,7 +86,7 @@ def evaluate_by_pycocotools(images):
                     "category_id": label,
                     "bbox": xywh,
                     "area": xywh[2] * xywh[3],
-                    "iscrowd": 0,
+                    "iscrowd": int(crowd == CROWD),
                 }
             )
         found += [
@@ -98,9 +105,10 @@ def evaluate_by_pycocotools(images):
     return evaluation.stats, by_class
 
 
-def test_metrics_are_those_of_pycocotools():
+@pytest.mark.parametrize("crowds", [False, True])
+def test_metrics_are_those_of_pycocotools(crowds):
     pytest.importorskip("pycocotools")
-    images = random_images()
+    images = random_images(crowds=crowds)
     metrics = TASK.metrics()
     for part in (images[:7], images[7:]):
         metrics.update(*zip(*part, strict=True))
@@ -116,9 +124,10 @@ def test_metrics_are_those_of_pycocotools():
         assert float(TASK.metric_value(statistics, metric=spec)) == pytest.approx(values[name], abs=1e-12)
 
 
-def test_map_of_a_resample_is_that_of_pycocotools_for_its_images():
+@pytest.mark.parametrize("crowds", [False, True])
+def test_map_of_a_resample_is_that_of_pycocotools_for_its_images(crowds):
     pytest.importorskip("pycocotools")
-    images = random_images()
+    images = random_images(crowds=crowds)
     weights = torch.randint(0, 4, (3, len(images)), generator=torch.Generator().manual_seed(1))
     values = TASK.metric_value(statistics_of(images), weights)
     for value, counts in zip(values.tolist(), weights.tolist(), strict=True):
@@ -127,7 +136,7 @@ def test_map_of_a_resample_is_that_of_pycocotools_for_its_images():
 
 
 def test_map_does_not_depend_on_the_order_of_images_with_equal_scores():
-    images = [(Detections(f.boxes, (f.scores * 4).ceil() / 4, f.labels), b, t) for f, b, t in random_images()]
+    images = [(Detections(f.boxes, (f.scores * 4).ceil() / 4, f.labels), target) for f, target in random_images()]
     statistics = statistics_of(images)
     values = [TASK.metric_value(rows) for rows in (statistics, statistics.flip(0), statistics.unique(dim=0))]
     assert float(values[0]) == pytest.approx(float(values[1]), abs=1e-12)
@@ -142,7 +151,7 @@ def test_the_bootstrap_has_1000_resamples():
 
 def test_without_any_box_the_map_is_undefined():
     nothing = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.long))
-    image = (nothing, torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))
+    image = (nothing, TargetBoxes(torch.zeros(0, 4), *torch.zeros(2, 0, dtype=torch.long)))
     assert TASK.metric_value(statistics_of([image])).isnan()
     metrics = TASK.metrics()
     metrics.update(*zip(image, strict=True))

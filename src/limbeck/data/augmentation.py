@@ -105,9 +105,10 @@ class Augmentation:
     def apply_to_boxes(
         self, fields: dict[str, Tensor], size: tuple[int, int], sample_ids: Tensor, views: Tensor, *, seed: int
     ) -> dict[str, Tensor]:
-        """``boxes``, ``labels`` and ``num_boxes`` of images of ``size`` (height, width), moved as :meth:`apply` does.
+        """The boxes of images of ``size`` (height, width), moved as :meth:`apply` moves their images.
 
-        Boxes are cut at the border of the image; those below 1 pixel are dropped.
+        ``fields`` are those of :meth:`~limbeck.data.BoxStore.read`. Boxes are cut at the border of the image; those
+        below 1 pixel are dropped.
         """
         boxes = fields["boxes"]
         for i, transform in enumerate(self.require_boxes()):

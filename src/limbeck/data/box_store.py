@@ -15,7 +15,13 @@ from torch.nn.utils.rnn import pad_sequence
 from limbeck.core.errors import LimbeckError
 from limbeck.data.mask_store import UNLABELED
 
-__all__ = ["BoxStore", "clip_boxes_to_image", "remove_small_boxes"]
+__all__ = ["COUNTED", "CROWD", "IGNORED", "BoxStore", "clip_boxes_to_image", "remove_small_boxes"]
+
+COUNTED: Final = 0
+IGNORED: Final = 1
+"""A box that is neither trained on nor counted in metrics, such as VOC's ``difficult``."""
+CROWD: Final = 2
+"""As :data:`IGNORED`, around many objects, such as COCO's ``iscrowd``: detections of a part of it are ignored too."""
 
 _MIN_SIZE: Final = 1.0
 """As ``min_size`` of ``torchvision.transforms.v2.SanitizeBoundingBoxes``."""
@@ -27,15 +33,17 @@ class BoxStore:
     """Boxes of each image and their classes.
 
     A batch has ``boxes`` ``[batch, k, 4]`` in pixels, ``labels`` ``[batch, k]`` with −100 in the padding, and
-    ``num_boxes`` ``[batch]``.
+    ``num_boxes`` ``[batch]``. With ignored boxes it has ``ignored`` ``[batch, k]`` too; these come after the
+    ``num_boxes`` boxes that count.
 
     Args:
         boxes: for each image ``[k, 4]``: left, top, right, bottom (``xyxy``) in pixels, or
             ``torchvision.tv_tensors.BoundingBoxes`` of any format.
         labels: for each image ``[k]`` class indices.
+        ignored: for each image ``[k]``: 0 (counts), 1 (:data:`IGNORED`) or 2 (:data:`CROWD`); ``None``: all count.
 
     Raises:
-        LimbeckError: the shapes differ, or a box is empty or not finite.
+        LimbeckError: the shapes differ, a box is empty or not finite, or ``ignored`` has another value.
 
     >>> store = BoxStore([torch.tensor([[0, 0, 2, 3]]), torch.zeros(0, 4)], [torch.tensor([1]), torch.tensor([])])
     >>> store.read(torch.tensor([1, 0]))["num_boxes"]
@@ -44,6 +52,7 @@ class BoxStore:
 
     boxes: Sequence[Tensor]
     labels: Sequence[Tensor]
+    ignored: Sequence[Tensor] | None = None
 
     def __post_init__(self) -> None:
         if len(self.boxes) != len(self.labels):
@@ -64,26 +73,45 @@ class BoxStore:
                     f"a box must be left, top, right, bottom with left < right and top < bottom, got {box} for image "
                     f"{i}: convert it, or give BoundingBoxes with their format"
                 )
+        ignored = None if self.ignored is None else _check_ignored(self.ignored, labels)
+        if ignored is not None:  # the boxes that count come first
+            order = [flags.bool().long().argsort(stable=True) for flags in ignored]
+            boxes, labels, ignored = ([x[i] for x, i in zip(xs, order, strict=True)] for xs in (boxes, labels, ignored))
         object.__setattr__(self, "boxes", tuple(boxes))
         object.__setattr__(self, "labels", tuple(labels))
+        object.__setattr__(self, "ignored", None if ignored is None else tuple(ignored))
 
     def __len__(self) -> int:
         return len(self.boxes)
 
     def read(self, indices: Tensor) -> dict[str, Tensor]:
-        """``boxes`` ``[n, k, 4]``, ``labels`` ``[n, k]`` and ``num_boxes`` ``[n]`` of the images at ``indices``."""
+        """``boxes`` ``[n, k, 4]``, ``labels`` ``[n, k]`` and ``num_boxes`` ``[n]`` of the images at ``indices``.
+
+        With ignored boxes ``ignored`` ``[n, k]``, too.
+        """
         selected = indices.tolist()
-        return {
+        fields = {
             "boxes": pad_sequence([self.boxes[i] for i in selected], batch_first=True),
             "labels": pad_sequence([self.labels[i] for i in selected], batch_first=True, padding_value=UNLABELED),
             "num_boxes": torch.tensor([len(self.boxes[i]) for i in selected]),
         }
+        if self.ignored is not None:
+            fields["ignored"] = pad_sequence([self.ignored[i] for i in selected], batch_first=True)
+            fields["num_boxes"] -= (fields["ignored"] != COUNTED).sum(dim=1)
+        return fields
+
+    def counted_labels(self, index: int) -> Tensor:
+        """The classes of the boxes of the image at ``index`` that are not ignored."""
+        labels = self.labels[index]
+        return labels if self.ignored is None else labels[self.ignored[index] == COUNTED]
 
     def fingerprint(self) -> str:
         """A hash of all boxes and labels."""
         digest = hashlib.sha256()
         for boxes, labels in zip(self.boxes, self.labels, strict=True):
             digest.update(f"{len(boxes)} ".encode() + boxes.numpy().tobytes() + labels.numpy().tobytes())
+        for flags in self.ignored or ():
+            digest.update(flags.numpy().tobytes())
         return digest.hexdigest()
 
 
@@ -96,16 +124,30 @@ def clip_boxes_to_image(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 def remove_small_boxes(fields: dict[str, Tensor]) -> dict[str, Tensor]:
     """``fields`` of :meth:`BoxStore.read` without boxes below 1 pixel of width or height; the rest comes first."""
     boxes, labels, counts = fields["boxes"], fields["labels"], fields["num_boxes"]
-    is_box = torch.arange(boxes.shape[1]) < counts[:, None]
+    ignored = fields.get("ignored", torch.zeros_like(labels))
+    is_box = (torch.arange(boxes.shape[1]) < counts[:, None]) | (ignored != COUNTED)
     keep = is_box & (boxes[..., 2:] - boxes[..., :2] >= _MIN_SIZE).all(dim=2)
     order = (~keep).long().argsort(dim=1, stable=True)
     keep = keep.gather(1, order)
     max_count = int(keep.sum(dim=1).max()) if keep.numel() else 0
-    return {
+    ignored = ignored.gather(1, order).where(keep, COUNTED)[:, :max_count]
+    result = {
         "boxes": boxes.gather(1, order[..., None].expand_as(boxes)).where(keep[..., None], 0.0)[:, :max_count],
         "labels": labels.gather(1, order).where(keep, UNLABELED)[:, :max_count],
-        "num_boxes": keep.sum(dim=1).where(counts >= 0, counts),
+        "num_boxes": (keep.sum(dim=1) - (ignored != COUNTED).sum(dim=1)).where(counts >= 0, counts),
     }
+    return {**result, "ignored": ignored} if "ignored" in fields else result
+
+
+def _check_ignored(ignored: Sequence[Tensor], labels: Sequence[Tensor]) -> list[Tensor] | None:
+    """``ignored`` as integers; ``None`` where no box is ignored."""
+    flags = [torch.as_tensor(x).long() for x in ignored]
+    if [x.shape for x in flags] != [x.shape for x in labels]:
+        raise LimbeckError("ignored must be [k] for each image, as labels are, got other shapes")
+    values = torch.cat([torch.zeros(0, dtype=torch.long), *flags])
+    if bool(((values < COUNTED) | (values > CROWD)).any()):
+        raise LimbeckError(f"ignored must be 0, 1 or 2 (crowd), got {sorted(set(values.tolist()))}")
+    return flags if bool(values.any()) else None
 
 
 def _to_xyxy(boxes: Any) -> Tensor:

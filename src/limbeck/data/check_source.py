@@ -233,7 +233,9 @@ def _check_boxes(splits: Mapping[str, Split], class_names: Sequence[str]) -> Ite
     for split_name, split in splits.items():
         if split.boxes is None:
             continue
-        present = (split.boxes.labels[i].unique() for i in split.indices[split.target != UNLABELED].tolist())
+        present = (
+            torch.unique(split.boxes.counted_labels(i)) for i in split.indices[split.target != UNLABELED].tolist()
+        )
         counts = torch.bincount(torch.cat([torch.zeros(0, dtype=torch.long), *present]), minlength=len(class_names))
         for name, count in zip(class_names, counts.tolist(), strict=True):
             yield from _check_count(name, split_name, count, "{} images with a box")

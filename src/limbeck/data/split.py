@@ -206,11 +206,14 @@ class Split:
     def _read_boxes(self, indices: Tensor) -> dict[str, Tensor]:
         assert self.boxes is not None
         fields, is_unlabeled = self.boxes.read(self.indices[indices]), self.target[indices] == UNLABELED
-        return {
+        hidden = {
             "boxes": fields["boxes"].masked_fill(is_unlabeled[:, None, None], 0.0),
             "labels": fields["labels"].masked_fill(is_unlabeled[:, None], UNLABELED),
             "num_boxes": fields["num_boxes"].masked_fill(is_unlabeled, -1),
         }
+        if "ignored" in fields:
+            hidden["ignored"] = fields["ignored"].masked_fill(is_unlabeled[:, None], 0)
+        return hidden
 
     def fingerprint(self) -> list[str]:
         """Hashes of the samples, their images, labels, masks and boxes."""

@@ -123,5 +123,6 @@ def add_unlabeled(train: Split, images: ImageStore, *, first_id: int) -> Split:
 
 
 def _add_images_without_boxes(store: BoxStore, count: int) -> BoxStore:
-    empty = [torch.zeros(0, 4)] * count
-    return BoxStore([*store.boxes, *empty], [*store.labels, *(boxes[:, 0].long() for boxes in empty)])
+    empty, nothing = [torch.zeros(0, 4)] * count, [torch.zeros(0, dtype=torch.long)] * count
+    ignored = None if store.ignored is None else [*store.ignored, *nothing]
+    return BoxStore([*store.boxes, *empty], [*store.labels, *nothing], ignored)

@@ -13,7 +13,7 @@ from torch import Tensor
 from limbeck.core.errors import LimbeckError
 from limbeck.data.augmentation import Augmentation
 from limbeck.data.batch_sampler import BatchStream
-from limbeck.data.box_store import BoxStore
+from limbeck.data.box_store import CROWD, BoxStore
 from limbeck.data.collated_dataset import CollatedDataset
 from limbeck.data.image_store import evenly_spaced_indices, preserve_rng_state
 from limbeck.data.input_checks import read_item, require_finite, require_image_values, require_input_type
@@ -68,7 +68,8 @@ def from_datasets(
 
     An item is ``(input, target)``, or a mapping with both (``pixel_values`` and ``label``). A target is a class; a
     ``torchvision.tv_tensors.Mask``; or boxes, a mapping with ``boxes`` and ``labels`` (as torchvision's
-    ``wrap_dataset_for_transforms_v2`` gives). Items of any other kind need ``collate_fn``.
+    ``wrap_dataset_for_transforms_v2`` gives) and, where there is one, ``iscrowd``, of boxes that are ignored. Items of
+    any other kind need ``collate_fn``.
 
     Args:
         train: the training samples.
@@ -222,7 +223,10 @@ def _read_boxes(targets: Sequence[Mapping[str, Any]]) -> BoxStore:
             f"a target that is a mapping must have boxes and labels, got {keys}: "
             "use torchvision's wrap_dataset_for_transforms_v2, or give collate_fn"
         )
-    return BoxStore([target["boxes"] for target in targets], [target["labels"] for target in targets])
+    boxes, labels = ([target[key] for target in targets] for key in ("boxes", "labels"))
+    has_crowds = any("iscrowd" in target for target in targets)
+    crowds = [torch.as_tensor(target.get("iscrowd", torch.zeros(len(target["labels"])))).bool() for target in targets]
+    return BoxStore(boxes, labels, [CROWD * flags.long() for flags in crowds] if has_crowds else None)
 
 
 def _require_unit_range(inputs: Tensor) -> None:

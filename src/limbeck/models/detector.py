@@ -64,7 +64,8 @@ class Detector(nn.Module):
         Args:
             images: ``[batch, channels, height, width]``.
             targets: ``boxes`` ``[batch, k, 4]`` (left, top, right, bottom in pixels), ``labels`` ``[batch, k]`` from 0
-                and ``num_boxes`` ``[batch]`` (−1: not annotated).
+                and ``num_boxes`` ``[batch]`` (−1: not annotated); with ``ignored`` ``[batch, k]``, anchors on boxes
+                where it is not 0 are not trained as background.
 
         Returns:
             ``logits`` ``[batch, rows, classes]`` (of SSD with the background first, of Faster R-CNN the objectness

@@ -20,7 +20,9 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.models.detection.ssd import SSD
-from torchvision.ops import box_iou, clip_boxes_to_image
+from torchvision.ops import clip_boxes_to_image
+
+from limbeck.models.ignored_boxes import exclude_background, hide_background, match_anchors
 
 __all__ = ["count_classes", "detector_outputs", "is_detector"]
 
@@ -47,7 +49,7 @@ def detector_outputs(network: Any, images: Tensor, targets: Targets | None) -> d
     Args:
         network: a detector of torchvision, see :func:`is_detector`.
         images: ``[batch, channels, height, width]``.
-        targets: ``boxes``, ``labels`` and ``num_boxes``, or ``None``.
+        targets: ``boxes``, ``labels``, ``num_boxes`` and, if there are any, ``ignored``; or ``None``.
     """
     features = network.backbone(images)
     features = {"0": features} if isinstance(features, Tensor) else features
@@ -104,11 +106,13 @@ def _one_stage_losses(
     if not boxes:
         return {"loss_classification": torch.stack([tensor.sum() for tensor in head.values()]).sum() * 0.0}
     head = {name: tensor[labeled] for name, tensor in head.items()}
+    if _has_ignored(boxes):
+        head["cls_logits"] = hide_background(network, head["cls_logits"], anchors, boxes)
     all_anchors = [anchors] * len(boxes)
     if isinstance(network, FCOS):
         losses = network.compute_loss(boxes, head, all_anchors, counts)
     elif isinstance(network, SSD):
-        losses = network.compute_loss(boxes, head, all_anchors, [_match_ssd(network, anchors, t) for t in boxes])
+        losses = network.compute_loss(boxes, head, all_anchors, [match_anchors(network, anchors, t) for t in boxes])
     else:
         losses = network.compute_loss(boxes, head, all_anchors)
     return {f"loss_{name}": loss for name, loss in losses.items()}
@@ -124,11 +128,15 @@ def _two_stage_losses(
         return {"loss_objectness": 0.0 * (outputs["logits"].sum() + outputs["box_deltas"].sum())}
     anchors = [outputs["anchors"]] * len(boxes)
     labels, matched_boxes = rpn.assign_targets_to_anchors(anchors, boxes)
+    if _has_ignored(boxes):  # −1: not sampled
+        labels = exclude_background(labels, anchors, boxes, value=-1)
     objectness, rpn_box = rpn.compute_loss(
         outputs["logits"][labeled].flatten(), outputs["box_deltas"][labeled].flatten(0, 1), labels,
         rpn.box_coder.encode(matched_boxes, anchors),
     )  # fmt: skip
     sampled, _, labels, regression_targets = roi.select_training_samples([proposals[i] for i in labeled], boxes)
+    if _has_ignored(boxes):  # −100: ignored by the cross-entropy
+        labels = exclude_background(labels, sampled, boxes, value=-100)
     maps = {name: _upcast(tensor)[labeled] for name, tensor in features.items()}
     pooled = roi.box_head(roi.box_roi_pool(maps, sampled, [_size(images)] * len(boxes)))
     classifier, box = fastrcnn_loss(*map(_upcast, roi.box_predictor(pooled)), labels, regression_targets)
@@ -181,21 +189,25 @@ def _scores(network: Any, outputs: Mapping[str, Tensor]) -> Tensor:
     return logits.sigmoid()
 
 
-def _match_ssd(network: SSD, anchors: Tensor, target: Targets) -> Tensor:
-    if not len(target["boxes"]):
-        return torch.full((len(anchors),), -1, dtype=torch.long, device=anchors.device)
-    matched: Tensor = network.proposal_matcher(box_iou(target["boxes"], anchors))
-    return matched
-
-
 def _list_targets(targets: Targets, *, first_label: int) -> tuple[list[int], list[dict[str, Tensor]]]:
-    """The positions of the images with annotations, and their boxes and labels as torchvision takes them."""
+    """The positions of the images with annotations, and their boxes and labels as torchvision takes them.
+
+    ``ignored`` are those of the boxes that are ignored.
+    """
     counts: list[int] = targets["num_boxes"].tolist()
     labeled = [i for i, count in enumerate(counts) if count >= 0]
+    boxes, labels, ignored = targets["boxes"].float(), targets["labels"] + first_label, targets.get("ignored")
     return labeled, [
-        {"boxes": targets["boxes"][i, : counts[i]].float(), "labels": targets["labels"][i, : counts[i]] + first_label}
+        {
+            "boxes": boxes[i, : counts[i]], "labels": labels[i, : counts[i]],
+            "ignored": boxes[i, :0] if ignored is None else boxes[i, ignored[i] != 0],
+        }
         for i in labeled
-    ]
+    ]  # fmt: skip
+
+
+def _has_ignored(targets: list[dict[str, Tensor]]) -> bool:
+    return any(len(target["ignored"]) for target in targets)
 
 
 def _join_levels(objectness: list[Tensor], deltas: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,7 @@ __all__ = [
     "SET_NAMES",
     "AnnotatedImage",
     "BoxSettings",
+    "FlaggedBoxes",
     "InvalidBoxes",
     "SplitSetting",
     "check_choice",
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 InvalidBoxes = Literal["raise", "drop"]
+FlaggedBoxes = Literal["ignore", "drop", "keep"]
 SplitSetting = float | str | None
 SET_NAMES = {"validation": ("val", "valid", "validation"), "test": ("test",)}
 _DEFAULT_FRACTION = 0.2
@@ -52,6 +54,7 @@ class AnnotatedImage(NamedTuple):
         size: height and width that the annotation states; ``None``: it states none.
         boxes: left, top, right, bottom in pixels of the upright image.
         class_names: the class of each box.
+        ignored: for each box 0, or that it is ignored: 1, or 2 as a crowd; see :class:`~limbeck.data.BoxStore`.
     """
 
     path: Path
@@ -59,6 +62,7 @@ class AnnotatedImage(NamedTuple):
     size: tuple[int, int] | None
     boxes: list[tuple[float, float, float, float]]
     class_names: list[str]
+    ignored: list[int]
 
 
 class BoxSettings(Protocol):
@@ -137,7 +141,8 @@ def check_image_size(size: tuple[int, int] | None) -> None:
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     """Refuse a setting of another value than ``choices``."""
     if value not in choices:
-        raise LimbeckError(f"{name} must be {' or '.join(map(str, choices))}, got {value!r}: correct it")
+        *others, last = map(str, choices)
+        raise LimbeckError(f"{name} must be {', '.join(others)} or {last}, got {value!r}: correct it")
 
 
 def choose_sets(
@@ -236,38 +241,41 @@ def _make_split(
     """
     if not images:
         raise LimbeckError(f"a set must have images, got none in {root}: add some, or set a fraction for this split")
-    boxes, labels = _read_boxes(images, class_names, size=source.size, invalid_boxes=source.invalid_boxes)
+    boxes = _read_boxes(images, class_names, size=source.size, invalid_boxes=source.invalid_boxes)
     paths = tuple(image.path for image in images)
     files = ImageFiles(paths, source.size, 3, "letterbox" if source.size is not None else "stretch")
     fits_memory = files.read_uint8([0]).numel() * len(files) <= source.cache_mb * 2**20
     store = InMemory(files.read_uint8(range(len(files))), paths) if fits_memory else files
     groups = groups_of_paths(paths, source.group_pattern, root)
-    return Split.from_boxes(store, BoxStore(boxes, labels), first_id=first_id, groups=groups)
+    return Split.from_boxes(store, boxes, first_id=first_id, groups=groups)
 
 
 def _read_boxes(
     images: Sequence[AnnotatedImage], class_names: Sequence[str], *, size: tuple[int, int] | None,
     invalid_boxes: InvalidBoxes,
-) -> tuple[list[Tensor], list[Tensor]]:  # fmt: skip
-    """Boxes and class indices of each image, in pixels after resizing."""
+) -> BoxStore:  # fmt: skip
+    """The boxes of each image, in pixels after resizing."""
     index = {name: label for label, name in enumerate(class_names)}
-    all_boxes, all_labels = list[Tensor](), list[Tensor]()
+    all_boxes, all_labels, all_ignored = list[Tensor](), list[Tensor](), list[Tensor]()
     invalid, clipped = list[str](), list[Path]()
     for image in images:
         image_size = _require_annotated_size(image)
         keep = [i for i, name in enumerate(image.class_names) if name in index]
         boxes = torch.tensor([image.boxes[i] for i in keep], dtype=torch.float64).reshape(-1, 4)
-        labels = torch.tensor([index[image.class_names[i]] for i in keep], dtype=torch.long)
+        labels, ignored = torch.tensor(
+            [[index[image.class_names[i]], image.ignored[i]] for i in keep], dtype=torch.long
+        ).reshape(-1, 2).unbind(1)  # fmt: skip
         is_valid = _is_valid(boxes, image_size)
         invalid += [_describe_box(boxes[i].tolist(), image, image_size) for i in (~is_valid).nonzero().flatten()]
-        boxes, labels = boxes[is_valid], labels[is_valid]
+        boxes = boxes[is_valid]
         inside = clip_boxes_to_image(boxes, image_size)
         if bool(((boxes - inside).abs() > _MAX_OVERHANG).any()):
             clipped.append(image.annotation)
         all_boxes.append(_resize_boxes(inside, image_size, size).float())
-        all_labels.append(labels)
+        all_labels.append(labels[is_valid])
+        all_ignored.append(ignored[is_valid])
     _report(invalid, clipped, invalid_boxes)
-    return all_boxes, all_labels
+    return BoxStore(all_boxes, all_labels, all_ignored)
 
 
 def _report(invalid: Sequence[str], clipped: Sequence[Path], invalid_boxes: InvalidBoxes) -> None:

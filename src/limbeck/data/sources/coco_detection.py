@@ -7,15 +7,17 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, final
+from typing import Any, final
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data.augmentation import Augmentation
+from limbeck.data.box_store import COUNTED, CROWD
 from limbeck.data.image_files import list_image_files
 from limbeck.data.module import DataModule, NormalizeMode
 from limbeck.data.sources.box_annotations import (
     SET_NAMES,
     AnnotatedImage,
+    FlaggedBoxes,
     InvalidBoxes,
     SplitSetting,
     check_choice,
@@ -63,9 +65,9 @@ class CocoDetection:
         val_split: a fraction of the training set, or the name of a set; ``None``: the set ``val`` or ``val2017`` (as
             the training set is called) if it exists, else 0.2.
         test_split: the same with the set ``test``.
-        iscrowd: whether boxes marked ``iscrowd`` (many objects at once) are left out (``drop``) or used as all others
-            (``keep``). The evaluation of COCO ignores detections in them; without their boxes such a detection is a
-            false positive.
+        iscrowd: whether boxes marked ``iscrowd`` (many objects at once) are ignored (``ignore``: not trained on, and
+            detections in them are neither right nor wrong, as in the evaluation of COCO), left out (``drop``:
+            detections in them are false positives) or used as all others (``keep``).
         invalid_boxes: whether a box that is empty or outside its image is an error (``raise``), or left out (``drop``).
         unlabeled: a folder in ``root``, or a path, with further training images without annotations, in subfolders of
             any kind; resized and padded as the others.
@@ -87,7 +89,7 @@ class CocoDetection:
     train_split: str | None = None
     val_split: SplitSetting = None
     test_split: SplitSetting = None
-    iscrowd: Literal["drop", "keep"] = "drop"
+    iscrowd: FlaggedBoxes = "ignore"
     invalid_boxes: InvalidBoxes = "raise"
     unlabeled: str | None = None
     group_pattern: str | None = None
@@ -106,7 +108,7 @@ class CocoDetection:
         """
         check_image_size(self.size)
         check_choice("invalid_boxes", self.invalid_boxes, ("raise", "drop"))
-        check_choice("iscrowd", self.iscrowd, ("drop", "keep"))
+        check_choice("iscrowd", self.iscrowd, ("ignore", "drop", "keep"))
         root, images, available = self._read_sets()
         return load_annotated(self, root, images, available, seed=seed)
 
@@ -157,7 +159,7 @@ class CocoDetection:
 
 
 def read_coco_annotations(
-    path: Path, folder: Path, *, iscrowd: Literal["drop", "keep"] = "drop"
+    path: Path, folder: Path, *, iscrowd: FlaggedBoxes = "ignore"
 ) -> tuple[list[AnnotatedImage], list[str]]:
     """The images with boxes in a JSON file of COCO, in its order, and the names of the categories by id.
 
@@ -211,12 +213,12 @@ def _read_image(item: Mapping[str, Any], path: Path, folder: Path) -> AnnotatedI
         raise ValueError(f"file_name must be a path in the folder of the images, got {str(name)[:80]!r}")
     size = item.get("height"), item.get("width")
     stated = (int(size[0]), int(size[1])) if isinstance(size[0], int) and isinstance(size[1], int) else None
-    return AnnotatedImage(folder / name, path, stated, [], [])
+    return AnnotatedImage(folder / name, path, stated, [], [], [])
 
 
 def _add_box(
     item: Mapping[str, Any], images: Mapping[Any, AnnotatedImage], class_names: Mapping[int, str],
-    iscrowd: Literal["drop", "keep"],
+    iscrowd: FlaggedBoxes,
 ) -> None:  # fmt: skip
     is_crowd = item.get("iscrowd")
     if is_crowd not in (0, 1, None):
@@ -235,6 +237,7 @@ def _add_box(
         raise ValueError(f"bbox must be finite, got {str(box)[:60]}") from error
     images[image_id].boxes.append((x, y, x + width, y + height))
     images[image_id].class_names.append(class_names[category])
+    images[image_id].ignored.append(CROWD if is_crowd and iscrowd == "ignore" else COUNTED)
 
 
 def _entries(content: Any, key: str) -> list[Mapping[str, Any]]:

@@ -13,11 +13,13 @@ from xml.parsers import expat
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data.augmentation import Augmentation
+from limbeck.data.box_store import COUNTED, IGNORED
 from limbeck.data.image_files import list_image_files
 from limbeck.data.module import DataModule, NormalizeMode
 from limbeck.data.sources.box_annotations import (
     SET_NAMES,
     AnnotatedImage,
+    FlaggedBoxes,
     InvalidBoxes,
     SplitSetting,
     check_choice,
@@ -59,8 +61,9 @@ class VOCDetection:
         val_split: a fraction of the training set, or the name of a set; ``None``: the set ``val`` if it exists, else
             0.2.
         test_split: the same with the set ``test``.
-        difficult: whether boxes marked ``difficult`` are left out (``drop``) or used as all others (``keep``). The
-            evaluation of VOC ignores detections of them; without their boxes such a detection is a false positive.
+        difficult: whether boxes marked ``difficult`` are ignored (``ignore``: not trained on, and detections of them
+            are neither right nor wrong, as in the evaluation of VOC), left out (``drop``: detections of them are false
+            positives) or used as all others (``keep``).
         invalid_boxes: whether a box that is empty or outside its image is an error (``raise``), or left out (``drop``).
         first_pixel: coordinates of the first pixel, 1 in Pascal VOC: ``xmin`` and ``ymin`` are the first pixels of the
             box, ``xmax`` and ``ymax`` the last ones. 0: all four are distances from the left and the top.
@@ -81,7 +84,7 @@ class VOCDetection:
     num_samples: int | None = None
     val_split: SplitSetting = None
     test_split: SplitSetting = None
-    difficult: Literal["drop", "keep"] = "drop"
+    difficult: FlaggedBoxes = "ignore"
     invalid_boxes: InvalidBoxes = "raise"
     first_pixel: Literal[0, 1] = 1
     unlabeled: str | None = None
@@ -101,7 +104,7 @@ class VOCDetection:
         """
         check_image_size(self.size)
         check_choice("invalid_boxes", self.invalid_boxes, ("raise", "drop"))
-        check_choice("difficult", self.difficult, ("drop", "keep"))
+        check_choice("difficult", self.difficult, ("ignore", "drop", "keep"))
         check_choice("first_pixel", self.first_pixel, (0, 1))
         root, pairs = self._find_sets()
         images = {split: [self._read(*pair) for pair in members] for split, members in pairs.items()}
@@ -112,7 +115,7 @@ class VOCDetection:
         """Every image and annotation with its split; those of a set that is split by fraction are in training."""
         root, pairs = self._find_sets()
         return list_annotated(
-            {split: [AnnotatedImage(*pair, None, [], []) for pair in members] for split, members in pairs.items()},
+            {split: [AnnotatedImage(*pair, None, [], [], []) for pair in members] for split, members in pairs.items()},
             find_unlabeled_folder(self.unlabeled, root),
         )
 
@@ -144,7 +147,7 @@ class VOCDetection:
 
 
 def read_voc_annotation(
-    path: Path, image: Path, *, difficult: Literal["drop", "keep"] = "drop", first_pixel: Literal[0, 1] = 1
+    path: Path, image: Path, *, difficult: FlaggedBoxes = "ignore", first_pixel: Literal[0, 1] = 1
 ) -> AnnotatedImage:
     """The boxes in an XML file of Pascal VOC.
 
@@ -161,10 +164,12 @@ def read_voc_annotation(
     try:
         size = root.find("size")
         stated = None if size is None else (round(_number(size, "height")), round(_number(size, "width")))
-        boxes, names = list[tuple[float, float, float, float]](), list[str]()
+        boxes, names, ignored = list[tuple[float, float, float, float]](), list[str](), list[int]()
         for item in root.iterfind("object"):
-            if difficult == "drop" and (item.findtext("difficult") or "0").strip() not in ("0", ""):
+            is_difficult = (item.findtext("difficult") or "0").strip() not in ("0", "")
+            if is_difficult and difficult == "drop":
                 continue
+            ignored.append(IGNORED if is_difficult and difficult == "ignore" else COUNTED)
             names.append(_text(item, "name"))
             left, top, right, bottom = (_number(item, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax"))
             # One that is empty as written stays empty, so that it is refused.
@@ -172,7 +177,7 @@ def read_voc_annotation(
             boxes.append((left - shift, top - shift, right, bottom))
     except (ValueError, OverflowError) as error:
         raise LimbeckError(f"the annotation {path} must be of Pascal VOC ({error}): correct or remove it") from error
-    return AnnotatedImage(image, path, stated, boxes, names)
+    return AnnotatedImage(image, path, stated, boxes, names, ignored)
 
 
 def _parse_xml(path: Path) -> Element:

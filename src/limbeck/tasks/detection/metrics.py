@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from limbeck.core.metric_spec import MetricSpec
-from limbeck.tasks.detection.boxes import Detections, box_areas, match_detections
+from limbeck.tasks.detection.boxes import Detections, TargetBoxes, box_areas, match_detections
 
 IOU_THRESHOLDS: Final = torch.from_numpy(np.linspace(0.5, 0.95, 10))
 _RECALLS: Final = torch.from_numpy(np.linspace(0.0, 1.0, 101))
@@ -48,22 +48,22 @@ METRICS: Final = (
 )  # fmt: skip
 
 
-def image_statistics(
-    detections: Detections, boxes: Tensor, labels: Tensor, *, classes: int, max_detections: int
-) -> Tensor:
+def image_statistics(detections: Detections, target: TargetBoxes, *, classes: int, max_detections: int) -> Tensor:
     """``[3 · max_detections + classes]`` float64 from which :func:`mean_average_precision` is computed.
 
     The scores of the detections (−1 in the padding), their classes, their matches as a number whose bit t is set where
-    the detection is matched at ``IOU_THRESHOLDS[t]``, and the number of boxes of each class.
+    the detection is matched at ``IOU_THRESHOLDS[t]``, and bit 10 + t where it is ignored there, and the number of boxes
+    of each class that are not ignored.
     """
-    matched, _ = match_detections(detections, boxes, labels, thresholds=IOU_THRESHOLDS)
+    matched, ignored = match_detections(detections, *target, thresholds=IOU_THRESHOLDS)
     columns = torch.full((3, max_detections), -1.0, dtype=torch.float64)
     columns[2] = 0.0
-    bits = ((matched >= 0) * 2 ** torch.arange(len(matched))[:, None]).sum(dim=0)
+    flags = torch.cat([matched >= 0, ignored])
+    bits = (flags * 2 ** torch.arange(len(flags))[:, None]).sum(dim=0)
     columns[:, : len(detections.scores)] = torch.stack(
         [detections.scores.double(), detections.labels.double(), bits.double()]
     )
-    return torch.cat([columns.flatten(), torch.bincount(labels, minlength=classes).double()])
+    return torch.cat([columns.flatten(), torch.bincount(target.counted().labels, minlength=classes).double()])
 
 
 def mean_average_precision(
@@ -85,9 +85,10 @@ def mean_average_precision(
         image, column = (labels == c).nonzero(as_tuple=True)
         class_bits = bits[image, column].long()
         matches = torch.stack([(class_bits >> t) % 2 == 1 for t in iou_indices])
+        ignored = torch.stack([(class_bits >> (t + len(IOU_THRESHOLDS))) % 2 == 1 for t in iou_indices])
         step = max(1, _MAX_ELEMENTS // max(1, len(image)))
         chunks = [
-            average_precision(scores[image, column], matches, chunk[:, image].double(), counts)
+            average_precision(scores[image, column], matches, chunk[:, image].double(), counts, ignored)
             for chunk, counts in zip(torch.split(image_weights, step), torch.split(num_boxes[:, c], step), strict=True)
         ]
         by_class.append(torch.cat(chunks))
@@ -95,7 +96,9 @@ def mean_average_precision(
     return values[0] if weights is None else values
 
 
-def average_precision(scores: Tensor, matches: Tensor, weights: Tensor, num_boxes: Tensor) -> Tensor:
+def average_precision(
+    scores: Tensor, matches: Tensor, weights: Tensor, num_boxes: Tensor, ignored: Tensor | None = None
+) -> Tensor:
     """Average precision of one class, ``[resamples, thresholds]``; NaN where a resample has no box.
 
     Args:
@@ -103,18 +106,22 @@ def average_precision(scores: Tensor, matches: Tensor, weights: Tensor, num_boxe
         matches: ``[thresholds, m]`` booleans, whether a detection is matched with a box.
         weights: ``[resamples, m]``, how often a resample has each detection.
         num_boxes: ``[resamples]``.
+        ignored: ``[thresholds, m]`` booleans, whether a detection counts neither as right nor as wrong.
 
     >>> scores, matches = torch.tensor([0.9, 0.8, 0.7]), torch.tensor([[True, False, True]])
     >>> average_precision(scores, matches, torch.ones(1, 3).double(), torch.tensor([2.0]).double())
     tensor([[0.8350]], dtype=torch.float64)
     """
     values = torch.stack(
-        [precision.mean(dim=1) for precision in precision_at_recalls(scores, matches, weights, num_boxes)], dim=1
+        [precision.mean(dim=1) for precision in precision_at_recalls(scores, matches, weights, num_boxes, ignored)],
+        dim=1,
     )
     return values.masked_fill(num_boxes[:, None] == 0, torch.nan)
 
 
-def precision_at_recalls(scores: Tensor, matches: Tensor, weights: Tensor, num_boxes: Tensor) -> list[Tensor]:
+def precision_at_recalls(
+    scores: Tensor, matches: Tensor, weights: Tensor, num_boxes: Tensor, ignored: Tensor | None = None
+) -> list[Tensor]:
     """The precision at 101 recalls from 0 to 1, ``[resamples, 101]`` for each threshold; see :func:`average_precision`.
 
     The largest precision at a recall or above is reached at a match, so only matches are points of the curve.
@@ -124,10 +131,14 @@ def precision_at_recalls(scores: Tensor, matches: Tensor, weights: Tensor, num_b
     is_end = torch.cat([scores.diff() != 0, torch.ones(min(1, len(scores)), dtype=torch.bool)])
     # The last position of the detections of equal score, for each detection.
     group_end = is_end.nonzero()[:, 0][is_end.long().cumsum(0) - is_end.long()]
+    has_ignored = ignored is not None and bool(ignored.any())
+    counted = ~ignored[:, order] if ignored is not None and has_ignored else torch.ones_like(matches)
     num_selected, curves = weights.cumsum(dim=1), []
     recalls = _RECALLS.expand(len(weights), -1).contiguous()
-    for is_match in matches:
-        hits = is_match.nonzero()[:, 0]
+    for is_match, is_counted in zip(matches, counted, strict=True):
+        if has_ignored:
+            num_selected = (weights * is_counted).cumsum(dim=1)
+        hits = (is_match & is_counted).nonzero()[:, 0]
         ends = group_end[hits]
         is_last = torch.cat([ends.diff() != 0, torch.ones(min(1, len(ends)), dtype=torch.bool)])
         num_correct = weights[:, hits].cumsum(dim=1)[:, is_last]
@@ -155,21 +166,20 @@ class DetectionMetrics:
         self._num_boxes = dict.fromkeys(_AREAS, torch.zeros(classes, dtype=torch.long))
         self._num_images = torch.zeros(classes, dtype=torch.long)
 
-    def update(self, detections: Sequence[Detections], boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> None:
-        """Add the detections of some images, with their boxes ``[k, 4]`` and labels ``[k]``."""
-        for found, image_boxes, image_labels in zip(detections, boxes, labels, strict=True):
+    def update(self, detections: Sequence[Detections], targets: Sequence[TargetBoxes]) -> None:
+        """Add the detections of some images, with the boxes of their targets."""
+        for found, target in zip(detections, targets, strict=True):
+            counted = target.counted()
             self._scores.append(found.scores.double())
             self._labels.append(found.labels)
-            self._num_images += torch.bincount(image_labels, minlength=self._classes) > 0
-            areas = box_areas(image_boxes)
+            self._num_images += torch.bincount(counted.labels, minlength=self._classes) > 0
+            areas = box_areas(counted.boxes)
             for name, area in _AREAS.items():
-                matched, ignored = match_detections(
-                    found, image_boxes, image_labels, thresholds=IOU_THRESHOLDS, area_range=area
-                )
+                matched, ignored = match_detections(found, *target, thresholds=IOU_THRESHOLDS, area_range=area)
                 self._matches[name].append(matched >= 0)
                 self._ignored[name].append(ignored)
-                counted = image_labels[(areas >= area[0]) & (areas <= area[1])]
-                self._num_boxes[name] = self._num_boxes[name] + torch.bincount(counted, minlength=self._classes)
+                labels = counted.labels[(areas >= area[0]) & (areas <= area[1])]
+                self._num_boxes[name] = self._num_boxes[name] + torch.bincount(labels, minlength=self._classes)
 
     def compute(self) -> Mapping[str, Any]:
         """The metrics by name, as fractions; NaN where there is no box.

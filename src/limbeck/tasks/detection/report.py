@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from limbeck.core.task import Example, Panel, Scores
-from limbeck.tasks.detection.boxes import Detections, match_detections
+from limbeck.data.box_store import COUNTED
+from limbeck.tasks.detection.boxes import Detections, TargetBoxes, match_detections
 from limbeck.utils.png import encode_png
 
 _MAX_SIDE: Final = 240
@@ -20,14 +21,14 @@ _TARGET, _CORRECT, _FALSE, _MISSED = (0.1, 0.5, 1.0), (0.1, 0.8, 0.2), (1.0, 0.2
 
 
 def detection_examples(
-    pixels: Tensor, targets: Sequence[tuple[Tensor, Tensor] | None], sample_ids: Tensor, scores: Mapping[str, Scores],
+    pixels: Tensor, targets: Sequence[TargetBoxes | None], sample_ids: Tensor, scores: Mapping[str, Scores],
     class_names: Sequence[str],
 ) -> list[Example]:  # fmt: skip
     """One example for each image. Detections of a score of at least 0.3 are shown; a match is of IoU 0.5.
 
     Args:
         pixels: ``[batch, channels, height, width]`` in 0..1.
-        targets: boxes and labels of each image, or ``None``.
+        targets: of each image, or ``None``.
         sample_ids: ``[batch]``.
         scores: of each network by name; the predictions are :class:`Detections`.
         class_names: by index.
@@ -64,29 +65,29 @@ def draw_boxes(
     return image
 
 
-def _target_panel(image: Tensor, target: tuple[Tensor, Tensor] | None, class_names: Sequence[str]) -> Panel:
+def _target_panel(image: Tensor, target: TargetBoxes | None, class_names: Sequence[str]) -> Panel:
     if target is None:
         return Panel("not annotated")
-    boxes, labels = target
-    counts = torch.bincount(labels, minlength=len(class_names)).tolist()
+    counted = target.counted()
+    counts = torch.bincount(counted.labels, minlength=len(class_names)).tolist()
     text = ", ".join(f"{count} {name}" for name, count in zip(class_names, counts, strict=False) if count)
-    return Panel(text or "no box", encode_png(draw_boxes(image, boxes, _TARGET), max_side=_MAX_SIDE))
+    drawn = draw_boxes(image, target.boxes[target.ignored != COUNTED], _TARGET, dashed=True)
+    return Panel(text or "no box", encode_png(draw_boxes(drawn, counted.boxes, _TARGET), max_side=_MAX_SIDE))
 
 
-def _prediction_panel(image: Tensor, detections: Detections, target: tuple[Tensor, Tensor] | None) -> Panel:
-    """Correct detections in green, false ones in red, missed boxes dashed in yellow."""
+def _prediction_panel(image: Tensor, detections: Detections, target: TargetBoxes | None) -> Panel:
+    """Correct detections in green, false ones in red, missed boxes dashed in yellow; of ignored boxes in blue."""
     count = int((detections.scores >= _MIN_SCORE).sum())
     shown = Detections(*(part[:count] for part in detections))
     if target is None:
         drawn = draw_boxes(image, shown.boxes, _TARGET)
         return Panel(f"{count} found", encode_png(drawn, max_side=_MAX_SIDE))
-    boxes, labels = target
-    matched = match_detections(shown, boxes, labels, thresholds=_IOU)[0][0]
-    is_correct = matched >= 0
-    missed = boxes[~torch.isin(torch.arange(len(boxes)), matched)]
+    matched, is_ignored = (rows[0] for rows in match_detections(shown, *target, thresholds=_IOU))
+    is_correct, is_false = (matched >= 0) & ~is_ignored, (matched < 0) & ~is_ignored
+    missed = target.boxes[~torch.isin(torch.arange(len(target.boxes)), matched) & (target.ignored == COUNTED)]
     drawn = draw_boxes(image, missed, _MISSED, width=2, dashed=True)
+    drawn = draw_boxes(drawn, shown.boxes[is_ignored], _TARGET)
     drawn = draw_boxes(drawn, shown.boxes[is_correct], _CORRECT)
-    drawn = draw_boxes(drawn, shown.boxes[~is_correct], _FALSE, width=2)
-    num_correct = int(is_correct.sum())
-    text = f"{num_correct} correct, {count - num_correct} false (red), {len(missed)} missed (yellow)"
+    drawn = draw_boxes(drawn, shown.boxes[is_false], _FALSE, width=2)
+    text = f"{int(is_correct.sum())} correct, {int(is_false.sum())} false (red), {len(missed)} missed (yellow)"
     return Panel(text, encode_png(drawn, max_side=_MAX_SIDE))

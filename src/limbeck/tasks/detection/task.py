@@ -13,10 +13,11 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.metric_spec import MetricSpec
 from limbeck.core.outputs import Outputs
 from limbeck.core.task import Example, ModelInputs, Scores
+from limbeck.data.box_store import COUNTED
 from limbeck.data.normalization import NormalizedModel
 from limbeck.losses.temperature import DETECTION, Range
 from limbeck.models.detector import require_detector_call
-from limbeck.tasks.detection.boxes import Detections, select_detections
+from limbeck.tasks.detection.boxes import Detections, TargetBoxes, select_detections
 from limbeck.tasks.detection.codec import decode_detector_outputs, encode_detector_outputs
 from limbeck.tasks.detection.deploy import DeployedDetector
 from limbeck.tasks.detection.metrics import (
@@ -47,7 +48,9 @@ class Detection:
 
     A batch is a mapping with ``input`` ``[batch, channels, height, width]``, ``boxes`` ``[batch, k, 4]`` (left, top,
     right, bottom in pixels), ``labels`` ``[batch, k]`` (−100 in the padding) and ``num_boxes`` ``[batch]`` (−1: not
-    annotated). The network is a :class:`limbeck.models.Detector`, or returns what it returns.
+    annotated). With ``ignored`` ``[batch, k]``, boxes after the first ``num_boxes`` with a value of 1 or 2 (a crowd)
+    are neither trained on nor counted in metrics. The network is a :class:`limbeck.models.Detector`, or returns what it
+    returns.
 
     Rows are the anchors of all levels of the head, or its locations, image after image: ``logits`` ``[rows, classes]``,
     and ``by_row`` ``anchors``, ``boxes``, ``box_deltas`` and ``level``. They depend on the anchors of the network:
@@ -131,7 +134,7 @@ class Detection:
         return
 
     def sample_targets(self, batch: Any) -> Mapping[str, Tensor]:
-        """``boxes``, ``labels``, ``num_boxes`` (none in a batch without boxes), and ``image_size`` ``[batch, 2]``."""
+        """``boxes``, ``labels``, ``num_boxes`` and ``ignored`` of the batch, and ``image_size`` ``[batch, 2]``."""
         images = get_input(batch)
         size = torch.tensor(images.shape[-2:], device=images.device).expand(len(images), 2)
         return {**(self._targets(batch) or {}), "image_size": size}
@@ -153,8 +156,8 @@ class Detection:
                 )
         detections = self._detections(raw)
         targets = self._image_targets(batch, len(detections))
-        labeled = [(found, *target) for found, target in zip(detections, targets, strict=True) if target is not None]
-        columns = tuple(zip(*labeled, strict=True)) if labeled else ((), (), ())
+        labeled = [(found, target) for found, target in zip(detections, targets, strict=True) if target is not None]
+        columns = tuple(zip(*labeled, strict=True)) if labeled else ((), ())
         return Scores(self._statistics(detections, targets), detections, columns)
 
     def metric_value(
@@ -213,20 +216,24 @@ class Detection:
             for boxes, scores in zip(raw["boxes"], raw["scores"], strict=True)
         ]  # fmt: skip
 
-    def _image_targets(self, batch: Any, batch_size: int) -> list[tuple[Tensor, Tensor] | None]:
-        """Boxes and labels of each image on the CPU; ``None`` for an image without annotations."""
+    def _image_targets(self, batch: Any, batch_size: int) -> list[TargetBoxes | None]:
+        """The boxes of each image on the CPU; ``None`` for an image without annotations."""
         targets = self._targets(batch)
         if targets is None:
             return [None] * batch_size
-        boxes, labels = targets["boxes"].cpu(), targets["labels"].cpu()
-        counts = targets["num_boxes"].tolist()
-        return [(boxes[i, :n], labels[i, :n]) if n >= 0 else None for i, n in enumerate(counts)]
+        boxes, labels, counts = (targets[name].cpu() for name in ("boxes", "labels", "num_boxes"))
+        ignored = targets["ignored"].cpu() if "ignored" in targets else torch.zeros_like(labels)
+        is_box = (torch.arange(labels.shape[1]) < counts[:, None]) | (ignored != COUNTED)
+        return [
+            TargetBoxes(boxes[i, is_box[i]], labels[i, is_box[i]], ignored[i, is_box[i]]) if count >= 0 else None
+            for i, count in enumerate(counts.tolist())
+        ]
 
-    def _statistics(self, detections: list[Detections], targets: list[tuple[Tensor, Tensor] | None]) -> Tensor:
+    def _statistics(self, detections: list[Detections], targets: list[TargetBoxes | None]) -> Tensor:
         rows = torch.full((len(detections), 3 * self.max_detections + self.classes), torch.nan, dtype=torch.float64)
         for row, found, target in zip(rows, detections, targets, strict=True):
             if target is not None:
-                row.copy_(image_statistics(found, *target, classes=self.classes, max_detections=self.max_detections))
+                row.copy_(image_statistics(found, target, classes=self.classes, max_detections=self.max_detections))
         return rows
 
     def _rows(self, raw: Any, batch_size: int) -> Outputs:
@@ -250,7 +257,7 @@ class Detection:
         )
 
     def _targets(self, batch: Any) -> dict[str, Tensor] | None:
-        """``boxes``, ``labels`` and ``num_boxes`` of a batch; ``None`` without boxes."""
+        """``boxes``, ``labels``, ``num_boxes`` and, if given, ``ignored`` of a batch; ``None`` without boxes."""
         if not isinstance(batch, Mapping) or "boxes" not in batch:
             return None
         boxes, labels, counts = (batch[name] for name in ("boxes", "labels", "num_boxes"))
@@ -264,7 +271,20 @@ class Detection:
             raise LimbeckError(
                 f"labels of boxes must be from 0 to {self.classes - 1}, got {int(labels.max())}: set the task's classes"
             )
-        return {"boxes": boxes, "labels": labels, "num_boxes": counts}
+        ignored = {"ignored": batch["ignored"]} if "ignored" in batch else {}
+        for flags in ignored.values():
+            require_ignored(flags, labels, counts)
+        return {"boxes": boxes, "labels": labels, "num_boxes": counts, **ignored}
+
+
+def require_ignored(ignored: Tensor, labels: Tensor, counts: Tensor) -> None:
+    """Refuse ``ignored`` of another shape, or of boxes before those that are counted."""
+    if ignored.shape != labels.shape:
+        raise LimbeckError(f"ignored must be [batch, k] as labels, got {list(ignored.shape)} and {list(labels.shape)}")
+    # Only on the CPU, as for labels.
+    is_counted = torch.arange(labels.shape[1], device=labels.device) < counts[:, None]
+    if ignored.is_cpu and bool(((ignored != COUNTED) & is_counted).any()):
+        raise LimbeckError("ignored boxes must come after the num_boxes boxes that count: sort them")
 
 
 def _describe(raw: Any) -> str:
