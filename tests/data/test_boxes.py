@@ -21,9 +21,11 @@ from limbeck.data import (
     rand_augment,
     random_crop,
     random_resized_crop,
+    scale_jitter,
     torchvision,
 )
 from limbeck.data.box_store import BoxStore
+from limbeck.data.counter_rng import CounterRNG
 from limbeck.data.image_store import InMemory
 from limbeck.data.module import make_splits
 from limbeck.data.pair_batches import pair_batches
@@ -54,6 +56,7 @@ TRANSFORMS = {
     "flip": horizontal_flip(),
     "crop": random_crop(5),
     "resized": random_resized_crop((0.4, 0.8)),
+    "scaled": scale_jitter((0.4, 1.6)),
     "affine": affine(40.0, (0.7, 1.2), 0.15),
     "jitter": color_jitter(),
     "v2_flip": torchvision("RandomVerticalFlip"),
@@ -244,3 +247,14 @@ def test_random_items_of_paired_batches_are_the_same_for_a_step():
         stream = pair_batches(data.batches(batch_size=4), pairing)
         first = stream.batch(1)["input"]
         assert torch.equal(stream.batch(1)["input"], first)
+
+
+def test_scaled_images_are_anywhere_in_the_frame_or_cut_anywhere():
+    rng = CounterRNG.for_samples(torch.arange(200), torch.zeros(200).long(), seed=0, transform_index=0)
+    for scale, low, high in ((0.5, 0.0, 12.0), (2.0, -24.0, 0.0)):
+        boxes = scale_jitter((scale, scale)).transform_boxes(torch.tensor([[[0.0, 0, 32, 24]]]), (24, 32), rng)
+        assert (boxes[..., 3] - boxes[..., 1]).unique().tolist() == [24 * scale]
+        assert (boxes[..., 1].min().item(), boxes[..., 1].max().item()) == (low, high)
+    for scale in ((0.0, 1.0), (2.0, 1.0), (1.0, 11.0)):
+        with pytest.raises(LimbeckError, match="scale_jitter's scale must be"):
+            scale_jitter(scale)

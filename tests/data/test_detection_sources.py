@@ -24,6 +24,7 @@ from limbeck.data import (
     mixup,
     random_crop,
     random_resized_crop,
+    scale_jitter,
     torchvision,
 )
 from limbeck.data.check_source import check_source
@@ -414,7 +415,8 @@ def test_missing_files_are_one_sentence(voc, tmp_path):
 
 
 TRANSFORMS = (
-    horizontal_flip(), random_crop(5), random_resized_crop((0.4, 0.8)), affine(0.0, (0.5, 1.5), 0.1), color_jitter(),
+    horizontal_flip(), random_crop(5), random_resized_crop((0.4, 0.8)), scale_jitter((0.5, 1.5)),
+    affine(0.0, (0.5, 1.5), 0.1), color_jitter(),
     torchvision("RandomVerticalFlip"), torchvision("RandomAffine", degrees=0, scale=[0.5, 1.5]),
     torchvision("RandomPhotometricDistort"),
 )  # fmt: skip

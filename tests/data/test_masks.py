@@ -25,6 +25,7 @@ from limbeck.data import (
     rand_augment,
     random_crop,
     random_resized_crop,
+    scale_jitter,
 )
 from limbeck.data.check_source import check_source
 from limbeck.data.mask_store import MaskFiles
@@ -100,7 +101,7 @@ def test_colors_leave_masks_as_they_are(tmp_path):
 
 def test_nearest_masks_follow_bilinear_images(tmp_path):
     """Rotated and cropped masks differ from the rounded images at the borders of classes only."""
-    transforms = (affine(20.0, (0.8, 1.2), 0.1), random_resized_crop((0.4, 0.9)))
+    transforms = (affine(20.0, (0.8, 1.2), 0.1), random_resized_crop((0.4, 0.9)), scale_jitter((0.7, 1.5)))
     data = load(write_folders(tmp_path, size=(48, 64)), augment=Augmentation(transforms))
     batch = data.batches(batch_size=6).batch(0)
     values, mask = batch["input"][:, 0] * 255 / 80, batch["target"]

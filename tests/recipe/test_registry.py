@@ -30,7 +30,7 @@ def test_names_are_of_their_kind_only():
     assert list_names("augmentation") == ["Augmentation", "default_augmentation"]
     assert list_names("transform") == [
         "affine", "color_jitter", "cutmix", "horizontal_flip", "mixup", "rand_augment", "random_crop",
-        "random_resized_crop", "spec_augment", "torchvision",
+        "random_resized_crop", "scale_jitter", "spec_augment", "torchvision",
     ]  # fmt: skip
     assert "small_cnn" in list_names("model")
     assert not {"load_weights", "save_weights", "catalogue"} & set(list_names("model"))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from limbeck import LimbeckError
-from limbeck.recipe import load_recipe
+from limbeck.recipe import find_recipe, load_recipe
 from limbeck.workflows import distill
 from limbeck.workflows._job.job import DataCache, Job
 
@@ -88,3 +90,37 @@ def test_losses_that_do_not_fit_are_refused_before_training(rehearse):
         rehearse("stages.0.objective.classes={use: BinaryKDLoss}")
     with pytest.raises(LimbeckError, match=r"stages.0: the loss 'classes' \(KDLoss\) needs a softmax .*BinaryKDLoss"):
         rehearse("stages.0.objective.classes={use: KDLoss, teacher: retina}")
+
+
+def write_coco(root):
+    rng, categories = np.random.default_rng(0), [{"id": 3 * i + 1, "name": f"class{i:02d}"} for i in range(80)]
+    for name, count in (("train2017", 6), ("val2017", 2)):
+        (root / name).mkdir(parents=True)
+        content = {"images": [], "annotations": [], "categories": categories}
+        for i in range(count):
+            file = f"{i:012d}.jpg"
+            Image.fromarray(rng.integers(0, 255, (48, 64, 3), np.uint8)).save(root / name / file)
+            content["images"].append({"id": i, "file_name": file, "height": 48, "width": 64})
+            for crowd in (0, 1):
+                box = {"bbox": [4 + i, 5, 24, 20 + 10 * crowd], "iscrowd": crowd, "area": 1}
+                box |= {"id": 2 * i + crowd, "image_id": i, "category_id": 3 * (i % 80) + 1}
+                content["annotations"].append(box)
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / "annotations" / f"instances_{name}.json").write_text(json.dumps(content))
+
+
+def test_the_full_scale_recipe_of_coco_rehearses_on_a_few_images(tmp_path):
+    write_coco(tmp_path / "coco")
+    settings = [
+        f"data.root={tmp_path}", "data.size=[64, 64]", "data.val_split=0.4", "teachers.teacher.pretrained=false",
+        "teachers.teacher.backbone=mobilenet_v3_small", "teachers.teacher.fpn_channels=64", "student.pretrained=false",
+        "student.backbone=mobilenet_v3_small", "student.fpn_channels=32", "teacher_training.epochs=1",
+        "stages.0.epochs=2", "training.batch_size=2", "training.precision=32-true", "training.num_workers=0",
+        "baselines=[]", "export.to=[]", "num_threads=1",
+    ]  # fmt: skip
+    job = Job.from_recipe(load_recipe(find_recipe("coco_full"), settings), tmp_path / "run")
+    job.validate()
+    assert (job.task.classes, len(job.data.train), len(job.data.validation), len(job.data.test)) == (80, 4, 2, 2)
+    fields = job.data.train.read_fields(torch.arange(4))
+    assert fields["num_boxes"].tolist() == [1, 1, 1, 1]
+    assert fields["ignored"].tolist() == [[0, 2]] * 4  # crowds

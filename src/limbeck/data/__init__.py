@@ -30,6 +30,7 @@ from limbeck.data.transforms import (
     rand_augment,
     random_crop,
     random_resized_crop,
+    scale_jitter,
     spec_augment,
     torchvision,
 )
@@ -70,6 +71,7 @@ __all__ = [
     "rand_augment",
     "random_crop",
     "random_resized_crop",
+    "scale_jitter",
     "spec_augment",
     "torchvision",
 ]

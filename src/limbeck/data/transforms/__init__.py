@@ -6,7 +6,7 @@ images and come last. :func:`spec_augment` masks frames of audio.
 """
 
 from limbeck.data.transforms.color_jitter import color_jitter
-from limbeck.data.transforms.geometry import affine, horizontal_flip, random_crop, random_resized_crop
+from limbeck.data.transforms.geometry import affine, horizontal_flip, random_crop, random_resized_crop, scale_jitter
 from limbeck.data.transforms.mix_images import cutmix, mixup
 from limbeck.data.transforms.spec_augment import spec_augment
 from limbeck.data.transforms.torchvision_v2 import rand_augment, torchvision
@@ -23,6 +23,7 @@ __all__ = [
     "rand_augment",
     "random_crop",
     "random_resized_crop",
+    "scale_jitter",
     "spec_augment",
     "torchvision",
 ]

@@ -1,4 +1,4 @@
-"""Geometric transforms of a whole batch, with masks and boxes: crop, flip, resized crop, and affine maps."""
+"""Geometric transforms of a whole batch, with masks and boxes: crop, flip, resized crop, scale jitter, affine maps."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ __all__ = [
     "HorizontalFlip",
     "RandomCrop",
     "RandomResizedCrop",
+    "ScaleJitter",
     "affine",
     "horizontal_flip",
     "random_crop",
     "random_resized_crop",
+    "scale_jitter",
 ]
 
 _NUM_TRIES = 10
+_MAX_SCALE = 10
 
 
 @final
@@ -176,6 +179,44 @@ class RandomResizedCrop:
         return torch.stack([y, x, h, w], 1).long().tolist()
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class ScaleJitter:
+    """See :func:`scale_jitter`."""
+
+    scale: tuple[float, float]
+
+    def __call__(self, images: Tensor, rng: CounterRNG) -> Tensor:
+        return self._place(images, rng, mode="bilinear", antialias=True)
+
+    def transform_masks(self, masks: Tensor, rng: CounterRNG) -> Tensor:
+        return _decode_masks(self._place(_encode_masks(masks), rng, mode="nearest-exact"))
+
+    def transform_boxes(self, boxes: Tensor, size: tuple[int, int], rng: CounterRNG) -> Tensor:
+        top, left, height, width = torch.tensor(self._sample(size, rng)).reshape(-1, 4).unbind(1)
+        scale = torch.stack([width / size[1], height / size[0]], dim=1).repeat(1, 2)[:, None]
+        return boxes * scale + torch.stack([left, top], dim=1).repeat(1, 2)[:, None]
+
+    def _place(self, images: Tensor, rng: CounterRNG, *, mode: str, antialias: bool = False) -> Tensor:
+        height, width = images.shape[2:]
+        outputs = torch.zeros_like(images)
+        for i, (top, left, h, w) in enumerate(self._sample((height, width), rng)):
+            scaled = F.interpolate(images[i : i + 1], (h, w), mode=mode, antialias=antialias)
+            visible = scaled[:, :, max(-top, 0) : height - top, max(-left, 0) : width - left]
+            y, x = max(top, 0), max(left, 0)
+            outputs[i : i + 1, :, y : y + visible.shape[2], x : x + visible.shape[3]] = visible
+        return outputs
+
+    def _sample(self, size: tuple[int, int], rng: CounterRNG) -> list[list[int]]:
+        """Top, left, height and width of each scaled image in the output; top and left are negative where it is cut."""
+        draws = rng.uniform(3).double()
+        factor = self.scale[0] + (self.scale[1] - self.scale[0]) * draws[:, :1]
+        scaled = (torch.tensor(size, dtype=torch.float64) * factor).round().clamp(min=1)
+        slack = torch.tensor(size, dtype=torch.float64) - scaled
+        offset = (draws[:, 1:] * (slack.abs() + 1)).floor().minimum(slack.abs()) * slack.sign()
+        return torch.cat([offset, scaled], dim=1).long().tolist()
+
+
 def random_crop(padding: int = 4, padding_mode: Literal["constant", "reflect"] = "constant") -> RandomCrop:
     """Pad by ``padding`` pixels on each side, and crop the original size at a random position."""
     if padding < 1:
@@ -230,6 +271,23 @@ def random_resized_crop(
     if not 0 < ratio[0] <= ratio[1] < float("inf"):
         raise LimbeckError(f"random_resized_crop's ratio must be (low, high) with 0 < low <= high, got {ratio}")
     return RandomResizedCrop((scale[0], scale[1]), (ratio[0], ratio[1]))
+
+
+def scale_jitter(scale: tuple[float, float] = (0.5, 2.0)) -> ScaleJitter:
+    """Resize by a factor in ``scale``, and crop or pad with black to the original size at a random position.
+
+    Large-scale jitter (Ghiasi et al., CVPR 2021, https://arxiv.org/abs/2012.07177) has a scale of 0.1 to 2; bilinear
+    with antialiasing.
+
+    >>> scale_jitter((0.5, 0.5))(torch.ones(1, 1, 4, 4), CounterRNG.for_samples(
+    ...     torch.tensor([0]), torch.tensor([0]), seed=0, transform_index=0)).sum()
+    tensor(4.)
+    """
+    if not 0 < scale[0] <= scale[1] <= _MAX_SCALE:
+        raise LimbeckError(
+            f"scale_jitter's scale must be (low, high) with 0 < low <= high <= {_MAX_SCALE}, got {scale}"
+        )
+    return ScaleJitter((scale[0], scale[1]))
 
 
 def _encode_masks(masks: Tensor) -> Tensor:
