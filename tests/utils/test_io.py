@@ -23,8 +23,8 @@ from limbeck.utils.io import (
     open_no_link,
     parse_json,
     read_text,
-    regular_file,
     remove_leftovers,
+    require_regular_file,
     write_atomically,
     write_text,
 )
@@ -179,7 +179,7 @@ def test_json_of_a_usual_depth_is_read():
     "read",
     [
         read_text, read_record, read_metrics, load_checkpoint, read_model_metadata, lambda path: open_image(path, 3),
-        lambda path: os.close(open_no_link(path, os.O_WRONLY)), regular_file, digest,
+        lambda path: os.close(open_no_link(path, os.O_WRONLY)), require_regular_file, digest,
     ],
 )  # fmt: skip
 def test_a_pipe_is_refused_rather_than_waited_for(tmp_path, read):
@@ -192,4 +192,4 @@ def test_a_pipe_is_refused_rather_than_waited_for(tmp_path, read):
 
 def test_a_device_is_no_file():
     with pytest.raises(OSError, match="It must be a file, got a pipe or a device"):
-        regular_file(Path("/dev/zero"))
+        require_regular_file(Path("/dev/zero"))

@@ -30,7 +30,7 @@ from limbeck.report.plots.curves import plot_learning_curves
 from limbeck.report.plots.style import assign_styles
 from limbeck.report.task_metrics import load_task_metrics
 from limbeck.utils.console import print_text
-from limbeck.utils.io import regular_file
+from limbeck.utils.io import require_regular_file
 from limbeck.workflows.compare.run import build_comparison
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def _render(template: str, **context: Any) -> str:
 def _render_report(folder: Path) -> str:
     report_path = folder / "report.html"
     if report_path.exists():
-        return regular_file(report_path).read_text(encoding="utf-8")
+        return require_regular_file(report_path).read_text(encoding="utf-8")
     # A trial of a study holds one variant, which only a comparison shows.
     is_run = read_record(folder / "record.json").kind == "run"
     return render_report(folder) if is_run else render_compare_page(build_comparison([folder]), home_url="/")

@@ -13,7 +13,7 @@ from typing import Any, final
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data.split import Split
-from limbeck.utils.io import parse_json, regular_file, write_text
+from limbeck.utils.io import parse_json, require_regular_file, write_text
 
 __all__ = ["HeldOutTest", "close_access_log"]
 
@@ -101,7 +101,7 @@ def _read_log(log_path: Path) -> dict[str, Any] | None:
     if path is None:
         return None
     try:
-        log = parse_json(regular_file(path).read_text())
+        log = parse_json(require_regular_file(path).read_text())
         if path.name == _FIRST_LOG_NAME and isinstance(log, dict):
             log = {_FIRST_LOG_KEYS.get(key, key): value for key, value in log.items()}
         if not isinstance(log, dict) or not log.keys() >= _LOG_KEYS:

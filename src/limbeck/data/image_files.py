@@ -14,7 +14,7 @@ from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 from limbeck.data.image_store import hash_files, stack_images, to_unit_range
-from limbeck.utils.io import regular_file
+from limbeck.utils.io import require_regular_file
 
 __all__ = [
     "IMG_EXTENSIONS",
@@ -111,7 +111,7 @@ def open_file(path: Path) -> Any:
     """
     from PIL import Image
 
-    image = Image.open(regular_file(path))
+    image = Image.open(require_regular_file(path))
     if image.format == "EPS":
         image.close()
         raise ValueError("it is PostScript")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
-from limbeck.utils.io import regular_file
+from limbeck.utils.io import require_regular_file
 
 __all__ = ["log_mel", "mel_filters", "read_wav"]
 
@@ -22,7 +22,7 @@ __all__ = ["log_mel", "mel_filters", "read_wav"]
 def read_wav(path: Path) -> tuple[Tensor, int]:
     """The samples of a WAV file of 8 or 16 bits in −1..1, the mean of its channels, and its sampling rate in hertz."""
     try:
-        with wave.open(str(regular_file(path)), "rb") as file:
+        with wave.open(str(require_regular_file(path)), "rb") as file:
             channels, width, rate = file.getnchannels(), file.getsampwidth(), file.getframerate()
             # A header may ask for gigabytes, which would be allocated.
             num_frames = min(file.getnframes(), path.stat().st_size // max(channels * width, 1))

@@ -13,7 +13,7 @@ from torch import Tensor
 from limbeck.core.errors import LimbeckError
 from limbeck.evaluation.checks import check_logits, labeled_mask
 from limbeck.evaluation.evaluate import SplitScores
-from limbeck.utils.io import regular_file, write_atomically
+from limbeck.utils.io import require_regular_file, write_atomically
 
 __all__ = ["Predictions", "load_predictions", "save_predictions"]
 
@@ -75,7 +75,7 @@ def load_predictions(path: Path) -> Predictions:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(regular_file(path), framework="pt") as file:
+        with safe_open(require_regular_file(path), framework="pt") as file:
             metadata, tensors = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise LimbeckError(f"{path} holds no readable predictions; run again with this version of limbeck") from error

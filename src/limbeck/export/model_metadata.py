@@ -13,7 +13,7 @@ from typing import final
 
 from limbeck.core.errors import LimbeckError, format_root_cause
 from limbeck.data.image_preprocessing import ImagePreprocessing
-from limbeck.utils.io import regular_file
+from limbeck.utils.io import require_regular_file
 
 __all__ = ["ModelMetadata", "read_model_metadata"]
 
@@ -74,7 +74,7 @@ def read_model_metadata(path: Path) -> ModelMetadata:
     import onnx
 
     try:
-        proto = onnx.load(str(regular_file(path)), load_external_data=False)
+        proto = onnx.load(str(require_regular_file(path)), load_external_data=False)
     except FileNotFoundError:
         raise LimbeckError(f"there is no ONNX file at {path}; export the student first") from None
     except Exception as error:  # a damaged file can raise nearly anything

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.models.pretrained_image import PretrainedImage
-from limbeck.utils.io import regular_file, write_atomically
+from limbeck.utils.io import require_regular_file, write_atomically
 
 __all__ = ["find_weights_file", "load_weights", "read_metadata", "save_weights"]
 
@@ -132,7 +132,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(regular_file(path), "pt") as file:
+        with safe_open(require_regular_file(path), "pt") as file:
             return dict(file.metadata() or {})
     except (OSError, SafetensorError):
         return {}

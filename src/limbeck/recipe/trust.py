@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Final, final
 
 from limbeck.core.errors import LimbeckError
 from limbeck.recipe.plugins import plugin_error
-from limbeck.utils.io import parse_json, regular_file, write_text
+from limbeck.utils.io import parse_json, require_regular_file, write_text
 
 __all__ = ["require_trusted", "trust_plugins"]
 
@@ -130,7 +130,7 @@ def _config_dir() -> Path:
 def _read_trusted(path: Path) -> dict[str, str]:
     """What is trusted, by hash."""
     try:
-        trusted: Any = parse_json(regular_file(path).read_text(encoding="utf-8"))
+        trusted: Any = parse_json(require_regular_file(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -177,7 +177,7 @@ def _hash_code(name: str, folder: Path, files: list[Path]) -> str:
         relative = file.relative_to(folder) if file.is_relative_to(folder) else file
         code_hash.update(f"\0{relative}\0".encode())
         try:
-            with regular_file(file).open("rb") as stream:
+            with require_regular_file(file).open("rb") as stream:
                 code_hash.update(hashlib.file_digest(stream, "sha256").digest())
         except OSError as error:
             raise LimbeckError(f"{file} of the plugin {name} could not be read ({error.strerror})") from error

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from limbeck.core.errors import LimbeckError
 from limbeck.report.migrate import COLUMN_NAMES, COLUMN_PREFIXES, PHASE_NAMES, STAGE_NAMES, VARIANT_NAMES
-from limbeck.utils.io import regular_file
+from limbeck.utils.io import require_regular_file
 
 # A run has no phases "longer" and "smoothed"; "alone" of a trial of a study is read as that of a run.
 _SCHEMA_2_PHASES: Final = {**VARIANT_NAMES, **PHASE_NAMES}
@@ -110,7 +110,7 @@ def _downsample(rows: Sequence[tuple[float, ...]]) -> TemperatureSeries:
 
 def _read_rows(path: Path) -> Iterator[dict[str, str]]:
     try:
-        with regular_file(path).open(newline="", encoding="utf-8") as file:
+        with require_regular_file(path).open(newline="", encoding="utf-8") as file:
             yield from map(_migrate_row, csv.DictReader(file))
     except FileNotFoundError:
         return

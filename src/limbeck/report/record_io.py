@@ -20,7 +20,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.roles import Role
 from limbeck.report.migrate import MIGRATIONS, migrate_record
 from limbeck.report.record import SCHEMA, SCHEMA_MINOR, Record
-from limbeck.utils.io import digest, parse_json, regular_file, write_text
+from limbeck.utils.io import digest, parse_json, require_regular_file, write_text
 
 _UNHASHED_RECIPE_KEYS = ("name", "loggers", "callbacks", "export", "study")
 """Keys of the recipe that do not affect metrics; ``config_hash`` does not cover them."""
@@ -45,7 +45,7 @@ def load_json(path: Path) -> Any:
         LimbeckError: the file is missing, cannot be read, or is not JSON.
     """
     try:
-        return parse_json(regular_file(path).read_text(encoding="utf-8"))
+        return parse_json(require_regular_file(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LimbeckError(_describe_missing(path)) from None
     except (OSError, UnicodeDecodeError) as error:

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 from limbeck.core.metric_spec import MetricSpec
 from limbeck.report.metrics_csv import TrainingCurve
 from limbeck.report.record_sections import CoercedStr, MetricInfo, RecordSection, TaskInfo
-from limbeck.utils.io import regular_file
+from limbeck.utils.io import require_regular_file
 
 UNKNOWN_METRIC = "metric"
 
@@ -58,6 +58,6 @@ def load_task_metrics(run_dir: Path, curves: Mapping[str, TrainingCurve]) -> Tas
     Without a readable ``task.json`` the metric is the first column ``val/NAME`` of ``curves``, a plain number.
     """
     with suppress(OSError, UnicodeDecodeError, ValidationError):
-        return TaskMetrics.model_validate_json(regular_file(run_dir / "task.json").read_text(encoding="utf-8"))
+        return TaskMetrics.model_validate_json(require_regular_file(run_dir / "task.json").read_text(encoding="utf-8"))
     columns = (name.removeprefix("val/") for curve in curves.values() for name in curve.columns if name[:4] == "val/")
     return TaskMetrics(primary_metric=next(filter(str.isidentifier, columns), UNKNOWN_METRIC))

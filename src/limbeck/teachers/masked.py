@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.core.protocols import Task, Teacher
-from limbeck.utils.io import regular_file
+from limbeck.utils.io import require_regular_file
 
 __all__ = ["MaskedTeacher", "load_sample_mask"]
 
@@ -24,7 +24,7 @@ def load_sample_mask(path: str | Path) -> Tensor:
 
     try:
         # Mapped first: a header may ask for terabytes, which would be allocated.
-        mask = np.array(np.load(regular_file(Path(path)), allow_pickle=False, mmap_mode="r"))
+        mask = np.array(np.load(require_regular_file(Path(path)), allow_pickle=False, mmap_mode="r"))
     except (OSError, ValueError, EOFError, OverflowError, SyntaxError) as error:
         raise LimbeckError(
             f"{path} cannot be read as a mask ({type(error).__name__}): save one with numpy.save(path, booleans)"

@@ -14,7 +14,7 @@ from limbeck.core.errors import LimbeckError, format_root_cause
 from limbeck.core.metric_spec import MetricSpec
 from limbeck.distiller.objective import LossOutput
 from limbeck.training.metric_accumulator import update_stats
-from limbeck.utils.io import open_no_link, regular_file, write_atomically
+from limbeck.utils.io import open_no_link, require_regular_file, write_atomically
 
 __all__ = [
     "Callback", "MetricsCSV", "MetricsLogger", "MetricsRow", "TemperatureCSV", "make_logger", "read_metrics",
@@ -129,7 +129,7 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
     try:
-        with regular_file(path).open(newline="", encoding="utf-8") as file:
+        with require_regular_file(path).open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         if rows and not {"phase", "stage"} <= rows[0].keys():
             raise ValueError("it has no columns phase and stage")
@@ -202,7 +202,7 @@ class TemperatureCSV(Callback):
 
     def _rewrite(self, partial: Path, last_step: int) -> None:
         with (
-            regular_file(self._path).open(newline="", encoding="utf-8", errors="replace") as source,
+            require_regular_file(self._path).open(newline="", encoding="utf-8", errors="replace") as source,
             partial.open("w", newline="", encoding="utf-8") as file,
         ):
             table = csv.writer(file)

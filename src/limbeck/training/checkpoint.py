@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from limbeck.core.errors import LimbeckError
-from limbeck.utils.io import regular_file, write_atomically
+from limbeck.utils.io import require_regular_file, write_atomically
 
 __all__ = [
     "TrainingDiverged", "TrainingInterrupted", "catch_signals", "checkpoint_error", "load_checkpoint",
@@ -109,7 +109,7 @@ def _find_unreadable(value: Any, path: str) -> Iterator[tuple[str, str]]:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint with ``weights_only=True``."""
     try:
-        state: dict[str, Any] = torch.load(regular_file(path), weights_only=True, map_location="cpu")
+        state: dict[str, Any] = torch.load(require_regular_file(path), weights_only=True, map_location="cpu")
     except Exception as error:
         raise LimbeckError(
             f"the checkpoint {path} is damaged or cut short ({str(error).splitlines()[0][:100]}): remove it "

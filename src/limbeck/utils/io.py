@@ -16,8 +16,15 @@ from typing import Any, Final
 from limbeck.core.errors import LimbeckError
 
 __all__ = [
-    "digest", "is_file", "open_no_link", "parse_json", "read_text", "regular_file", "remove_leftovers",
-    "write_atomically", "write_text",
+    "digest",
+    "is_file",
+    "open_no_link",
+    "parse_json",
+    "read_text",
+    "remove_leftovers",
+    "require_regular_file",
+    "write_atomically",
+    "write_text",
 ]  # fmt: skip
 
 _MAX_JSON_DEPTH: Final = 100
@@ -69,7 +76,7 @@ def read_text(path: Path) -> str:
         LimbeckError: the file cannot be read, or is not UTF-8.
     """
     try:
-        return regular_file(path).read_text(encoding="utf-8")
+        return require_regular_file(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise LimbeckError(f"{path} is not UTF-8 text (byte {error.start}): put a copy back, or remove it") from error
     except OSError as error:
@@ -84,7 +91,7 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def regular_file(path: Path) -> Path:
+def require_regular_file(path: Path) -> Path:
     """``path``, which is to be read; a pipe or a device, whose reading need not end, raises an ``OSError``."""
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
@@ -129,5 +136,5 @@ def parse_json(text: str | bytes) -> Any:
 
 def digest(path: Path) -> str:
     """The SHA-256 of a file, in hex."""
-    with regular_file(path).open("rb") as file:
+    with require_regular_file(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -30,7 +30,7 @@ from limbeck.data.sources.box_annotations import (
 from limbeck.data.sources.lookup import DataNotFoundError, candidate_folders
 from limbeck.data.sources.source_file import SourceFile
 from limbeck.data.sources.unlabeled_folder import find_unlabeled_folder
-from limbeck.utils.io import is_file, regular_file
+from limbeck.utils.io import is_file, require_regular_file
 
 __all__ = ["CocoDetection", "read_coco_annotations"]
 
@@ -172,7 +172,7 @@ def read_coco_annotations(
         LimbeckError: the file is no JSON, an entry is missing, or an image is not in ``folder``.
     """
     try:
-        content = json.loads(regular_file(path).read_bytes())
+        content = json.loads(require_regular_file(path).read_bytes())
         images, annotations, categories = (_entries(content, key) for key in ("images", "annotations", "categories"))
         class_names = {_get(item, "id", int): str(_get(item, "name", str)) for item in categories}
         if len(class_names) < len(categories):

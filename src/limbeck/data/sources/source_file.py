@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from limbeck.utils.io import regular_file
+from limbeck.utils.io import require_regular_file
 
 __all__ = ["SourceFile", "find_duplicate_files"]
 
@@ -41,7 +41,7 @@ def find_duplicate_files(
     """
     by_start = defaultdict[tuple[int, bytes], list[SourceFile]](list)
     for file in files:
-        with suppress(OSError), regular_file(file.path).open("rb") as stream:  # reading the sample reports it
+        with suppress(OSError), require_regular_file(file.path).open("rb") as stream:  # reading the sample reports it
             by_start[file.path.stat().st_size, stream.read(4096)].append(file)
     pairs = []
     for group in by_start.values():

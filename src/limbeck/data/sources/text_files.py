@@ -19,7 +19,7 @@ from limbeck.data.module import DataModule, make_splits
 from limbeck.data.sequence_store import SequenceStore
 from limbeck.data.sources.lookup import DataNotFoundError, candidate_folders
 from limbeck.data.split import Split
-from limbeck.utils.io import parse_json, regular_file
+from limbeck.utils.io import parse_json, require_regular_file
 from limbeck.utils.model_folder import find_model_folder
 
 _SUFFIXES: Final = (".csv", ".tsv", ".jsonl")
@@ -148,7 +148,7 @@ def _read_rows(root: Path, name: str, group_column: str | None) -> list[tuple[st
     if path is None:
         raise LimbeckError(f"{root.resolve()} must have {_describe_file(name)}, got none")
     try:
-        with regular_file(path).open(encoding="utf-8", newline="") as file:
+        with require_regular_file(path).open(encoding="utf-8", newline="") as file:
             if path.suffix == ".jsonl":
                 table = [parse_json(line) for line in file if line.strip()]
             else:

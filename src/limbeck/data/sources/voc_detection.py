@@ -32,7 +32,7 @@ from limbeck.data.sources.box_annotations import (
 from limbeck.data.sources.lookup import DataNotFoundError, candidate_folders
 from limbeck.data.sources.source_file import SourceFile
 from limbeck.data.sources.unlabeled_folder import find_unlabeled_folder
-from limbeck.utils.io import read_text, regular_file
+from limbeck.utils.io import read_text, require_regular_file
 
 __all__ = ["VOCDetection", "read_voc_annotation"]
 
@@ -183,7 +183,7 @@ def read_voc_annotation(
 def _parse_xml(path: Path) -> Element:
     """The root element; a file that is larger than 16 MB or declares a document type is not parsed."""
     try:
-        size = regular_file(path).stat().st_size
+        size = require_regular_file(path).stat().st_size
         if size > _MAX_BYTES:
             raise ValueError(f"it must have at most {_MAX_BYTES:,} bytes, got {size:,}")
         root = _build_tree(path.read_bytes())

@@ -18,7 +18,7 @@ from limbeck.report.plots import style as ink
 from limbeck.report.plots.heatmap import draw_cell, make_matrix_axes
 from limbeck.report.plots.latency_scatter import ScatterPoint, draw_point, label_points, set_axis_limits
 from limbeck.report.task_metrics import TaskMetrics
-from limbeck.utils.io import parse_json, regular_file, write_text
+from limbeck.utils.io import parse_json, require_regular_file, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,7 +35,7 @@ def write_selection_plot(run_dir: Path) -> Path:
     """
     path = Path(run_dir) / "teacher_selection.json"
     try:
-        selection = parse_json(regular_file(path).read_text(encoding="utf-8"))
+        selection = parse_json(require_regular_file(path).read_text(encoding="utf-8"))
         is_supported = selection["kind"] == "teacher_selection" and selection["schema"] == 3
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LimbeckError(f"{path} cannot be read: run limbeck select-teachers to write it") from error

@@ -14,7 +14,7 @@ from typing import IO, Any, Final, final
 from limbeck.core.errors import LimbeckError
 from limbeck.teachers.cache.layout import RecordLayout
 from limbeck.teachers.cache.output_store import OutputStore
-from limbeck.utils.io import open_no_link, parse_json, regular_file
+from limbeck.utils.io import open_no_link, parse_json, require_regular_file
 
 __all__ = ["CacheEntry", "cache_dir", "list_caches", "lock_cache", "remove_cache", "verify_cache"]
 
@@ -134,7 +134,7 @@ def _open_lock(folder: Path) -> IO[str]:
 
 def _read_entry(folder: Path) -> CacheEntry | None:
     try:
-        metadata = parse_json(regular_file(folder / "layout.json").read_text())
+        metadata = parse_json(require_regular_file(folder / "layout.json").read_text())
         RecordLayout.from_dict(metadata["layout"])
         if not all(isinstance(metadata[name], int) for name in ("num_samples", "num_views")):
             return None

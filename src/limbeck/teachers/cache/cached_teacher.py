@@ -42,7 +42,7 @@ from limbeck.teachers.cache.store import Indices
 from limbeck.teachers.frozen import FrozenTeacher
 from limbeck.teachers.identity import describe_network
 from limbeck.utils.console import print_text
-from limbeck.utils.io import parse_json, regular_file, write_text
+from limbeck.utils.io import parse_json, require_regular_file, write_text
 
 __all__ = ["CACHE_VERSION", "CachedTeacher", "IndexedBatches"]
 
@@ -300,7 +300,7 @@ class CachedTeacher(Teacher):
         if not path.exists():
             return None
         try:
-            self._layout = RecordLayout.from_dict(parse_json(regular_file(path).read_text())["layout"])
+            self._layout = RecordLayout.from_dict(parse_json(require_regular_file(path).read_text())["layout"])
         except (OSError, ValueError, KeyError, TypeError, LimbeckError) as error:
             self._log_message(f"{path} is damaged ({error}) and is written again with the first output")
             return None

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.core.errors import LimbeckError
-from limbeck.utils.io import digest, open_no_link, parse_json, regular_file, write_text
+from limbeck.utils.io import digest, open_no_link, parse_json, require_regular_file, write_text
 
 __all__ = ["CRC_BYTES", "ByteArray", "Indices", "RecordStore"]
 
@@ -121,7 +121,7 @@ class RecordStore:
     def changed_shards(self) -> list[int]:
         """The shards whose bytes differ from those at the time of the index."""
         try:
-            digests = list(parse_json(regular_file(self.folder / "index.json").read_text())["shards"])
+            digests = list(parse_json(require_regular_file(self.folder / "index.json").read_text())["shards"])
         except (OSError, ValueError, KeyError, TypeError):
             digests = []
         paths = map(self.shard_path, range(self.num_shards))
@@ -134,7 +134,7 @@ class RecordStore:
             return np.zeros((len(rows), self._stride), np.uint8)
         run_starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
         run_lengths = np.diff(run_starts, append=len(rows))
-        with regular_file(self.shard_path(shard)).open("rb", buffering=0) as file:
+        with require_regular_file(self.shard_path(shard)).open("rb", buffering=0) as file:
             runs = [
                 os.pread(file.fileno(), length * self._stride, row * self._stride).ljust(length * self._stride, b"\0")
                 for row, length in zip(rows[run_starts].tolist(), run_lengths.tolist(), strict=True)

@@ -18,7 +18,7 @@ from limbeck.report.metrics_csv import TrainingCurve, load_curves
 from limbeck.report.record import Record
 from limbeck.report.record_io import read_record
 from limbeck.report.record_sections import DataInfo, ModelRecord, SplitMetrics
-from limbeck.utils.io import parse_json, regular_file
+from limbeck.utils.io import parse_json, require_regular_file
 
 __all__ = ["TrialResult", "TrialsBySeed", "check_comparable", "load_runs", "load_study_trials", "read_study"]
 
@@ -129,7 +129,7 @@ def read_study(folder: Path) -> dict[str, Any]:
     """
     path = folder / "study.json"
     try:
-        study: dict[str, Any] = parse_json(regular_file(path).read_text(encoding="utf-8"))
+        study: dict[str, Any] = parse_json(require_regular_file(path).read_text(encoding="utf-8"))
         is_valid = (study["schema"], study["kind"]) == (2, "study") and isinstance(study["variants"], dict)
         is_valid &= all(isinstance(variant, dict) for variant in study["variants"].values())
         is_valid &= all(

@@ -19,7 +19,7 @@ from limbeck.core.errors import LimbeckError, format_root_cause
 from limbeck.recipe import Recipe
 from limbeck.recipe.study_schema import Study
 from limbeck.training.checkpoint import TrainingInterrupted
-from limbeck.utils.io import regular_file, write_text
+from limbeck.utils.io import require_regular_file, write_text
 from limbeck.workflows._job.run_dir import is_unlocked, lock_folder
 from limbeck.workflows.study.variants import make_variants
 
@@ -125,6 +125,6 @@ def _read_state(folder: Path) -> tuple[TrialState, str | None]:
     if not is_unlocked(folder):
         return "running", None
     try:
-        return "failed", regular_file(folder / _ERROR_FILE).read_text(encoding="utf-8", errors="replace")
+        return "failed", require_regular_file(folder / _ERROR_FILE).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return "waiting", None
