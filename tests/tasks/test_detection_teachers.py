@@ -12,8 +12,11 @@ import torch
 
 import limbeck
 from limbeck import LimbeckError
+from limbeck.core.loss_context import LossContext
+from limbeck.core.outputs import Outputs
 from limbeck.data import BoxStore, InMemory, Split
 from limbeck.data.module import make_splits
+from limbeck.distiller import Objective
 from limbeck.losses import (
     BinaryKDLoss,
     CrossEntropyLoss,
@@ -93,6 +96,15 @@ def test_a_head_with_a_background_class_has_a_softmax():
     student, teacher = (detector("ssdlite", **options) for _ in range(2))
     loss = limbeck.Distiller(student, teacher, objective=KDLoss(temperature=2.0), task=TASK)(detectors.make_batch())
     assert loss.total > 0
+
+
+@pytest.mark.parametrize("loss", [BinaryKDLoss(), QualityFocalLoss()])
+def test_one_class_is_trained_with_its_gradient_norms(loss):
+    outputs = [Outputs(logits=torch.randn(4, 1), row_to_sample=torch.arange(4)) for _ in range(2)]
+    objective = Objective({"kd": loss})
+    objective.collect_diagnostics = True
+    output = objective(LossContext(student=outputs[0], teacher=outputs[1], teachers={"big": outputs[1]}))
+    assert (list(output.temperatures), list(output.teacher_entropy)) == (["kd"], [])
 
 
 def test_a_temperature_above_the_usual_range_is_a_warning():

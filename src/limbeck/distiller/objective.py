@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.core.loss_context import LossContext
-from limbeck.core.protocols import Loss, Preparable
+from limbeck.core.protocols import Loss, Preparable, loss_attribute
 from limbeck.core.schedules import Schedule, resolve
 from limbeck.distiller.function_loss import LossLike, as_loss
 from limbeck.distiller.gather_context import gather_context
@@ -189,7 +189,9 @@ class Objective(nn.Module):
         temperatures: dict[str, Sequence[float | Tensor]] = {}
         teacher_entropy: dict[str, Sequence[Tensor]] = {}
         for name, loss in self.losses.items():
-            record = TemperatureRecord(with_entropy=self.collect_diagnostics)
+            # Of a head with sigmoids, a softmax has no meaning, and with one class none exists.
+            has_softmax = loss_attribute(loss, "uses_softmax") or not loss_attribute(loss, "uses_temperature")
+            record = TemperatureRecord(with_entropy=self.collect_diagnostics and has_softmax)
             loss_context = gathered if name in self.gather_distributed else context
             try:
                 values[name] = value = loss(replace(loss_context, temperature_record=record))
