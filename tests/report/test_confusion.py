@@ -69,3 +69,29 @@ def test_the_page_shows_equal_columns_and_says_what_the_colors_mean(load, record
         "a row for each class, a column for each predicted class. Correct predictions are blue, confusions red" in text
     )
     assert '<th scope="col">Predicted as</th>' in page
+
+
+def record_of_pixels(record, counts):
+    """The record with a confusion matrix of each network, that of the distilled student last."""
+    record["data"]["classes"] = ["sky", "road"]
+    for name, model in record["models"].items():
+        matrix = counts if name == "distilled" else [[700, 300], [0, 10]]
+        model["test"]["details"] = {"confusion_matrix": {"unit": "pixels", "counts": matrix}}
+    return record
+
+
+def test_a_matrix_of_the_record_is_shown_in_percent_of_the_pixels_of_a_class(record, write):
+    folder = write(record_of_pixels(record, [[990, 10], [4, 6]]))
+    confusion = load_confusion(folder, parse_record(record))
+    assert (confusion.counts, confusion.num_samples, confusion.unit) == ([[990, 10], [4, 6]], 1010, "pixels")
+    assert confusion.confusions[0] == ("sky", "road", 1000, {"distilled": 10, "teacher": 300, "baseline": 300})
+    page = " ".join(write_report(folder).read_text(encoding="utf-8").split())
+    assert 'title="sky predicted as road: 10 of 1000 (1.0 %)">1.0</td>' in page
+    assert 'title="road predicted as road: 6 of 10 (60.0 %)">60.0</td>' in page
+    assert "n = 1010 pixels, in percent of the pixels of the class: a row for each class" in page
+    assert "Number of pixels of the class with that prediction" in page
+
+
+@pytest.mark.parametrize("counts", [None, 3, [[1, 2]], [[1, 2], [3]], [[1, 2], [3, -1]], [[1, 2], [3, "x"]]])
+def test_an_edited_matrix_is_not_shown(record, counts, tmp_path):
+    assert load_confusion(tmp_path, parse_record(record_of_pixels(record, counts))) is None

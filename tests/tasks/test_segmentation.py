@@ -93,6 +93,9 @@ def test_mean_iou_of_any_resample_is_that_of_numpy_and_torchmetrics():
     recalls = [float((predicted == target)[target == c].double().mean()) for c in range(CLASSES)]
     assert values["mean_class_accuracy"] == pytest.approx(np.mean(recalls))
     assert values["class_num_samples"] == [6, 6, 6, 1]
+    counts = [[int(((target == i) & (predicted == j)).sum()) for j in range(CLASSES)] for i in range(CLASSES)]
+    assert values["confusion_matrix"] == {"unit": "pixels", "counts": counts}
+    assert "confusion_matrix" not in Segmentation(classes=101).metrics().compute()
 
 
 def test_a_class_in_neither_target_nor_predictions_is_left_out():

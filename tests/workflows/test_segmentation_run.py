@@ -62,7 +62,7 @@ def test_the_recipe_camvid_runs_with_a_cache(run):
         assert all("wrong pixels in red" in panel["text"] for panel in example["predictions"].values())
     assert (run / "student.onnx").exists()
     page = (run / "report.html").read_text()
-    for text in ("Mean IoU", "Pixel accuracy", "Mean class accuracy", "sky", "road", "car"):
+    for text in ("Mean IoU", "Pixel accuracy", "Mean class accuracy", "sky", "road", "car", "in percent of the pixels"):
         assert text in page
 
 

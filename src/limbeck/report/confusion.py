@@ -1,11 +1,11 @@
-"""Confusion matrices from the saved predictions of a run, for tasks with one class for each sample."""
+"""Confusion matrices of a run: from its saved predictions, or from its record where a sample has several classes."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from limbeck.report.record import Record
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 _MAX_CLASSES = 20
 _MAX_CONFUSIONS = 12
 _Counts = Counter[tuple[int, int]]
-"""Number of samples by (target, prediction); a matrix of thousands of classes would not fit into memory."""
+"""Number of samples or pixels by (target, prediction); a matrix of thousands of classes would not fit into memory."""
 
 
 class Confusion(NamedTuple):
-    """Samples of the class ``target`` with the prediction ``predicted``.
+    """Samples (or pixels) of the class ``target`` with the prediction ``predicted``.
 
     Attributes:
         target: name of the class.
@@ -43,6 +43,7 @@ class ConfusionMatrix(NamedTuple):
         confusions: the 12 most frequent ones of the student.
         models: names of the models in ``confusions``, the student first.
         num_samples: number of labeled samples.
+        unit: what is counted: ``samples``, or ``pixels`` of which a row is shown in percent.
     """
 
     class_names: Sequence[str]
@@ -50,34 +51,68 @@ class ConfusionMatrix(NamedTuple):
     confusions: Sequence[Confusion]
     models: Sequence[str]
     num_samples: int
+    unit: str = "samples"
 
 
 def load_confusion(run_dir: Path, record: Record) -> ConfusionMatrix | None:
-    """The confusion matrix of a run; ``None`` where its predictions were not saved or a sample has not one class.
+    """The confusion matrix of a run; ``None`` where neither its predictions nor its record have one.
 
     Raises:
-        LimbeckError: the file cannot be read.
+        LimbeckError: the file of predictions cannot be read.
     """
-    path, class_names = run_dir / "predictions.safetensors", record.data.classes
-    if not path.exists() or not class_names:
+    class_names = record.data.classes
+    student = next(name for name, model in record.models.items() if model is record.distilled)
+    counts, unit = _load_counts(run_dir / "predictions.safetensors", len(class_names)), "samples"
+    if student not in counts:
+        counts, unit = _recorded_counts(record, len(class_names)), "pixels"
+    if student not in counts:
         return None
+    models = [student, *(name for name, _ in record.ordered_models() if name in counts and name != student)]
+    counts = {name: counts[name] for name in models}
+    shown = range(len(class_names) if len(class_names) <= _MAX_CLASSES else 0)
+    return ConfusionMatrix(
+        class_names, [[counts[student][i, j] for j in shown] for i in shown],
+        _most_frequent(counts, student, class_names), models, counts[student].total(), unit,
+    )  # fmt: skip
+
+
+def _load_counts(path: Path, num_classes: int) -> dict[str, _Counts]:
+    """The pairs of each model by name, from saved predictions of one class for each sample."""
+    if not path.exists() or not num_classes:
+        return {}
     from limbeck.evaluation import load_predictions
 
     predictions = load_predictions(path)
-    student = next(name for name, model in record.models.items() if model is record.distilled)
-    if predictions.target is None or student not in predictions.predicted:
-        return None
-    models = [
-        student,
-        *(name for name, _ in record.ordered_models() if name in predictions.predicted and name != student),
-    ]
-    num_classes = len(class_names)
-    counts = {name: _count(predictions.target, predictions.predicted[name], num_classes=num_classes) for name in models}
-    shown = range(num_classes if num_classes <= _MAX_CLASSES else 0)
-    return ConfusionMatrix(
-        class_names, [[counts[student][i, j] for j in shown] for i in shown],
-        _most_frequent(counts, student, class_names), models, counts[student].total(),
-    )  # fmt: skip
+    if predictions.target is None:
+        return {}
+    target = predictions.target
+    return {name: _count(target, classes, num_classes=num_classes) for name, classes in predictions.predicted.items()}
+
+
+def _recorded_counts(record: Record, num_classes: int) -> dict[str, _Counts]:
+    """The pairs of each model by name, from the ``confusion_matrix`` of its metrics."""
+    matrices: dict[str, Any] = {}
+    for name, model in record.ordered_models():
+        details = getattr(record.get_metrics(model), "details", {}).get("confusion_matrix")
+        matrices[name] = details.get("counts") if isinstance(details, dict) else None
+    return {
+        name: Counter({(i, j): count for i, row in enumerate(matrix) for j, count in enumerate(row) if count})
+        for name, matrix in matrices.items()
+        if _is_matrix(matrix, num_classes)
+    }
+
+
+def _is_matrix(matrix: Any, num_classes: int) -> bool:
+    """Whether this is a list of ``num_classes`` lists of as many counts; a record may have been edited."""
+
+    def is_row(row: Any) -> bool:
+        return _is_list(row, num_classes) and all(type(count) is int and count >= 0 for count in row)
+
+    return num_classes > 0 and _is_list(matrix, num_classes) and all(map(is_row, matrix))
+
+
+def _is_list(value: Any, length: int) -> bool:
+    return isinstance(value, list) and len(value) == length
 
 
 def _count(target: Tensor, predicted: Tensor, *, num_classes: int) -> _Counts:

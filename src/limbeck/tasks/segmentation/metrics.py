@@ -29,6 +29,8 @@ METRICS: Final = (
         description="The mean over classes of the fraction of a class's pixels that are predicted correctly.",
     ),
 )
+_MAX_RECORDED_CLASSES: Final = 100
+"""The confusion matrix of more classes would be most of a record."""
 
 
 def confusion_matrices(predicted: Tensor, target: Tensor, *, classes: int) -> Tensor:
@@ -106,15 +108,19 @@ class SegmentationMetrics:
 
         ``per_class`` is the IoU of each class (NaN where neither target nor predictions have it),
         ``class_num_samples`` the number of images whose target has it. The mean class accuracy is over the classes in
-        the target. ``inference`` is there if not empty.
+        the target. ``inference`` is there if not empty, and ``confusion_matrix`` up to 100 classes: a row for each
+        class of the target, a column for each predicted class.
         """
         sums = intersections_and_unions(self._confusion)
         correct, num_pixels = self._confusion.diagonal().double(), self._confusion.sum(dim=1).double()
+        is_recorded = len(self._confusion) <= _MAX_RECORDED_CLASSES
+        confusion = {"confusion_matrix": {"unit": "pixels", "counts": self._confusion.tolist()}} if is_recorded else {}
         return {
             "miou": float(mean_iou(sums)),
             "pixel_accuracy": float(correct.sum() / num_pixels.sum()),
             "mean_class_accuracy": float((correct / num_pixels).nanmean()),
             "per_class": iou_by_class(sums).tolist(),
             "class_num_samples": self._num_images.tolist(),
+            **confusion,
             **({"inference": self._inference} if self._inference else {}),
         }
