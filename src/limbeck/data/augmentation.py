@@ -13,9 +13,9 @@ from typing import Final, final
 
 from torch import Tensor
 
+import limbeck.data.transforms as transforms
 from limbeck.core.errors import LimbeckError
 from limbeck.core.limits import MAX_BATCH_SIZE, MAX_VIEWS
-from limbeck.data import transforms
 from limbeck.data.box_store import clip_boxes_to_image, remove_small_boxes
 from limbeck.data.counter_rng import CounterRNG
 from limbeck.data.transforms.mix_images import MixParams

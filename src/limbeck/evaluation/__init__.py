@@ -1,21 +1,10 @@
 """Metrics of networks: accuracy, similarity, cost, robustness, and the statistics of their differences."""
 
-# ruff: noqa: F403
-from limbeck.evaluation.calibration import *
-from limbeck.evaluation.checks import *
-from limbeck.evaluation.cka import *
-from limbeck.evaluation.classification_metrics import *
-from limbeck.evaluation.cost import *
-from limbeck.evaluation.environment import *
-from limbeck.evaluation.evaluate import *
-from limbeck.evaluation.metric_bootstrap import *
-from limbeck.evaluation.model_outputs import *
-from limbeck.evaluation.resources import *
-from limbeck.evaluation.robustness.attacks import *
-from limbeck.evaluation.robustness.corruptions import *
-from limbeck.evaluation.robustness.noise_and_shift import *
-from limbeck.evaluation.robustness.ood import *
-from limbeck.evaluation.saved_predictions import *
-from limbeck.evaluation.similarity import *
-from limbeck.evaluation.statistics import *
-from limbeck.utils.timing import *
+from typing import TYPE_CHECKING
+
+from limbeck.core.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from limbeck.evaluation._exports import *  # noqa: F403
+else:
+    __getattr__, __dir__ = lazy_exports("limbeck.evaluation._exports")

@@ -1,9 +1,31 @@
 """Tasks define what a batch means: how to call the network, its rows, targets and metrics."""
 
-from limbeck.tasks.classification import Classification
-from limbeck.tasks.detection import Detection
-from limbeck.tasks.segmentation import Segmentation
-from limbeck.tasks.speech import SpeechCTC
-from limbeck.tasks.text import TextClassification
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from limbeck.tasks.classification import Classification
+    from limbeck.tasks.detection import Detection
+    from limbeck.tasks.segmentation import Segmentation
+    from limbeck.tasks.speech import SpeechCTC
+    from limbeck.tasks.text import TextClassification
+
+_NAMES = {
+    "Classification": "limbeck.tasks.classification",
+    "Detection": "limbeck.tasks.detection",
+    "Segmentation": "limbeck.tasks.segmentation",
+    "SpeechCTC": "limbeck.tasks.speech",
+    "TextClassification": "limbeck.tasks.text",
+}
 
 __all__ = ["Classification", "Detection", "Segmentation", "SpeechCTC", "TextClassification"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        return getattr(import_module(_NAMES[name]), name)
+    raise AttributeError(f"module 'limbeck.tasks' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.core.errors import LimbeckError, suggest_names
-from limbeck.data import Normalization
-from limbeck.data.normalization import InputNormalization
+from limbeck.data.normalization import InputNormalization, Normalization
 from limbeck.teachers.external.external_teacher import ExternalTeacher
 from limbeck.utils.logits import find_logits
 

@@ -17,7 +17,8 @@ from torch.optim import Optimizer
 
 from limbeck.core.errors import LimbeckError
 from limbeck.distiller.distiller import Distiller
-from limbeck.teachers import CachedTeacher, FrozenTeacher
+from limbeck.teachers.cache import CachedTeacher
+from limbeck.teachers.frozen import FrozenTeacher
 from limbeck.teachers.self_teachers import EMATeacher
 from limbeck.training.config import TrainingConfig
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, final
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
-from limbeck.data import from_loaders
 from limbeck.data.batch_sampler import BatchStream
 from limbeck.data.pair_batches import pair_batches
+from limbeck.data.user_data import from_loaders
 from limbeck.distiller.distiller import Distiller
 from limbeck.training.callbacks import Callback, MetricsCSV, MetricsRow, TemperatureCSV, require_callbacks
 from limbeck.training.checkpoint import catch_signals

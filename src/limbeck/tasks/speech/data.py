@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from limbeck.core.errors import LimbeckError
-from limbeck.data import Split
+from limbeck.data.split import Split
 from limbeck.losses._ctc import count_min_frames
 
 __all__ = ["find_longest", "require_enough_frames"]

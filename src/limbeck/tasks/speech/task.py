@@ -13,7 +13,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.metric_spec import MetricSpec
 from limbeck.core.outputs import Outputs
 from limbeck.core.task import Example, ModelInputs, Scores, reduce_statistics
-from limbeck.data import DataModule, iterate_batches
+from limbeck.data.module import DataModule, iterate_batches
 from limbeck.data.normalization import InputNormalization
 from limbeck.evaluation.checks import model_device, move_to_device
 from limbeck.losses.ctc import ctc_loss

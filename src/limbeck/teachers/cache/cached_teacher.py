@@ -23,7 +23,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.core.protocols import Teacher
 from limbeck.core.task import Task
-from limbeck.data import DataModule
+from limbeck.data.module import DataModule
 from limbeck.teachers.cache.cache_checks import (
     NUM_CHECKED_RECORDS,
     require_independent_samples,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError, format_root_cause
-from limbeck.data import Normalization
+from limbeck.data.normalization import Normalization
 from limbeck.teachers.external.external_teacher import ExternalTeacher, InputType, OutputType
 from limbeck.utils.io import parse_json
 

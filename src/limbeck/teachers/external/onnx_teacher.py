@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, final
 
 from limbeck.core.errors import LimbeckError, suggest_names
-from limbeck.data import Normalization
+from limbeck.data.normalization import Normalization
 from limbeck.teachers.backends.runtime_session import Runtime, RuntimeSession
 from limbeck.teachers.external.external_teacher import ExternalTeacher, InputType, OutputType
 from limbeck.utils.io import digest
