@@ -20,10 +20,10 @@ os.environ["OMP_NUM_THREADS"] = "1"  # for this process, as torch is imported la
 os.environ["LIMBECK_CONFIG"] = tempfile.mkdtemp(prefix="limbeck-config-")  # not in the user's home
 
 import pytest
-import torch
 
+gc.disable()  # until the tests are collected
 FORKED = Path(__file__).with_name("forked.py")
-SHORT_TIMING = runpy.run_path(str(Path(__file__).with_name("short_timing.py")))
+SHORT_TIMING = Path(__file__).with_name("short_timing.py")
 TIMEOUT = 600
 LONGEST = (
     "docs/test_docs.py", "docs/test_quickstart.py", "workflows/study/test_study.py", "test_recipes.py",
@@ -47,6 +47,7 @@ def pytest_collection_finish():
     """Exempt what was imported from garbage collection: searching torch again and again takes 8 % of the time."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -59,6 +60,8 @@ def remove_config():
 @pytest.fixture(autouse=True)
 def one_thread_one_seed():
     """Reset the number of threads, which a recipe may have raised."""
+    import torch  # not in the process that hands the tests to workers
+
     torch.set_num_threads(1)
     torch.manual_seed(0)
 
@@ -73,10 +76,16 @@ def one_registry_of_onnx_operators():
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def short_timing():
+    """What ``short_timing.py`` defines: latencies are the median of two calls."""
+    return runpy.run_path(str(SHORT_TIMING))
+
+
 @pytest.fixture
-def all_calls(monkeypatch):
+def all_calls(monkeypatch, short_timing):
     """Latencies of as many calls as in use, not of two."""
-    monkeypatch.setattr("limbeck.utils.timing._collect_durations", SHORT_TIMING["collect_all"])
+    monkeypatch.setattr("limbeck.utils.timing._collect_durations", short_timing["collect_all"])
 
 
 @pytest.fixture
@@ -108,7 +117,7 @@ class ForkedPython:
         options = {
             "environment": {**os.environ, **(environment or {})}, "cwd": str(cwd or Path.cwd()),
             "logs": [str(log) for log in self._logs], "argv": [str(argument) for argument in argv], "first": first,
-            "new_session": new_session, "short_timing": str(FORKED.with_name("short_timing.py")),
+            "new_session": new_session, "short_timing": str(SHORT_TIMING),
         }  # fmt: skip
         self._process = context.Process(
             target=runpy.run_path, args=(str(FORKED), {"OPTIONS": options}), kwargs={"run_name": "__main__"}
@@ -166,6 +175,15 @@ def fork_python(tmp_path_factory):
         return ForkedPython(context, tmp_path_factory.mktemp("process"), argv, **options)
 
     return start
+
+
+@pytest.fixture
+def forked_workers(monkeypatch):
+    """Workers of a study are forked from this process, not spawned, which takes each the seconds to import torch."""
+    get_context = multiprocessing.get_context
+    monkeypatch.setattr(
+        multiprocessing, "get_context", lambda method=None: get_context("fork" if method == "spawn" else method)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 options = OPTIONS  # noqa: F821
+del __file__  # a process that this one spawns would run this file first, as its main module
 if options["new_session"]:
     os.setsid()
 os.environ.clear()

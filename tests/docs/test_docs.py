@@ -47,7 +47,7 @@ def run_commands(text, monkeypatch):
 
 
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
-def test_every_block_runs_in_order(page, tmp_path, monkeypatch):
+def test_every_block_runs_in_order(page, tmp_path, monkeypatch, forked_workers):
     monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

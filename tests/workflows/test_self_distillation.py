@@ -1,6 +1,7 @@
 """Self-distillation by recipe: what a run leaves beside its student, and what a recipe may not ask for."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -116,9 +117,10 @@ def test_each_is_a_variant_of_the_study_that_comes_along(tmp_path):
 
 
 def test_a_trial_keeps_the_peers_and_exits_of_its_variant(tmp_path):
-    settings = ["data.num_samples=60", "stages.0.steps=2", "training.batch_size=16"]
+    settings = ["data.num_samples=60", "training.batch_size=16"]
     whole = load_recipe(find_recipe("digits_self"), settings)
     variant = make_variants(whole)["mutual"]
+    variant = replace(variant, overrides={**variant.overrides, "stages.0.steps": 2})
     run_trial(
         make_trial_recipe(whole, variant, 0, StudyContext(tmp_path, [2], 1.0, 0)),
         variant,

@@ -3,8 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -275,7 +273,7 @@ def test_a_killed_study_resumes_at_once_with_the_same_metrics(done, small_file, 
         assert record(out, variant)["models"][variant]["test"] == record(done[0], variant)["models"][variant]["test"]
 
 
-def test_two_jobs_give_the_same_metrics_as_one(done, small_file, tmp_path, capfd):
+def test_two_jobs_give_the_same_metrics_as_one(done, small_file, tmp_path, capfd, forked_workers):
     out = tmp_path / "jobs"
     assert main(["study", str(small_file), "--seeds", "1", "--jobs", "2", "--out", str(out)]) == 0
     for variant in ("student_only", "distilled", "hot"):
@@ -482,15 +480,17 @@ def test_students_fail_with_the_reason_of_their_teacher(small_file, tmp_path, mo
     assert states[Trial("distilled", 0)] == ("failed", "the teacher of seed 0 failed: the disk is full")
 
 
-def test_a_terminated_study_ends_its_workers_and_leaves_no_lock(small_file, tmp_path):
+def test_a_terminated_study_ends_its_workers_and_leaves_no_lock(small_file, tmp_path, fork_python):
+    """Of spawned workers, one of which has trained the teacher."""
     out = tmp_path / "s"
-    command = [sys.executable, "-m", "limbeck", "study", str(small_file), "study.variants={}", "stages.0.steps=4000",
-             "--seeds", "1", "--jobs", "2", "--out", str(out)]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = fork_python(
+        "study", small_file, "study.variants={}", "stages.0.steps=4000", "--seeds", "1", "--jobs", "2", "--out", out
+    )
     folder = out / "trials" / "student_only" / "0"
     wait_until(lambda: (folder / "recipe.yaml").exists())
+    assert record(out, "teacher")["test_set"]["num_reads"] == 1
     process.terminate()
-    assert process.wait(600) != 0
+    assert process.wait() != 0
     wait_until(lambda: is_unlocked(folder))
     assert not (folder / "record.json").exists()
 
