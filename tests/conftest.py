@@ -33,6 +33,7 @@ LONGEST = (
     "workflows/test_simkd.py", "workflows/test_assistants.py", "workflows/test_segmentation_run.py",
     "workflows/test_speech_run.py", "export/test_task_export.py", "teachers/test_signals.py",
     "teachers/test_backends.py", "dashboard/test_dashboard_browser.py", "report/test_page.py",
+    "workflows/test_evaluate.py", "models/test_segmentation_networks.py", "models/test_build.py",
 )  # fmt: skip
 
 

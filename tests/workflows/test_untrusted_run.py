@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from limbeck.cli import main
+from limbeck.recipe import trust
 
 RECIPE = """
 name: sent
@@ -49,6 +50,21 @@ def sent(tmp_path, monkeypatch):
     return write
 
 
+@pytest.fixture(scope="module")
+def hashed_once():
+    """The code of an installed package is hashed once for all tests: that of torch takes a second."""
+    hash_code, hashes = trust._hash_code, {}
+
+    def hash_once(name, folder, files):
+        if folder not in hashes:
+            hashes[folder] = hash_code(name, folder, files)
+        return hashes[folder]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(trust, "_hash_code", hash_once)
+        yield
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_no_command_imports_a_package_that_is_not_trusted(command, sent, capsys):
     Path("sent_nets.py").write_text("open('hacked', 'w')\n")
@@ -63,7 +79,7 @@ def test_no_command_imports_a_package_that_is_not_trusted(command, sent, capsys)
 
 @pytest.mark.parametrize("use", LOADERS)
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_no_command_calls_a_loader_of_a_trusted_package(command, use, sent, capsys):
+def test_no_command_calls_a_loader_of_a_trusted_package(command, use, sent, hashed_once, capsys):
     sent(use.partition(":")[0], {"use": use, **LOADERS[use]})
     assert main([*command, "--trust"]) == 2
     error = capsys.readouterr().err
