@@ -487,7 +487,8 @@ def test_a_terminated_study_ends_its_workers_and_leaves_no_lock(small_file, tmp_
         "study", small_file, "study.variants={}", "stages.0.steps=4000", "--seeds", "1", "--jobs", "2", "--out", out
     )
     folder = out / "trials" / "student_only" / "0"
-    wait_until(lambda: (folder / "recipe.yaml").exists())
+    wait_until(lambda: (folder / "recipe.yaml").exists() or process.poll() is not None)
+    assert process.poll() is None, process.read_output()
     assert record(out, "teacher")["test_set"]["num_reads"] == 1
     process.terminate()
     assert process.wait() != 0
