@@ -8,6 +8,7 @@ as many steps. Finished trials in --work are reused. Writes benchmarks/results/p
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from results import gain_row, parse_options, write_rows
@@ -16,8 +17,8 @@ from task_study import read_values
 from limbeck.workflows import study as run_study
 
 RECIPE = "pretrain_from_backbone"
-LABELS = {1: 100, 10: 1000, 100: 10000}
-"""Per cent of the 10,000 training images, and their number."""
+LABELS = {1: 50, 10: 500, 100: 5000}
+"""Per cent of the 5,000 training images, and their number."""
 
 
 def main() -> None:
@@ -26,14 +27,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--percent", type=int, nargs="+", choices=LABELS, default=list(LABELS))
     options = parse_options(parser, local=("work",))
+    root = Path(os.environ.get("LIMBECK_DATA", "../shared/data")) / "cifar10"
     rows, values = [], {}
     for percent in options.percent:
         work = (options.work or Path("runs/study-pretrain")) / str(percent)
         study = run_study(
-            RECIPE, [f"data.num_labeled={LABELS[percent]}"], seeds=options.seeds, output_dir=work,
+            RECIPE, [f"data.root={root}", f"data.num_labeled={LABELS[percent]}"], seeds=options.seeds, output_dir=work,
             resume=(work / "recipe.yaml").exists(), callbacks=[],
         )  # fmt: skip
-        data = f"CIFAR-10 (JPEG), 10,000 training images of which {LABELS[percent]:,} labeled, 10,000 test images"
+        data = f"CIFAR-10 (JPEG), 5,000 training images of which {LABELS[percent]:,} labeled, 10,000 test images"
         gain = study["results"]["variants"]["distilled"]["gain"]
         rows.append(gain_row(f"pretrain_gain_{percent}_percent_labels", gain, data, aim="low > 0"))
         values[f"{percent} percent"] = read_values(work, study)

@@ -34,9 +34,10 @@ def test_the_recipe_runs_its_first_steps(tmp_path):
     write_voc(tmp_path / "bccd" / "BCCD")
     settings = [
         f"data.root={tmp_path}", "data.size=[48, 64]", "data.val_split=0.25", "data.test_split=0.25",
-        "teachers.teacher.backbone=mobilenet_v3_small", "teacher_training.epochs=null", "teacher_training.steps=1",
-        "stages.0.epochs=null", "stages.0.steps=2", "training.batch_size=4", "export.to=[]", "baselines=[]",
-        f"cache.root={tmp_path / 'cache'}", "task.cached_rows=20", "task.score_threshold=0.0",
+        "teachers.teacher.backbone=mobilenet_v3_small", "teachers.teacher.pretrained=false",
+        "teacher_training.epochs=null", "teacher_training.steps=1", "stages.0.epochs=null", "stages.0.steps=2",
+        "training.batch_size=4", "export.to=[]", "baselines=[]", f"cache.root={tmp_path / 'cache'}",
+        "task.cached_rows=20", "task.score_threshold=0.0",
     ]  # fmt: skip
     record = distill("bccd", settings, run_dir=tmp_path / "run", callbacks=[])
     test = record["models"]["distilled"]["test"]

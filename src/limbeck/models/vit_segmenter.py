@@ -37,6 +37,7 @@ def vit_segmenter(
         classes: number of classes.
         channels: channels of the image.
 
+    >>> import torch
     >>> vit_segmenter(depth=1, classes=5)(torch.zeros(2, 3, 36, 50)).shape
     torch.Size([2, 5, 18, 25])
     """
