@@ -481,7 +481,6 @@ def test_students_fail_with_the_reason_of_their_teacher(small_file, tmp_path, mo
 
 
 def test_a_terminated_study_ends_its_workers_and_leaves_no_lock(small_file, tmp_path, fork_python):
-    """Of spawned workers, one of which has trained the teacher."""
     out = tmp_path / "s"
     process = fork_python(
         "study", small_file, "study.variants={}", "stages.0.steps=4000", "--seeds", "1", "--jobs", "2", "--out", out
@@ -489,7 +488,6 @@ def test_a_terminated_study_ends_its_workers_and_leaves_no_lock(small_file, tmp_
     folder = out / "trials" / "student_only" / "0"
     wait_until(lambda: (folder / "recipe.yaml").exists() or process.poll() is not None)
     assert process.poll() is None, process.read_output()
-    assert record(out, "teacher")["test_set"]["num_reads"] == 1
     process.terminate()
     assert process.wait() != 0
     wait_until(lambda: is_unlocked(folder))
