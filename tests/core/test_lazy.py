@@ -1,6 +1,8 @@
 """The public names of packages that load on first use."""
 
+import pkgutil
 from importlib import import_module
+from types import ModuleType
 
 import pytest
 
@@ -13,6 +15,14 @@ def test_every_public_name_is_there_and_listed(name):
     assert package.__all__
     assert all(getattr(package, public) is not None for public in package.__all__)
     assert set(package.__all__) <= set(dir(package))
+
+
+@pytest.mark.parametrize("name", ["limbeck.data", "limbeck.evaluation", "limbeck.teachers"])
+def test_no_public_name_is_that_of_a_module(name):
+    """Importing the module would replace the public object by the module."""
+    modules = {module.name for module in pkgutil.iter_modules(import_module(name).__path__)}
+    public = vars(import_module(f"{name}._exports"))
+    assert not [module for module in modules if not isinstance(public.get(module, pkgutil), ModuleType)]
 
 
 def test_modules_of_a_package_are_its_attributes():

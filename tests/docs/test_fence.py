@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[2] / "src" / "limbeck"
 FENCE = re.compile(r"top1|accuracy|images_per_second|(?<!self)(?<!data)\.classes\)")
 ALLOWED = {
     # Rows with one class each, whatever the task.
-    "evaluation/classification_metrics.py": "the metrics of logits with one class for each sample",
+    "evaluation/class_metrics.py": "the metrics of logits with one class for each sample",
     "training/metric_accumulator.py": "train/accuracy, of rows with one class",
     "training/callbacks.py": "the column train/accuracy of metrics.csv",
     # Checks of image classifiers, refused for other tasks.

@@ -15,7 +15,7 @@ import limbeck
 from limbeck import LimbeckError
 from limbeck.core.task import DeployableTask
 from limbeck.data import Normalization
-from limbeck.evaluation.classification_metrics import NLL
+from limbeck.evaluation.class_metrics import NLL
 from limbeck.losses import CrossEntropyLoss, CWDLoss, KDLoss
 from limbeck.models import unet
 from limbeck.tasks import Segmentation

@@ -15,7 +15,7 @@ from limbeck.core.metric_spec import MetricSpec
 from limbeck.core.outputs import Outputs
 from limbeck.core.task import Example, ModelInputs, Scores, reduce_statistics
 from limbeck.data.normalization import NormalizedModel
-from limbeck.evaluation.classification_metrics import NLL
+from limbeck.evaluation.class_metrics import NLL
 from limbeck.losses._ops import IGNORE_INDEX
 from limbeck.losses.temperature import Range
 from limbeck.tasks.segmentation.inference import averaged_logits, resize

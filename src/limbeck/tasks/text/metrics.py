@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from limbeck.core.metric_spec import MetricSpec
-from limbeck.evaluation.classification_metrics import (
+from limbeck.evaluation.class_metrics import (
     ECE,
     MACRO_F1,
     NLL,

@@ -14,7 +14,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.metric_spec import MetricSpec
 from limbeck.core.outputs import Outputs
 from limbeck.core.task import Example, ModelInputs, Scores, reduce_statistics
-from limbeck.evaluation.classification_metrics import MACRO_F1, NLL, class_counts
+from limbeck.evaluation.class_metrics import MACRO_F1, NLL, class_counts
 from limbeck.losses._ops import IGNORE_INDEX, hard_labels
 from limbeck.losses.temperature import CLASSIFICATION, Range
 from limbeck.tasks.text.metrics import METRICS, TextMetrics, macro_f1
