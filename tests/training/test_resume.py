@@ -13,7 +13,8 @@ TIMEOUT = 600
 
 @pytest.fixture(scope="module")
 def start(fork_python):
-    return lambda out, *arguments: fork_python(RUNNER, out, *arguments)
+    heed_hangup = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)"  # under nohup it is ignored
+    return lambda out, *arguments: fork_python(RUNNER, out, *arguments, first=heed_hangup)
 
 
 @pytest.fixture(scope="module")
