@@ -350,6 +350,24 @@ def test_training_needs_a_box(tmp_path, classes):
         VOCDetection(root=str(root), classes=classes).load()
 
 
+def test_training_needs_a_box_that_is_not_ignored(tmp_path):
+    root = one_voc(tmp_path / "voc", [("cell", CELL, 1)])
+    message = r"the training annotations must have a box, got none: annotate .* \(ignored boxes do not count\)$"
+    with pytest.raises(LimbeckError, match=message):
+        VOCDetection(root=str(root)).load()
+    assert len(VOCDetection(root=str(root), difficult="keep", val_split=0.34, test_split=0.34).load().train) == 1
+    root = write_coco(tmp_path / "coco")
+    path = root / "annotations" / "instances_train2017.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "annotations": [{**x, "iscrowd": 1} for x in content["annotations"]]}))
+    with pytest.raises(LimbeckError, match=message):
+        CocoDetection(root=str(root)).load()
+    # The boxes that count are of a class that is not selected.
+    root = one_voc(tmp_path / "classes", [("cell", CELL, 1), ("disc", DISC, 0)])
+    with pytest.raises(LimbeckError, match=message):
+        VOCDetection(root=str(root), classes=("cell",)).load()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -393,7 +411,8 @@ def test_damaged_json_is_one_sentence_with_the_file(tmp_path, content, message):
 def test_missing_files_are_one_sentence(voc, tmp_path):
     with pytest.raises(FileNotFoundError, match="there must be folders JPEGImages and Annotations, or images beside"):
         VOCDetection(root=str(tmp_path)).load()
-    with pytest.raises(FileNotFoundError, match=r"instances_train\.json or .* and a folder of its images in"):
+    files = r"annotations/instances_train\.json or train/_annotations\.coco\.json or annotations/train\.json"
+    with pytest.raises(FileNotFoundError, match=rf"there must be {files} and a folder of its images in"):
         CocoDetection(root=str(tmp_path)).load()
     root = write_voc(tmp_path / "a")
     (root / "Annotations" / "001.xml").unlink()

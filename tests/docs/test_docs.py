@@ -15,8 +15,8 @@ from limbeck.recipe import load_recipe, resolve_recipe
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NAMES = (
-    "bring-your-own", "cache", "data", "objectives", "record", "robustness", "segmentation", "self-distillation",
-    "several-teachers", "speech", "stages", "study", "text-classification", "views",
+    "bring-your-own", "cache", "data", "detection", "objectives", "record", "robustness", "segmentation",
+    "self-distillation", "several-teachers", "speech", "stages", "study", "text-classification", "views",
 )  # fmt: skip
 RUN = [ROOT / "docs" / f"{name}.md" for name in NAMES]
 
@@ -65,6 +65,11 @@ def test_every_block_runs_in_order(page, tmp_path, monkeypatch, forked_workers):
                 assert (block.language, bool(name)) == ("yaml", True), f"{page.name}:{block.line} is not tested"
     finally:
         torch.set_num_threads(threads)
+
+
+def test_pages_with_blocks_that_are_run_by_the_tests_are_listed():
+    statement = re.compile(r"code blocks?\s+of\s+this\s+page")
+    assert {page for page in PAGES if statement.search(page.read_text())} <= set(RUN)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -171,10 +171,14 @@ def test_timm_weights_are_loaded(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
 
 
-def test_timm_absent_says_what_to_install(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "extra"),
+    [("resnet18", "timm"), ("tf_efficientnet_lite0", "efficientnet"), ("tf_efficientnet_lite4.in1k", "efficientnet")],
+)
+def test_timm_absent_says_what_to_install(monkeypatch, name, extra):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(LimbeckError, match=r"pip install 'limbeck\[timm\]'"):
-        models.timm("resnet18", classes=10)
+    with pytest.raises(LimbeckError, match=rf"{name} comes from timm, .* pip install 'limbeck\[{extra}\]'"):
+        models.timm(name, classes=10)
 
 
 def test_registry_lists_every_builder_and_imports_no_zoo():

@@ -86,12 +86,26 @@ def test_a_matrix_of_the_record_is_shown_in_percent_of_the_pixels_of_a_class(rec
     assert (confusion.counts, confusion.num_samples, confusion.unit) == ([[990, 10], [4, 6]], 1010, "pixels")
     assert confusion.confusions[0] == ("sky", "road", 1000, {"distilled": 10, "teacher": 300, "baseline": 300})
     page = " ".join(write_report(folder).read_text(encoding="utf-8").split())
-    assert 'title="sky predicted as road: 10 of 1000 (1.0 %)">1.0</td>' in page
+    assert 'title="sky predicted as road: 10 of 1,000 (1.0 %)">1.0</td>' in page
+    assert "<td>1,000</td>" in page
+    assert "<td>1,000</td>" in page
     assert 'title="road predicted as road: 6 of 10 (60.0 %)">60.0</td>' in page
-    assert "n = 1010 pixels, in percent of the pixels of the class: a row for each class" in page
+    assert "n = 1,010 pixels, in percent of the pixels of the class: a row for each class" in page
     assert "Number of pixels of the class with that prediction" in page
 
 
-@pytest.mark.parametrize("counts", [None, 3, [[1, 2]], [[1, 2], [3]], [[1, 2], [3, -1]], [[1, 2], [3, "x"]]])
+@pytest.mark.parametrize(
+    "counts",
+    [
+        None,
+        3,
+        [[1, 2]],
+        [[1, 2], [3]],
+        [[1, 2], [3, -1]],
+        [[1, 2], [3, "x"]],
+        [[1, 2], [3, 2**63]],
+        [[1, 2], [3, 10**400]],
+    ],
+)
 def test_an_edited_matrix_is_not_shown(record, counts, tmp_path):
     assert load_confusion(tmp_path, parse_record(record_of_pixels(record, counts))) is None

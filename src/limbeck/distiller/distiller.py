@@ -21,8 +21,9 @@ from limbeck.distiller.objective import LossOutput, Objective, name_losses
 from limbeck.features import FeatureExtractor, layer_root
 from limbeck.losses.temperature import Range, temperature_warnings
 from limbeck.losses.weighting import LossWeighting
-from limbeck.teachers.ensemble import EnsembleMethod, UnequalLogitsError, combine_teachers, resolve_ensemble
+from limbeck.teachers.ensemble import EnsembleMethod, combine_teachers, resolve_ensemble
 from limbeck.teachers.frozen import FrozenTeacher
+from limbeck.teachers.teacher_logits import UnequalLogitsError
 from limbeck.utils.eval_mode import eval_mode
 
 Teachers = nn.Module | Teacher | Sequence[nn.Module | Teacher] | Mapping[str, nn.Module | Teacher]

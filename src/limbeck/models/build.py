@@ -14,7 +14,7 @@ from torch import nn
 
 from limbeck.core.errors import LimbeckError, format_root_cause, suggest_names
 from limbeck.models.options import require_positive
-from limbeck.models.timm_weights import timm_pretrained_options
+from limbeck.models.timm_weights import extra_of_timm_network, timm_pretrained_options
 from limbeck.models.weights import load_weights
 
 __all__ = ["require_model_name", "timm", "torchvision"]
@@ -124,7 +124,9 @@ def require_model_name(library: Literal["timm", "torchvision"], name: str) -> No
     try:
         import timm as zoo
     except ImportError as error:
-        raise LimbeckError(f"{name} comes from timm, which is not installed: pip install 'limbeck[timm]'") from error
+        raise LimbeckError(
+            f"{name} comes from timm, which is not installed: pip install 'limbeck[{extra_of_timm_network(name)}]'"
+        ) from error
     if not zoo.is_model(name):
         raise LimbeckError(f"timm has no network named {name!r}; the nearest: {suggest_names(name, zoo.list_models())}")
 

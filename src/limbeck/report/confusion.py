@@ -103,10 +103,10 @@ def _recorded_counts(record: Record, num_classes: int) -> dict[str, _Counts]:
 
 
 def _is_matrix(matrix: Any, num_classes: int) -> bool:
-    """Whether this is a list of ``num_classes`` lists of as many counts; a record may have been edited."""
+    """Whether this is a list of ``num_classes`` lists of as many int64 counts; a record may have been edited."""
 
     def is_row(row: Any) -> bool:
-        return _is_list(row, num_classes) and all(type(count) is int and count >= 0 for count in row)
+        return _is_list(row, num_classes) and all(type(count) is int and 0 <= count < 2**63 for count in row)
 
     return num_classes > 0 and _is_list(matrix, num_classes) and all(map(is_row, matrix))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Final, Literal, NamedTuple, Protocol, final, runtime_checkable
+from typing import ClassVar, Final, Literal, Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ from limbeck.teachers.ensemble_weights import (
     require_positive_temperature,
     require_positive_weights,
 )
+from limbeck.teachers.teacher_logits import TeacherLogits, stack_teacher_logits
 
 __all__ = [
     "ConfidenceWeighted",
@@ -46,28 +47,6 @@ __all__ = [
 
 TeacherWeights = Mapping[str, float] | None
 _TEACHER_DRAW_STREAM: Final = 7
-
-
-class UnequalLogitsError(LimbeckError):
-    """Teachers of an ensemble have logits of different shapes: other rows (detectors), or other classes."""
-
-
-class TeacherLogits(NamedTuple):
-    """The logits of several teachers for the same rows.
-
-    Attributes:
-        names: names of the teachers.
-        logits: ``[teachers, rows, classes]``, at least float32; zeros where a teacher has no output.
-        valid: ``[teachers, rows]`` booleans, false where a teacher has no output.
-        target: target by row, as in :class:`~limbeck.core.loss_context.LossContext`, or ``None``.
-        progress: progress of the training.
-    """
-
-    names: tuple[str, ...]
-    logits: Tensor
-    valid: Tensor
-    target: Tensor | None
-    progress: Progress
 
 
 @runtime_checkable
@@ -116,7 +95,7 @@ def combine_teachers(
     method = resolve_ensemble(ensemble)
     if len(teachers) < 2:
         return next(iter(teachers.values()), None)
-    stacked = _stack_teacher_logits(teachers, target=target, progress=progress)
+    stacked = stack_teacher_logits(teachers, target=target, progress=progress)
     if stacked is None:
         return None
     masks = [outputs.valid for outputs in teachers.values() if outputs.valid is not None]
@@ -301,7 +280,7 @@ class LearnedWeights(nn.Module):
 
     def forward(self, context: LossContext) -> Tensor:
         """Cross-entropy of the ensemble with the target, over labeled rows with a valid teacher."""
-        stacked, target = _stack_teacher_logits(context.teachers), context.require_target()
+        stacked, target = stack_teacher_logits(context.teachers), context.require_target()
         assert stacked is not None
         is_valid = stacked.valid.any(dim=0)
         valid_rows = stacked._replace(logits=stacked.logits[:, is_valid], valid=stacked.valid[:, is_valid])
@@ -322,28 +301,6 @@ class LearnedWeights(nn.Module):
 _METHODS: Final[Mapping[str, type[MeanLogits | MeanProbabilities]]] = {
     "mean_logits": MeanLogits, "mean_probabilities": MeanProbabilities,
 }  # fmt: skip
-
-
-def _stack_teacher_logits(
-    teachers: Mapping[str, Outputs], *, target: Tensor | None = None, progress: Progress = Progress()
-) -> TeacherLogits | None:
-    """The logits of ``teachers`` stacked, or ``None`` where a teacher has none."""
-    outputs = list(teachers.values())
-    if any(output.logits is None for output in outputs):
-        return None
-    shapes = {name: list(output.require_logits().shape) for name, output in teachers.items()}
-    if any(shape != shapes[next(iter(shapes))] for shape in shapes.values()):
-        raise UnequalLogitsError(f"logits of an ensemble must have one shape, got {shapes}: set `teacher` of each loss")
-    if not all(_same_samples(output.row_to_sample, outputs[0].row_to_sample) for output in outputs):
-        raise LimbeckError(
-            f"rows of an ensemble must belong to the same samples, and those of {', '.join(teachers)} do not: set "
-            "`teacher` of each loss"
-        )
-    logits = torch.stack([upcast(output.require_logits()) for output in outputs])
-    valid = torch.stack([_valid_rows(output) for output in outputs])
-    if any(output.valid is not None for output in outputs):
-        logits = logits.masked_fill(~valid.unsqueeze(2), 0.0)  # 0 · NaN would reach the mean
-    return TeacherLogits(tuple(teachers), logits, valid, target, progress)
 
 
 def _combine_spatial_logits(
@@ -395,14 +352,3 @@ def _teacher_weights(weights: TeacherWeights, stacked: TeacherLogits) -> Tensor:
             names = suggest_names(name, stacked.names)
             raise LimbeckError(f"the ensemble has a weight for {name!r}, which is no teacher; available: {names}")
     return stacked.logits.new_tensor([float((weights or {}).get(name, 1.0)) for name in stacked.names])
-
-
-def _valid_rows(outputs: Outputs) -> Tensor:
-    logits = outputs.require_logits()
-    if outputs.valid is None:
-        return torch.ones(len(logits), dtype=torch.bool, device=logits.device)
-    return outputs.valid if outputs.row_to_sample is None else outputs.valid[outputs.row_to_sample]
-
-
-def _same_samples(a: Tensor | None, b: Tensor | None) -> bool:
-    return a is b or (a is not None and b is not None and torch.equal(a, b))

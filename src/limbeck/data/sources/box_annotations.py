@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError, suggest_names
-from limbeck.core.limits import MAX_INPUT_SIZE
-from limbeck.data.augmentation import Augmentation
-from limbeck.data.box_store import BoxStore, clip_boxes_to_image
+from limbeck.data.box_store import COUNTED, BoxStore, clip_boxes_to_image
 from limbeck.data.groups import groups_of_paths
 from limbeck.data.image_files import letterbox_size, read_image_size
-from limbeck.data.module import DataModule, NormalizeMode, make_splits
+from limbeck.data.module import DataModule, make_splits
+from limbeck.data.sources.image_settings import ImageSettings
 from limbeck.data.sources.source_file import SourceFile
 from limbeck.data.sources.unlabeled_folder import find_unlabeled_folder, list_unlabeled, read_unlabeled
 from limbeck.data.split import ImageFiles, InMemory, Split
@@ -29,7 +28,6 @@ __all__ = [
     "InvalidBoxes",
     "SplitSetting",
     "check_choice",
-    "check_image_size",
     "choose_sets",
     "list_annotated",
     "load_annotated",
@@ -41,6 +39,10 @@ FlaggedBoxes = Literal["ignore", "drop", "keep"]
 SplitSetting = float | str | None
 SET_NAMES = {"validation": ("val", "valid", "validation"), "test": ("test",)}
 _DEFAULT_FRACTION = 0.2
+_NO_BOX = (
+    "the training annotations must have a box, got none: annotate images of the training set (ignored boxes do not "
+    "count)"
+)
 _MAX_OVERHANG = 1.0
 """Pixels by which a box may reach beyond its image without a warning: tools differ in the index of the first pixel."""
 
@@ -65,7 +67,7 @@ class AnnotatedImage(NamedTuple):
     ignored: list[int]
 
 
-class BoxSettings(Protocol):
+class BoxSettings(ImageSettings, Protocol):
     """The settings that the data sources of detection share."""
 
     @property
@@ -73,27 +75,11 @@ class BoxSettings(Protocol):
     @property
     def classes(self) -> tuple[str, ...] | None: ...
     @property
-    def size(self) -> tuple[int, int] | None: ...
-    @property
-    def num_labeled(self) -> int | None: ...
-    @property
-    def num_samples(self) -> int | None: ...
-    @property
     def val_split(self) -> SplitSetting: ...
     @property
     def test_split(self) -> SplitSetting: ...
     @property
     def invalid_boxes(self) -> InvalidBoxes: ...
-    @property
-    def group_pattern(self) -> str | None: ...
-    @property
-    def unlabeled(self) -> str | None: ...
-    @property
-    def cache_mb(self) -> int: ...
-    @property
-    def augment(self) -> Augmentation: ...
-    @property
-    def normalize(self) -> NormalizeMode: ...
 
 
 def load_annotated(
@@ -110,12 +96,14 @@ def load_annotated(
         seed: seed of the splits.
 
     Raises:
-        LimbeckError: as :func:`_select_class_names` and :func:`_make_split`.
+        LimbeckError: as :func:`_select_class_names` and :func:`_make_split`, or all boxes of the training images are
+            ignored.
 
     Warns:
         UserWarning: of boxes that are dropped or clipped.
     """
     classes = _select_class_names(images, source.classes, available)
+    _require_counted_box(images["training"], classes)
     unlabeled = find_unlabeled_folder(source.unlabeled, root)
     splits, first_id = dict[str, Split](), 0
     for split, members in images.items():
@@ -130,12 +118,6 @@ def load_annotated(
             unlabeled, splits["training"], labeled=list_annotated(images), cache_mb=source.cache_mb, resize="letterbox"
         ),
     )  # fmt: skip
-
-
-def check_image_size(size: tuple[int, int] | None) -> None:
-    """Refuse a ``size`` that is no height and width."""
-    if size is not None and not (len(size) == 2 and 1 <= min(size) <= max(size) <= MAX_INPUT_SIZE):
-        raise LimbeckError(f"size must be height and width from 1 to {MAX_INPUT_SIZE}, got {size}")
 
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
@@ -209,7 +191,7 @@ def _select_class_names(
         LimbeckError: there is no class, one is unknown, or a split has a class that the training split does not have.
     """
     if not available:
-        raise LimbeckError("the training annotations must have a box, got none: annotate images of the training set")
+        raise LimbeckError(_NO_BOX)
     if classes is not None:
         if unknown := [name for name in classes if name not in available]:
             raise LimbeckError(
@@ -228,6 +210,13 @@ def _select_class_names(
                     f"{image.annotation}: correct it, or list those to use in `classes`"
                 )
     return list(available)
+
+
+def _require_counted_box(images: Sequence[AnnotatedImage], class_names: Sequence[str]) -> None:
+    """Refuse training images without a box to train on."""
+    boxes = (box for image in images for box in zip(image.class_names, image.ignored, strict=True))
+    if not any(name in class_names and ignored == COUNTED for name, ignored in boxes):
+        raise LimbeckError(_NO_BOX)
 
 
 def _make_split(

@@ -21,12 +21,12 @@ from limbeck.data.sources.box_annotations import (
     InvalidBoxes,
     SplitSetting,
     check_choice,
-    check_image_size,
     choose_sets,
     list_annotated,
     load_annotated,
     require_one_split,
 )
+from limbeck.data.sources.image_settings import check_image_size
 from limbeck.data.sources.lookup import DataNotFoundError, candidate_folders
 from limbeck.data.sources.source_file import SourceFile
 from limbeck.data.sources.unlabeled_folder import find_unlabeled_folder
@@ -137,7 +137,7 @@ class CocoDetection:
                 if train is not None:
                     return root, self._select_sets(root, layout, train)
         where = self.root or f"$LIMBECK_DATA, or set data.root, for {self.name}"
-        expected = " or ".join(annotations.replace("{set}", train_names[0]) for annotations, _ in layouts)
+        expected = " or ".join(dict.fromkeys(file.replace("{set}", train_names[0]) for file, _ in layouts))
         raise DataNotFoundError(f"there must be {expected} and a folder of its images in {where}")
 
     def _select_sets(self, root: Path, layout: tuple[str, str], train: str) -> dict[str, tuple[Path, Path]]:

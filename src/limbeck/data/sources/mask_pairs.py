@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from limbeck.core.errors import LimbeckError
-from limbeck.core.limits import MAX_INPUT_SIZE
-from limbeck.data.augmentation import Augmentation
 from limbeck.data.groups import groups_of_paths
 from limbeck.data.mask_store import MaskFiles
-from limbeck.data.module import DataModule, NormalizeMode, make_splits
+from limbeck.data.module import DataModule, make_splits
+from limbeck.data.sources.image_settings import ImageSettings, check_image_size
 from limbeck.data.sources.source_file import SourceFile
 from limbeck.data.sources.unlabeled_folder import find_unlabeled_folder, list_unlabeled, read_unlabeled
 from limbeck.data.split import ImageFiles, InMemory, Split
@@ -33,7 +32,7 @@ class MaskPairs(NamedTuple):
     pairs: Sequence[tuple[Path, Path]]
 
 
-class MaskSettings(Protocol):
+class MaskSettings(ImageSettings, Protocol):
     """The settings that the data sources of segmentation share."""
 
     @property
@@ -43,25 +42,9 @@ class MaskSettings(Protocol):
     @property
     def class_map(self) -> Mapping[int, int] | None: ...
     @property
-    def size(self) -> tuple[int, int] | None: ...
-    @property
-    def num_labeled(self) -> int | None: ...
-    @property
-    def num_samples(self) -> int | None: ...
-    @property
     def val_split(self) -> float: ...
     @property
     def test_split(self) -> float: ...
-    @property
-    def group_pattern(self) -> str | None: ...
-    @property
-    def unlabeled(self) -> str | None: ...
-    @property
-    def cache_mb(self) -> int: ...
-    @property
-    def augment(self) -> Augmentation: ...
-    @property
-    def normalize(self) -> NormalizeMode: ...
 
 
 def load_mask_pairs(source: MaskSettings, name: str, splits: Mapping[str, MaskPairs], *, seed: int) -> DataModule:
@@ -126,9 +109,7 @@ def check_mask_settings(source: MaskSettings) -> None:
             f"class_map must map values of pixels to class indices from 0 to {num_classes - 1}, got "
             f"{dict(class_map)}: leave out values without a class"
         )
-    size = source.size
-    if size is not None and not (len(size) == 2 and 1 <= min(size) <= max(size) <= MAX_INPUT_SIZE):
-        raise LimbeckError(f"size must be height and width from 1 to {MAX_INPUT_SIZE}, got {size}")
+    check_image_size(source.size)
 
 
 def _require_different_images(splits: Mapping[str, MaskPairs]) -> None:

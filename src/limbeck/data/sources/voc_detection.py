@@ -23,12 +23,12 @@ from limbeck.data.sources.box_annotations import (
     InvalidBoxes,
     SplitSetting,
     check_choice,
-    check_image_size,
     choose_sets,
     list_annotated,
     load_annotated,
     require_one_split,
 )
+from limbeck.data.sources.image_settings import check_image_size
 from limbeck.data.sources.lookup import DataNotFoundError, candidate_folders
 from limbeck.data.sources.source_file import SourceFile
 from limbeck.data.sources.unlabeled_folder import find_unlabeled_folder
