@@ -22,10 +22,10 @@ from limbeck.data.split import Split
 from limbeck.distiller import MutualTask, PeerStudents
 from limbeck.losses import CrossEntropyLoss, LogitMSELoss
 from limbeck.losses._bases import LogitLoss
-from limbeck.models import Detector, conv_ctc, small_cnn, unet
+from limbeck.models import Detector, conv_ctc, small_cnn, speech_text_encoder, unet
 from limbeck.recipe.registry import list_names, resolve_target
 from limbeck.recipe.resolve_node import resolve_node
-from limbeck.tasks import Classification, Detection, Segmentation, SpeechCTC
+from limbeck.tasks import Classification, Detection, Segmentation, SpeechCTC, SpeechTextAlignment
 from limbeck.teachers import PreviousEpochTeacher
 from limbeck.testing import make_context
 from limbeck.training import TrainingConfig, TrainingInterrupted
@@ -35,9 +35,11 @@ PATHS = {"early": "block1", "late": "block2"}
 OF_SEQUENCES = ("CTCBestPathLoss", "CTCLoss")
 OF_MASKS = ("BoundaryKDLoss", "CIRKDLoss", "IFVDLoss")
 OF_BOXES = ("CrossKDLoss", "DetectionLoss", "FGDLoss", "LDLoss")
+OF_PAIRS = ("EmbeddingCosineLoss", "EmbeddingMSELoss", "InfoNCEKDLoss", "InfoNCELoss", "StateMatchingLoss")
 OF_SIGMOIDS = ("BinaryKDLoss", "QualityFocalLoss")
 HEAD = "head.classification_head"
 SETTINGS = {
+    **{key: {"student_side": "speech", "teacher_side": "text"} for key in OF_PAIRS[:2]},
     "CrossKDLoss": {
         "student_features": ["head"],
         "teacher_modules": [f"{HEAD}.conv.9", f"{HEAD}.conv.10", f"{HEAD}.conv.11", f"{HEAD}.cls_logits"],
@@ -59,6 +61,15 @@ def sequences():
     frames, tokens = [torch.randn(8 + i % 5, 4) for i in range(48)], [torch.tensor([1, 2])] * 48
     split = Split.from_sequences(SequenceStore({"input": frames, "target": tokens}), torch.arange(48) % 3)
     return make_splits("sequences", "abc", split, seed=0, validation=0.2, test=0.2)
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    torch.manual_seed(0)
+    frames, ids = [torch.randn(8 + i % 5, 4) for i in range(48)], [torch.tensor([i % 7 + 1, 2]) for i in range(48)]
+    store = SequenceStore({"input": frames, "input_ids": ids}, masks={"input_ids": "attention_mask"})
+    split = Split.from_sequences(store, torch.arange(48) % 3)
+    return make_splits("pairs", "abc", split, seed=0, validation=0.2, test=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +109,15 @@ def make_distiller(name):
         teachers = [conv_ctc(width=8, depth=1, classes=3, mels=4)] if loss_attribute(loss, "needs_teacher") else []
         student = conv_ctc(width=4, depth=1, classes=3, mels=4)
         return limbeck.Distiller(student, *teachers, objective={"loss": loss}, task=SpeechCTC(3))
+    if name in OF_PAIRS:
+        networks = [
+            speech_text_encoder(
+                embedding_dim=8, speech_width=width, speech_depth=1, text_width=4, mels=4, vocab_size=9, num_tokens=3
+            )
+            for width in (4, 8)
+        ]
+        teachers = networks[1:] if loss_attribute(loss, "needs_teacher") else []
+        return limbeck.Distiller(networks[0], *teachers, objective={"loss": loss}, task=SpeechTextAlignment(3))
     if name in OF_MASKS:
         student, teacher = (unet(width=width, depth=1, classes=3, channels=1) for width in (2, 4))
         layers = {key: {"late": "bottleneck"} for key in ("student", "teacher")} if reads_layers else {}
@@ -137,8 +157,9 @@ def train(name, data, run_dir, *, stop=False, resume=False):
 
 
 @pytest.mark.parametrize("name", list_names("loss"))
-def test_a_loss_at_its_defaults_trains_stops_and_resumes(name, images, sequences, masks, boxes, tmp_path):
+def test_a_loss_at_its_defaults_trains_stops_and_resumes(name, images, sequences, pairs, masks, boxes, tmp_path):
     data = {**dict.fromkeys(OF_SEQUENCES, sequences), **dict.fromkeys(OF_MASKS, masks)}.get(name, images)
+    data = pairs if name in OF_PAIRS else data
     data = boxes if name in OF_BOXES else data
     start = make_distiller(name).prepare(data.batches(batch_size=8).batch(0)).state_dict()
     expected = train(name, data, tmp_path / "whole")

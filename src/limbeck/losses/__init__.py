@@ -5,6 +5,7 @@ these tensors from a :class:`~limbeck.core.loss_context.LossContext`. All are th
 rows, times τ², computed in float32, without gradients to a teacher.
 """
 
+from limbeck.losses._alignment import ctc_compress
 from limbeck.losses.ab import ABLoss, ab_loss
 from limbeck.losses.attention_transfer import AttentionTransferLoss, attention_transfer_loss
 from limbeck.losses.binary_kd import BinaryKDLoss, binary_kd_loss
@@ -24,6 +25,12 @@ from limbeck.losses.detection import DetectionLoss, detection_loss
 from limbeck.losses.dist import DISTLoss, dist_loss
 from limbeck.losses.dkd import DKDLoss, dkd_loss
 from limbeck.losses.dml import DMLLoss, dml_loss
+from limbeck.losses.embedding import (
+    EmbeddingCosineLoss,
+    EmbeddingMSELoss,
+    embedding_cosine_loss,
+    embedding_mse_loss,
+)
 from limbeck.losses.fgd import FGDLoss, fgd_focal_loss, fgd_global_loss, foreground_weights
 from limbeck.losses.fitnet import FitNetLoss, fitnet_loss
 from limbeck.losses.fpn import FPNAttentionLoss, FPNFeatureLoss, fpn_attention_loss, fpn_feature_loss
@@ -31,6 +38,7 @@ from limbeck.losses.fsp import FSPLoss, fsp_loss
 from limbeck.losses.ft import FTLoss, ft_loss
 from limbeck.losses.gram import GramLoss, gram_loss
 from limbeck.losses.ifvd import IFVDLoss, ifvd_loss
+from limbeck.losses.info_nce import InfoNCEKDLoss, InfoNCELoss, info_nce_loss
 from limbeck.losses.jsd import JSDLoss, jsd_loss
 from limbeck.losses.kd import KDLoss, kd_loss
 from limbeck.losses.ld import LDLoss, box_deltas_loss, ld_loss, pairwise_diou
@@ -50,6 +58,7 @@ from limbeck.losses.rkd import RKDAngleLoss, RKDDistanceLoss, rkd_angle_loss, rk
 from limbeck.losses.simkd import SimKDLoss, simkd_loss
 from limbeck.losses.skd import SKDLoss, skd_loss
 from limbeck.losses.sp import SPLoss, sp_loss
+from limbeck.losses.state_matching import StateMatchingLoss, state_matching_loss
 from limbeck.losses.ttm import TTMLoss, ttm_loss
 from limbeck.losses.vid import VIDLoss, vid_loss
 
@@ -73,6 +82,8 @@ __all__ = [
     "DKDLoss",
     "DMLLoss",
     "DetectionLoss",
+    "EmbeddingCosineLoss",
+    "EmbeddingMSELoss",
     "FGDLoss",
     "FPNAttentionLoss",
     "FPNFeatureLoss",
@@ -81,6 +92,8 @@ __all__ = [
     "FitNetLoss",
     "GramLoss",
     "IFVDLoss",
+    "InfoNCEKDLoss",
+    "InfoNCELoss",
     "JSDLoss",
     "KDLoss",
     "LDLoss",
@@ -101,6 +114,7 @@ __all__ = [
     "SKDLoss",
     "SPLoss",
     "SimKDLoss",
+    "StateMatchingLoss",
     "TTMLoss",
     "VIDLoss",
     "ab_loss",
@@ -119,6 +133,7 @@ __all__ = [
     "crosskd_loss",
     "cskd_loss",
     "ctc_best_path_loss",
+    "ctc_compress",
     "ctc_kd_loss",
     "ctc_loss",
     "cwd_loss",
@@ -126,6 +141,8 @@ __all__ = [
     "dist_loss",
     "dkd_loss",
     "dml_loss",
+    "embedding_cosine_loss",
+    "embedding_mse_loss",
     "fgd_focal_loss",
     "fgd_global_loss",
     "fitnet_loss",
@@ -136,6 +153,7 @@ __all__ = [
     "ft_loss",
     "gram_loss",
     "ifvd_loss",
+    "info_nce_loss",
     "jsd_loss",
     "kd_loss",
     "ld_loss",
@@ -157,6 +175,7 @@ __all__ = [
     "simkd_loss",
     "skd_loss",
     "sp_loss",
+    "state_matching_loss",
     "ttm_loss",
     "vid_loss",
-]  # fmt: skip
+]

@@ -11,6 +11,7 @@ from limbeck.models.mlp import mlp
 from limbeck.models.pretrained_text import transformers
 from limbeck.models.small_cnn import small_cnn
 from limbeck.models.small_vit import small_vit
+from limbeck.models.speech_text_encoder import speech_text_encoder
 from limbeck.models.text_encoder import text_encoder
 from limbeck.models.unet import unet
 from limbeck.models.vit_segmenter import vit_segmenter
@@ -18,6 +19,7 @@ from limbeck.models.weights import load_weights, save_weights
 
 __all__ = [
     "Detector", "conv_ctc", "create_model", "detector", "encoder_unet", "load_weights", "mlp", "save_weights",
-    "small_cnn", "small_vit", "text_encoder", "timm", "torchvision", "transformers", "unet", "vit_segmenter",
+    "small_cnn", "small_vit", "speech_text_encoder", "text_encoder", "timm", "torchvision", "transformers", "unet",
+    "vit_segmenter",
 ]  # fmt: skip
 __all__ += cifar_resnet.__all__

@@ -51,13 +51,18 @@ class ConvCTC(nn.Module):
 
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
         """The logits of each frame; those beyond ``⌈length/stride⌉`` are those of a zero frame."""
+        logits: Tensor = self.classifier(self.encode(frames, lengths))
+        return logits
+
+    def encode(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        """What the classifier reads, ``[batch, ⌈frames/stride⌉, width]``."""
         mask = torch.arange(frames.shape[1], device=frames.device) < lengths[:, None]
         features = self.stem(frames * mask[:, :, None])
         mask = (mask[:, :: self.stride])[:, :, None]
         for name in self.block_names:
             features = self.get_submodule(name)(features * mask, mask)
-        logits: Tensor = self.classifier(self.norm(features * mask))
-        return logits
+        encoded: Tensor = self.norm(features * mask)
+        return encoded
 
 
 @final

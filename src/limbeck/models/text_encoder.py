@@ -69,7 +69,15 @@ class TextEncoder(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The logits, ``[batch, classes]``."""
-        tokens = self.embedding(input_ids)
+        tokens = self.encode(input_ids, attention_mask)
+        weights = attention_mask.bool().to(tokens.dtype)[:, :, None]
+        pooled = (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+        logits: Tensor = self.fc(self.norm(pooled))
+        return logits
+
+    def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The states of the tokens before pooling, ``[batch, tokens, width]``."""
+        tokens: Tensor = self.embedding(input_ids)
         if self.positions is not None:
             if input_ids.shape[1] > self.max_tokens:
                 raise LimbeckError(
@@ -80,10 +88,7 @@ class TextEncoder(nn.Module):
         tokens, is_token = self.dropout(tokens), attention_mask.bool()
         for name in self.block_names:
             tokens = self.get_submodule(name)(tokens, is_token)
-        weights = is_token.to(tokens.dtype)[:, :, None]
-        pooled = (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
-        logits: Tensor = self.fc(self.norm(pooled))
-        return logits
+        return tokens
 
 
 @final

@@ -21,7 +21,7 @@ from limbeck.core.errors import LimbeckError, suggest_names
 from limbeck.models.pretrained_image import PretrainedImage
 from limbeck.utils.io import require_regular_file, write_atomically
 
-__all__ = ["find_weights_file", "load_weights", "read_metadata", "save_weights"]
+__all__ = ["find_weights_file", "load_weights", "read_metadata", "read_weights", "save_weights"]
 
 _FOLDER_WEIGHTS_FILES = ("student.safetensors", "model.safetensors")
 """Of a run folder, and of a folder that ``save_pretrained`` of transformers writes."""
@@ -125,6 +125,17 @@ def find_weights_file(path: Path) -> Path:
             f"{path.name!r}"
         )
     return path
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The weights by name at ``path``, as :func:`load_weights` finds them, without the prefix of a wrapper.
+
+    Raises:
+        LimbeckError: the file is missing, damaged, or holds more than weights.
+    """
+    state = _read_state_dict(find_weights_file(Path(path)))
+    prefix = _common_prefix(state)
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from limbeck.tasks.alignment import SpeechTextAlignment
     from limbeck.tasks.classification import Classification
     from limbeck.tasks.detection import Detection
     from limbeck.tasks.segmentation import Segmentation
@@ -15,10 +16,11 @@ _NAMES = {
     "Detection": "limbeck.tasks.detection",
     "Segmentation": "limbeck.tasks.segmentation",
     "SpeechCTC": "limbeck.tasks.speech",
+    "SpeechTextAlignment": "limbeck.tasks.alignment",
     "TextClassification": "limbeck.tasks.text",
 }
 
-__all__ = ["Classification", "Detection", "Segmentation", "SpeechCTC", "TextClassification"]
+__all__ = ["Classification", "Detection", "Segmentation", "SpeechCTC", "SpeechTextAlignment", "TextClassification"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ from limbeck.data.sources.digits import Digits
 from limbeck.data.sources.fashion_mnist import FashionMNIST
 from limbeck.data.sources.image_folder import ImageFolder
 from limbeck.data.sources.segmentation_folder import SegmentationFolder
+from limbeck.data.sources.speech_text_pairs import SpeechTextPairs
 from limbeck.data.sources.spoken_digits import SpokenDigits
 from limbeck.data.sources.text_files import TextFiles
 from limbeck.data.sources.voc_detection import VOCDetection
@@ -26,6 +27,7 @@ __all__ = [
     "FashionMNIST",
     "ImageFolder",
     "SegmentationFolder",
+    "SpeechTextPairs",
     "SpokenDigits",
     "TextFiles",
     "VOCDetection",

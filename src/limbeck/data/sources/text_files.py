@@ -77,7 +77,8 @@ class TextFiles:
         rows = {kind: _read_rows(root, name, self.group_column) for kind, name in names.items() if name is not None}
         training_labels, class_names = to_class_indices([label for _, label, _ in rows["training"]])
         assert class_names is not None
-        encode, vocabulary = self._make_tokenizer([text for text, _, _ in rows["training"]])
+        training_texts = [text for text, _, _ in rows["training"]]
+        encode, vocabulary = make_tokenizer(self.tokenizer, training_texts, min_count=self.min_count)
         splits, first_id = dict[str, Split](), 0
         for kind, samples in rows.items():
             ids = [encode(text)[: self.max_tokens] for text, _, _ in samples]
@@ -108,26 +109,38 @@ class TextFiles:
         where = ", ".join(str(folder.resolve()) for folder in folders) or "$LIMBECK_DATA"
         raise DataNotFoundError(f"{_describe_file(self.train_file)} must be in {where}, got none: set data.root")
 
-    def _make_tokenizer(self, texts: Sequence[str]) -> tuple[Callable[[str], Tensor], list[str]]:
-        """A function from a text to its token ids ``[tokens]``, at least one, and the tokens by id."""
-        if self.tokenizer is None:
-            counts = Counter(word for text in texts for word in _split_words(text))
-            words = [_PADDING, _UNKNOWN, *sorted(word for word, n in counts.items() if n >= self.min_count)]
-            index = {word: i for i, word in enumerate(words)}
-            return lambda text: torch.tensor([index.get(word, 1) for word in _split_words(text)] or [1]), words
-        try:
-            from transformers import AutoTokenizer
-        except ImportError as error:
-            raise LimbeckError(
-                f"tokenizer: {self.tokenizer} needs transformers, which is not installed: pip install 'limbeck[text]'"
-            ) from error
-        folder = find_model_folder(self.tokenizer)
-        try:
-            tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except Exception as error:  # transformers raises errors of any type
-            raise LimbeckError(f"tokenizer: {folder} could not be loaded: {format_root_cause(error)}") from error
-        ids = range(len(tokenizer))
-        return lambda text: torch.tensor(tokenizer(text)["input_ids"] or [0]), tokenizer.convert_ids_to_tokens(ids)
+
+def make_tokenizer(
+    tokenizer: str | None, texts: Sequence[str], *, min_count: int
+) -> tuple[Callable[[str], Tensor], list[str]]:
+    """A function from a text to its token ids ``[tokens]``, at least one, and the tokens by id.
+
+    Args:
+        tokenizer: see :class:`TextFiles`.
+        texts: training texts, of whose words a vocabulary is made without a tokenizer.
+        min_count: see :class:`TextFiles`.
+
+    Raises:
+        LimbeckError: the tokenizer needs transformers, or is not found or damaged.
+    """
+    if tokenizer is None:
+        counts = Counter(word for text in texts for word in _split_words(text))
+        words = [_PADDING, _UNKNOWN, *sorted(word for word, n in counts.items() if n >= min_count)]
+        index = {word: i for i, word in enumerate(words)}
+        return lambda text: torch.tensor([index.get(word, 1) for word in _split_words(text)] or [1]), words
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise LimbeckError(
+            f"tokenizer: {tokenizer} needs transformers, which is not installed: pip install 'limbeck[text]'"
+        ) from error
+    folder = find_model_folder(tokenizer)
+    try:
+        loaded: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers raises errors of any type
+        raise LimbeckError(f"tokenizer: {folder} could not be loaded: {format_root_cause(error)}") from error
+    ids = range(len(loaded))
+    return lambda text: torch.tensor(loaded(text)["input_ids"] or [0]), loaded.convert_ids_to_tokens(ids)
 
 
 def _split_words(text: str) -> list[str]:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from limbeck.core.task import Example, Panel, Scores
 from limbeck.utils.png import encode_png
+from limbeck.utils.spectrogram import draw_spectrogram
 
 _MAX_SIDE = 320
-_MEL_HEIGHT, _FRAME_WIDTH = 2, 3
 
 
 def speech_examples(
@@ -49,15 +47,3 @@ def speech_examples(
             )
         )  # fmt: skip
     return examples
-
-
-def draw_spectrogram(frames: Tensor) -> Tensor:
-    """``[frames, mels]`` as a gray image ``[1, height, width]`` in 0..1: time to the right, high pitch up, loud dark.
-
-    >>> draw_spectrogram(torch.tensor([[0.0, 1.0]]))[0, ::2, 0]
-    tensor([0., 1.])
-    """
-    image = frames.T.flip(0).float()
-    low, high = image.min(), image.max()
-    image = 1 - (image - low) / (high - low).clamp(min=1e-6)
-    return F.interpolate(image[None, None], scale_factor=(_MEL_HEIGHT, _FRAME_WIDTH), mode="nearest")[0].to(torch.float)

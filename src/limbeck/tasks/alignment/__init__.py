@@ -1,0 +1,5 @@
+"""Speech and text in one shared space, for retrieval."""
+
+from limbeck.tasks.alignment.task import SpeechTextAlignment
+
+__all__ = ["SpeechTextAlignment"]
