@@ -22,10 +22,10 @@ from limbeck.data.split import Split
 from limbeck.distiller import MutualTask, PeerStudents
 from limbeck.losses import CrossEntropyLoss, LogitMSELoss
 from limbeck.losses._bases import LogitLoss
-from limbeck.models import Detector, conv_ctc, small_cnn, speech_text_encoder, unet
+from limbeck.models import Detector, conv_ctc, seq2seq_transformer, small_cnn, speech_text_encoder, unet
 from limbeck.recipe.registry import list_names, resolve_target
 from limbeck.recipe.resolve_node import resolve_node
-from limbeck.tasks import Classification, Detection, Segmentation, SpeechCTC, SpeechTextAlignment
+from limbeck.tasks import Classification, Detection, Segmentation, SpeechCTC, SpeechTextAlignment, Translation
 from limbeck.teachers import PreviousEpochTeacher
 from limbeck.testing import make_context
 from limbeck.training import TrainingConfig, TrainingInterrupted
@@ -33,6 +33,7 @@ from limbeck.training import TrainingConfig, TrainingInterrupted
 LAYERS = {"first_layer": "early", "last_layer": "late", "layer": "late", "layers": ["early"], "deepest_layer": "late"}
 PATHS = {"early": "block1", "late": "block2"}
 OF_SEQUENCES = ("CTCBestPathLoss", "CTCLoss")
+OF_TRANSLATIONS = ("SeqKDLoss",)
 OF_MASKS = ("BoundaryKDLoss", "CIRKDLoss", "IFVDLoss")
 OF_BOXES = ("CrossKDLoss", "DetectionLoss", "FGDLoss", "LDLoss")
 OF_PAIRS = ("EmbeddingCosineLoss", "EmbeddingMSELoss", "InfoNCEKDLoss", "InfoNCELoss", "StateMatchingLoss")
@@ -70,6 +71,16 @@ def pairs():
     store = SequenceStore({"input": frames, "input_ids": ids}, masks={"input_ids": "attention_mask"})
     split = Split.from_sequences(store, torch.arange(48) % 3)
     return make_splits("pairs", "abc", split, seed=0, validation=0.2, test=0.2)
+
+
+@pytest.fixture(scope="module")
+def sentences():
+    sources, targets = [torch.arange(2 + i % 3) for i in range(48)], [torch.tensor([3 + i % 4, 0]) for i in range(48)]
+    store = SequenceStore(
+        {"input_ids": sources, "target": targets}, pad_values={"target": -100}, masks={"input_ids": "attention_mask"}
+    )
+    split = Split.from_sequences(store, torch.zeros(48).long())
+    return make_splits("sentences", "a", split, seed=0, validation=0.2, test=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +129,12 @@ def make_distiller(name):
         ]
         teachers = networks[1:] if loss_attribute(loss, "needs_teacher") else []
         return limbeck.Distiller(networks[0], *teachers, objective={"loss": loss}, task=SpeechTextAlignment(3))
+    if name in OF_TRANSLATIONS:
+        student, teacher = (
+            seq2seq_transformer(width=width, depth=1, num_heads=2, dropout=0.0, vocab_size=8) for width in (4, 8)
+        )
+        task = Translation(8, hypothesis_beams=1, max_tokens=4)
+        return limbeck.Distiller(student, {"teacher": teacher}, objective={"loss": loss}, task=task)
     if name in OF_MASKS:
         student, teacher = (unet(width=width, depth=1, classes=3, channels=1) for width in (2, 4))
         layers = {key: {"late": "bottleneck"} for key in ("student", "teacher")} if reads_layers else {}
@@ -157,9 +174,12 @@ def train(name, data, run_dir, *, stop=False, resume=False):
 
 
 @pytest.mark.parametrize("name", list_names("loss"))
-def test_a_loss_at_its_defaults_trains_stops_and_resumes(name, images, sequences, pairs, masks, boxes, tmp_path):
+def test_a_loss_at_its_defaults_trains_stops_and_resumes(
+    name, images, sequences, sentences, pairs, masks, boxes, tmp_path
+):
     data = {**dict.fromkeys(OF_SEQUENCES, sequences), **dict.fromkeys(OF_MASKS, masks)}.get(name, images)
     data = pairs if name in OF_PAIRS else data
+    data = sentences if name in OF_TRANSLATIONS else data
     data = boxes if name in OF_BOXES else data
     start = make_distiller(name).prepare(data.batches(batch_size=8).batch(0)).state_dict()
     expected = train(name, data, tmp_path / "whole")

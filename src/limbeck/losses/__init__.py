@@ -55,12 +55,14 @@ from limbeck.losses.quality_focal import QualityFocalLoss, quality_focal_loss
 from limbeck.losses.reverse_kl import ReverseKLLoss, reverse_kl_loss
 from limbeck.losses.reviewkd import ReviewKDLoss, reviewkd_loss
 from limbeck.losses.rkd import RKDAngleLoss, RKDDistanceLoss, rkd_angle_loss, rkd_distance_loss
+from limbeck.losses.seq_kd import SeqKDLoss, seq_kd_loss
 from limbeck.losses.simkd import SimKDLoss, simkd_loss
 from limbeck.losses.skd import SKDLoss, skd_loss
 from limbeck.losses.sp import SPLoss, sp_loss
 from limbeck.losses.state_matching import StateMatchingLoss, state_matching_loss
 from limbeck.losses.ttm import TTMLoss, ttm_loss
 from limbeck.losses.vid import VIDLoss, vid_loss
+from limbeck.losses.word_kd import WordKDLoss, word_kd_loss
 
 __all__ = [
     "ABLoss",
@@ -113,10 +115,12 @@ __all__ = [
     "ReviewKDLoss",
     "SKDLoss",
     "SPLoss",
+    "SeqKDLoss",
     "SimKDLoss",
     "StateMatchingLoss",
     "TTMLoss",
     "VIDLoss",
+    "WordKDLoss",
     "ab_loss",
     "attention_transfer_loss",
     "batch_norm_margin",
@@ -172,10 +176,12 @@ __all__ = [
     "reviewkd_loss",
     "rkd_angle_loss",
     "rkd_distance_loss",
+    "seq_kd_loss",
     "simkd_loss",
     "skd_loss",
     "sp_loss",
     "state_matching_loss",
     "ttm_loss",
     "vid_loss",
+    "word_kd_loss",
 ]

@@ -9,6 +9,7 @@ from limbeck.models.detector import Detector, detector
 from limbeck.models.encoder_unet import encoder_unet
 from limbeck.models.mlp import mlp
 from limbeck.models.pretrained_text import transformers
+from limbeck.models.seq2seq import seq2seq_transformer
 from limbeck.models.small_cnn import small_cnn
 from limbeck.models.small_vit import small_vit
 from limbeck.models.speech_text_encoder import speech_text_encoder
@@ -19,7 +20,8 @@ from limbeck.models.weights import load_weights, save_weights
 
 __all__ = [
     "Detector", "conv_ctc", "create_model", "detector", "encoder_unet", "load_weights", "mlp", "save_weights",
-    "small_cnn", "small_vit", "speech_text_encoder", "text_encoder", "timm", "torchvision", "transformers", "unet",
+    "seq2seq_transformer", "small_cnn", "small_vit", "speech_text_encoder", "text_encoder", "timm", "torchvision",
+    "transformers", "unet",
     "vit_segmenter",
 ]  # fmt: skip
 __all__ += cifar_resnet.__all__

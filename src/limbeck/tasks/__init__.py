@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from limbeck.tasks.segmentation import Segmentation
     from limbeck.tasks.speech import SpeechCTC
     from limbeck.tasks.text import TextClassification
+    from limbeck.tasks.translation import Translation
 
 _NAMES = {
     "Classification": "limbeck.tasks.classification",
@@ -18,9 +19,13 @@ _NAMES = {
     "SpeechCTC": "limbeck.tasks.speech",
     "SpeechTextAlignment": "limbeck.tasks.alignment",
     "TextClassification": "limbeck.tasks.text",
+    "Translation": "limbeck.tasks.translation",
 }
 
-__all__ = ["Classification", "Detection", "Segmentation", "SpeechCTC", "SpeechTextAlignment", "TextClassification"]
+__all__ = [
+    "Classification", "Detection", "Segmentation", "SpeechCTC", "SpeechTextAlignment", "TextClassification",
+    "Translation",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,70 @@
+"""Translations of a batch by beam search, also of networks with a search of their own."""
+
+from __future__ import annotations
+
+from typing import Any, Final, final
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.models.beam_search import PADDING, StepDecoder, Translations, beam_search
+
+__all__ = ["MAX_SENTENCES", "translate"]
+
+MAX_SENTENCES: Final = 128
+"""Sentences that are translated at once; more are sorted by length first."""
+
+
+def translate(
+    network: nn.Module, input_ids: Tensor, attention_mask: Tensor, *, memory: Tensor | None = None,
+    prefix_ids: Tensor | None = None, **options: Any,
+) -> Translations:  # fmt: skip
+    """The best translation of each source, by :func:`~limbeck.models.beam_search.beam_search`.
+
+    Args:
+        network: with a method ``translate`` of the same arguments it is that; else see ``beam_search``.
+        input_ids: ``[batch, source tokens]``.
+        attention_mask: of the same shape.
+        memory: the encoded source, where ``network`` has ``start_from_memory``; ``None``: it is encoded.
+        prefix_ids: see ``beam_search``.
+        options: of ``beam_search``.
+    """
+    search = getattr(network, "translate", None)
+    count = len(input_ids)
+    by_length = torch.arange(count) if count <= MAX_SENTENCES else attention_mask.sum(dim=1).cpu().argsort(stable=True)
+    parts = list[Translations]()
+    for indices in torch.split(by_length.to(input_ids.device), MAX_SENTENCES):
+        mask = attention_mask[indices]
+        longest = int(mask.sum(dim=1).max())
+        is_padded_at_end = not bool(mask[:, longest:].any())
+        width = longest if is_padded_at_end and memory is None else mask.shape[1]
+        sources, mask = input_ids[indices, :width], mask[:, :width]
+        prefix = None if prefix_ids is None else prefix_ids[indices]
+        if search is not None:
+            parts.append(search(sources, mask, prefix_ids=prefix, **options))
+            continue
+        decoder = network if memory is None else _FromMemory(network, memory[indices])
+        parts.append(beam_search(decoder, sources, mask, prefix_ids=prefix, **options))
+    if len(parts) == 1:
+        return parts[0]
+    order = by_length.argsort().to(input_ids.device)
+    lengths, scores = (torch.cat([part[i] for part in parts])[order] for i in (1, 2))
+    tokens = torch.full((count, max(part.tokens.shape[1] for part in parts)), PADDING, device=input_ids.device)
+    for indices, part in zip(torch.split(by_length, MAX_SENTENCES), parts, strict=True):
+        tokens[indices.to(tokens.device), : part.tokens.shape[1]] = part.tokens
+    return Translations(tokens, lengths, scores)
+
+
+@final
+class _FromMemory(StepDecoder):
+    """A decoder whose source is encoded already, so that hooks of the encoder run once."""
+
+    def __init__(self, network: Any, memory: Tensor) -> None:
+        self._network, self._memory = network, memory
+
+    def start_decoding(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
+        return self._network.start_from_memory(self._memory, attention_mask)
+
+    def decode_step(self, token_ids: Tensor, state: Any) -> tuple[Tensor, Any]:
+        result: tuple[Tensor, Any] = self._network.decode_step(token_ids, state)
+        return result
