@@ -115,10 +115,11 @@ class TranslationMetrics:
     Args:
         primary: name of the metric by language pair.
         tokenize: see :func:`count_matches`.
+        num_pairs: number of language pairs; 0: up to the last that has sentences.
     """
 
-    def __init__(self, primary: str, tokenize: str) -> None:
-        self._primary, self._tokenize = primary, tokenize
+    def __init__(self, primary: str, tokenize: str, *, num_pairs: int = 0) -> None:
+        self._primary, self._tokenize, self._num_pairs = primary, tokenize, num_pairs
         self._statistics, self._losses, self._pairs = list[Tensor](), list[Tensor](), list[Tensor]()
 
     def update(self, statistics: Tensor, losses: Tensor, pairs: Tensor) -> None:
@@ -140,7 +141,7 @@ class TranslationMetrics:
             torch.cat(self._losses).sum(dim=0),
             torch.cat(self._pairs),
         )
-        num_pairs = int(pairs.max()) + 1 if len(pairs) else 0
+        num_pairs = max(self._num_pairs, int(pairs.max()) + 1 if len(pairs) else 0)
         by_pair = [statistics[pairs == pair] for pair in range(num_pairs)]
         value = bleu_of if self._primary == BLEU.name else chrf_of
         return {

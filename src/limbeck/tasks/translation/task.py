@@ -75,6 +75,7 @@ class Translation:
         tokenize: tokenizer of sacreBLEU for BLEU; ``char`` for languages without spaces.
         target_prefix_ids: by language pair, the first token of a target where it is a language; empty: none.
         vocabulary: the text of each token, for metrics and reports.
+        class_names: names of the language pairs, a fact of the data, for the metric of each.
     """
 
     vocab_size: int
@@ -88,6 +89,7 @@ class Translation:
     primary: Literal["bleu", "chrf"] = field(default="bleu", repr=False)
     tokenize: str = field(default="13a", repr=False)
     vocabulary: Sequence[str] = field(default=(), repr=False, compare=False)
+    class_names: Sequence[str] = field(default=(), repr=False, compare=False)
     temperatures: ClassVar[Range] = _TOKENS
     monitored_metrics: ClassVar[tuple[MetricSpec, ...]] = (NLL,)
     metric_specs: ClassVar[tuple[MetricSpec, ...]] = METRICS
@@ -217,7 +219,7 @@ class Translation:
 
     def metrics(self) -> TranslationMetrics:
         """BLEU, chrF++, likelihood, and the primary metric of each language pair."""
-        return TranslationMetrics(self.primary, self.tokenize)
+        return TranslationMetrics(self.primary, self.tokenize, num_pairs=len(self.class_names))
 
     def model_inputs(self, batch: Any) -> ModelInputs:
         """``input_ids``, ``attention_mask`` and the shifted target, by keyword."""
