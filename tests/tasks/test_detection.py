@@ -125,6 +125,31 @@ def test_metrics_are_those_of_pycocotools(crowds):
 
 
 @pytest.mark.parametrize("crowds", [False, True])
+@pytest.mark.parametrize("backend", ["pycocotools", "faster_coco_eval"])
+def test_metrics_are_those_of_torchmetrics(backend, crowds):
+    pytest.importorskip(backend, reason=f"pip install {backend.replace('_', '-')}")
+    mean_ap = pytest.importorskip("torchmetrics.detection", reason="pip install torchmetrics")
+    images = random_images(crowds=crowds, seed=1)
+    metrics = TASK.metrics()
+    metrics.update(*zip(*images, strict=True))
+    values = metrics.compute()
+    # COCO's thresholds, in float64: those that torchmetrics has by default are rounded to float32, so that an IoU or a
+    # recall that is equal to a threshold can be below it.
+    reference = mean_ap.MeanAveragePrecision(
+        backend=backend,
+        iou_thresholds=np.linspace(0.5, 0.95, 10).tolist(),
+        rec_thresholds=np.linspace(0.0, 1.0, 101).tolist(),
+    )
+    reference.update(
+        [found._asdict() for found, _ in images],
+        [{"boxes": x.boxes, "labels": x.labels, "iscrowd": (x.ignored == CROWD).long()} for _, x in images],
+    )
+    expected = reference.compute()
+    for name in ("map", "map_50", "map_75", "map_small", "map_medium", "map_large"):
+        assert values[name] == pytest.approx(float(expected[name]), abs=1e-6), name
+
+
+@pytest.mark.parametrize("crowds", [False, True])
 def test_map_of_a_resample_is_that_of_pycocotools_for_its_images(crowds):
     pytest.importorskip("pycocotools")
     images = random_images(crowds=crowds)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import runpy
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 import limbeck
-from limbeck import LimbeckError
+from limbeck import LimbeckError, schedules
 from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
 from limbeck.data import BoxStore, InMemory, Split
@@ -26,12 +28,24 @@ from limbeck.losses import (
     DMLLoss,
     FitNetLoss,
     KDLoss,
+    LDLoss,
     LogitMSELoss,
     QualityFocalLoss,
 )
-from limbeck.losses.temperature import temperature_warnings
+from limbeck.losses._bases import LogitLoss
+from limbeck.losses.temperature import (
+    Constant,
+    Dynamic,
+    Learned,
+    LogitStandardization,
+    LossAdaptive,
+    PerSample,
+    Scheduled,
+    temperature_warnings,
+)
 from limbeck.models import detector
 from limbeck.tasks import Detection
+from limbeck.teachers import combine_teachers
 
 detectors = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "detectors.py")))
 TASK = Detection(detectors.CLASSES)
@@ -67,6 +81,54 @@ def test_a_loss_on_both_teachers_of_different_rows_is_refused(teachers):
     with pytest.raises(LimbeckError, match=message) as caught:
         make_distiller(teachers, kd=BinaryKDLoss())(detectors.make_batch())
     assert caught.value.__notes__ == ["raised by the loss 'kd'"]
+
+
+def test_equally_many_rows_of_different_anchors_are_not_combined_or_compared(teachers):
+    other = detectors.tiny_detector("retinanet", width=6)
+    other.network.anchor_generator = AnchorGenerator(((12, 40),), ((1.0,),))
+    batch, both = detectors.make_batch(), {"retina": teachers["retina"], "fcos": other}
+    assert make_distiller(both, kd=BinaryKDLoss(teacher="retina"))(batch).total > 0
+    message = "rows of different anchors cannot be combined, got retina, fcos: set `teacher` of the loss to one"
+    with pytest.raises(LimbeckError, match=message):
+        make_distiller(both, kd=BinaryKDLoss())(batch)
+    with pytest.raises(LimbeckError, match="rows of an ensemble must have the same anchors, and those of retina, fcos"):
+        combine_teachers(make_distiller(both).forward_context(batch).teachers)
+    for loss in (BinaryKDLoss(teacher="fcos"), LDLoss(teacher="fcos")):
+        message = rf"the loss 'kd' \({type(loss).__name__}\) compares rows, whose anchors must be equal, and those of"
+        with pytest.raises(LimbeckError, match=message):
+            make_distiller(both, kd=loss)(batch)
+    features = FitNetLoss("last", teacher="fcos")
+    assert make_distiller(both, kd=features).prepare(batch)(batch).total > 0
+
+
+SOFTMAX_POLICIES = (PerSample(), PerSample("confidence"), Dynamic(), LogitStandardization(), LossAdaptive())
+SIGMOID_POLICIES = (Constant(2.0), Scheduled(schedules.linear(3.0, 1.0)), PerSample("quality"), Learned())
+
+
+@pytest.mark.parametrize("policy", [*SOFTMAX_POLICIES, Learned(granularity="sample")], ids=repr)
+@pytest.mark.parametrize("loss", [BinaryKDLoss, QualityFocalLoss])
+def test_temperatures_by_a_softmax_are_refused_for_sigmoids(loss, policy):
+    message = f"{loss.__name__} has a sigmoid for each class, and the temperature {type(policy).__name__} needs a"
+    with pytest.raises(LimbeckError, match=message):
+        loss(temperature=policy)
+
+
+@pytest.mark.parametrize("policy", SIGMOID_POLICIES, ids=lambda policy: type(policy).__name__)
+def test_other_temperatures_are_accepted_for_sigmoids(policy):
+    assert QualityFocalLoss(temperature=policy).temperature is policy
+    assert BinaryKDLoss(temperature=policy).temperature is policy
+
+
+def test_a_temperature_by_a_softmax_of_a_loss_of_your_own_is_refused(teachers):
+    @dataclass(frozen=True)
+    class Difference(LogitLoss):
+        uses_softmax = False
+        fn = staticmethod(lambda student, teacher, *, temperature: ((student - teacher) / temperature).square().mean())
+
+    message = "the temperature Dynamic of the loss 'kd' needs a softmax over classes, and the head has a sigmoid"
+    with pytest.raises(LimbeckError, match=message):
+        make_distiller({"retina": teachers["retina"]}, kd=Difference(temperature=Dynamic()))(detectors.make_batch())
+    make_distiller({"retina": teachers["retina"]}, kd=Difference(temperature=1.0))(detectors.make_batch())
 
 
 @pytest.mark.parametrize("loss", [KDLoss(), DKDLoss(), DISTLoss(), CrossEntropyLoss(), DMLLoss()])

@@ -27,7 +27,7 @@ class LossContext:
         student: outputs of the student.
         teachers: outputs of each teacher, by name.
         teacher: the ensemble of all teachers; the teacher itself where there is one; ``None`` where their logits have
-            different shapes (detectors of other anchors), or one has none.
+            different shapes or rows of different anchors (detectors), or one has none.
         target: class indices ``[rows]`` (-100: no label) or class probabilities ``[rows, classes]`` (all zero: no
             label); ``None`` where the data has none.
         sample_targets: targets that are not by row, ``[batch, ...]`` by name: token sequences and their lengths, boxes.
@@ -100,7 +100,9 @@ class LossContext:
             shapes = {key: None if t.logits is None else list(t.logits.shape) for key, t in self.teachers.items()}
             reason = "there are no logits to combine"
             if None not in shapes.values():
-                reason = f"logits of different shapes cannot be combined, got {shapes}"
+                is_equal = all(shape == next(iter(shapes.values())) for shape in shapes.values())
+                reason = "rows of different anchors" if is_equal else "logits of different shapes"
+                reason += f" cannot be combined, got {', '.join(shapes) if is_equal else shapes}"
             raise LimbeckError(f"{reason}: set `teacher` of the loss to one of {', '.join(self.teachers)}")
         if name is None:
             raise LimbeckError("this loss needs a teacher, and there is none: pass Distiller(teachers=...)")

@@ -16,7 +16,7 @@ from limbeck.core.progress import Progress
 from limbeck.core.protocols import ReadsTeacherModules, Task, Teacher
 from limbeck.core.schedules import Schedule
 from limbeck.distiller.function_loss import LossLike
-from limbeck.distiller.logit_checks import refuse_softmax, require_logits
+from limbeck.distiller.logit_checks import refuse_softmax, require_equal_anchors, require_logits
 from limbeck.distiller.objective import LossOutput, Objective, name_losses
 from limbeck.features import FeatureExtractor, layer_root
 from limbeck.losses.temperature import Range, temperature_warnings
@@ -140,8 +140,8 @@ class Distiller(nn.Module):
         """Compute the loss of a batch, given as one argument or, as by ``transformers.Trainer``, as keywords.
 
         Raises:
-            LimbeckError: the losses are not prepared, or (in the first call) a network returns probabilities, or a loss
-            with a softmax does not fit the head.
+            LimbeckError: the losses are not prepared, or (in the first call) a network returns probabilities, a loss
+            with a softmax does not fit the head, or a loss compares rows of different anchors.
         """
         objective = self.objective
         if not objective.is_prepared:
@@ -156,6 +156,7 @@ class Distiller(nn.Module):
         if not self._has_checked_logits:
             object.__setattr__(self, "_has_checked_logits", True)
             require_logits({"student": context.student, **context.teachers})
+            require_equal_anchors(objective.losses, context)
             if self._has_sigmoid_classes is not None and self._has_sigmoid_classes(context.student):
                 refuse_softmax(objective.losses, self.ensemble if len(self.teachers) > 1 else None)
         loss: LossOutput = objective(context)

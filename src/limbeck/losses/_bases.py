@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
 from limbeck.core.schedules import Schedule
@@ -17,6 +18,7 @@ from limbeck.losses._logits import require_temperature
 from limbeck.losses._ops import upcast
 from limbeck.losses._sequences import pair_features
 from limbeck.losses.temperature import Temperature, apply_temperature
+from limbeck.losses.temperature.policy import uses_softmax
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class LogitLoss(Loss):
     """``fn`` of the student's and a teacher's logits.
 
     A subclass declares ``fn`` and its options as fields. ``fn`` receives the logits of student and teacher, the fields
-    and ``temperature`` as keywords, and ``target`` where ``needs_target``.
+    and ``temperature`` as keywords, and ``target`` where ``needs_target``. ``has_sigmoids`` is true where ``fn`` reads
+    the logits as those of a sigmoid for each class.
 
     Args:
         temperature: a number above zero, a schedule, or a policy of :mod:`limbeck.losses.temperature`; ``None``: the
@@ -35,6 +38,7 @@ class LogitLoss(Loss):
     knowledge: ClassVar = "response"
     uses_temperature: ClassVar = True
     uses_softmax: ClassVar = True
+    has_sigmoids: ClassVar[bool] = False
     fn: ClassVar[Callable[..., Tensor]]
     paper_temperature: ClassVar[float | None] = None
 
@@ -44,6 +48,11 @@ class LogitLoss(Loss):
     def __post_init__(self) -> None:
         if self.temperature is not None:
             require_temperature(self.temperature)
+        if self.has_sigmoids and uses_softmax(self.temperature):
+            raise LimbeckError(
+                f"{type(self).__name__} has a sigmoid for each class, and the temperature "
+                f"{type(self.temperature).__name__} needs a softmax over classes: set a number, a schedule or Learned()"
+            )
 
     def __call__(self, context: LossContext) -> Tensor:
         options = _field_values(self)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
+from limbeck.core.outputs import Outputs
 
 
 @final
@@ -28,6 +29,21 @@ class BoxTargets:
     is_box: Tensor
     is_labeled: Tensor
     image_size: Tensor
+
+
+def have_equal_anchors(first: Outputs, second: Outputs) -> bool:
+    """Whether equally many rows of two detectors have the same anchors, up to the precision of a cache in float16.
+
+    True where one of them has no ``by_row["anchors"]``, or another number of rows.
+
+    >>> anchors = torch.tensor([[0.0, 0.0, 16.0, 16.0]])
+    >>> have_equal_anchors(Outputs(by_row={"anchors": anchors}), Outputs(by_row={"anchors": anchors + 4}))
+    False
+    """
+    a, b = first.by_row.get("anchors"), second.by_row.get("anchors")
+    if a is None or b is None or a is b or a.shape != b.shape:
+        return True
+    return torch.allclose(a.float(), b.to(a.device).float(), rtol=1e-3, atol=0.1)
 
 
 def require_boxes(context: LossContext, teacher: str | None = None) -> BoxTargets:

@@ -46,4 +46,5 @@ class BinaryKDLoss(LogitLoss):
     paper: ClassVar = "https://arxiv.org/abs/1503.02531"
     uses_task_temperature: ClassVar = True
     uses_softmax: ClassVar = False
+    has_sigmoids: ClassVar = True
     fn: ClassVar = staticmethod(binary_kd_loss)

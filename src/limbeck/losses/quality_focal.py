@@ -54,6 +54,7 @@ class QualityFocalLoss(LogitLoss):
     paper: ClassVar = "https://arxiv.org/abs/2006.04388"
     paper_temperature: ClassVar = 1.0
     uses_softmax: ClassVar = False
+    has_sigmoids: ClassVar = True
     fn: ClassVar = staticmethod(quality_focal_loss)
 
     beta: float = 1.0

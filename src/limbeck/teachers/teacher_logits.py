@@ -11,13 +11,14 @@ from torch import Tensor
 from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.core.progress import Progress
+from limbeck.losses._boxes import have_equal_anchors
 from limbeck.losses._ops import upcast
 
 __all__ = ["TeacherLogits", "UnequalLogitsError", "stack_teacher_logits"]
 
 
 class UnequalLogitsError(LimbeckError):
-    """Teachers of an ensemble have logits of different shapes: other rows (detectors), or other classes."""
+    """Teachers of an ensemble have logits of different shapes or anchors: other rows (detectors), or other classes."""
 
 
 class TeacherLogits(NamedTuple):
@@ -41,7 +42,12 @@ class TeacherLogits(NamedTuple):
 def stack_teacher_logits(
     teachers: Mapping[str, Outputs], *, target: Tensor | None = None, progress: Progress = Progress()
 ) -> TeacherLogits | None:
-    """The logits of ``teachers`` stacked, or ``None`` where a teacher has none."""
+    """The logits of ``teachers`` stacked, or ``None`` where a teacher has none.
+
+    Raises:
+        UnequalLogitsError: they have different shapes, or rows of different ``by_row["anchors"]``.
+        LimbeckError: rows of different samples.
+    """
     outputs = list(teachers.values())
     if any(output.logits is None for output in outputs):
         return None
@@ -52,6 +58,11 @@ def stack_teacher_logits(
         raise LimbeckError(
             f"rows of an ensemble must belong to the same samples, and those of {', '.join(teachers)} do not: set "
             "`teacher` of each loss"
+        )
+    if not all(have_equal_anchors(output, outputs[0]) for output in outputs):
+        raise UnequalLogitsError(
+            f"rows of an ensemble must have the same anchors, and those of {', '.join(teachers)} do not: set `teacher` "
+            "of each loss"
         )
     logits = torch.stack([upcast(output.require_logits()) for output in outputs])
     valid = torch.stack([_valid_rows(output) for output in outputs])

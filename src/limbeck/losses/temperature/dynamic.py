@@ -9,7 +9,7 @@ loss is not included.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from torch import Tensor
 
@@ -42,6 +42,7 @@ def dynamic_temperatures(student: Tensor, teacher: Tensor, *, temperature: float
 class Dynamic:
     """:func:`dynamic_temperatures` around ``temperature``, above zero; the recorded temperature is √(τ_s·τ_t)."""
 
+    uses_softmax: ClassVar = True
     temperature: float = 4.0
 
     def __post_init__(self) -> None:

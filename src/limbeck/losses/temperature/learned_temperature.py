@@ -69,6 +69,11 @@ class Learned(nn.Module):
         self.theta = nn.Parameter(torch.tensor([math.log(fraction / (1 - fraction))]))
         self.network: nn.Module | None = None
 
+    @property
+    def uses_softmax(self) -> bool:
+        """Whether it reads probabilities."""
+        return self.granularity == "sample"
+
     def prepare(self, context: LossContext) -> None:
         """Build the network for the number of classes of the student."""
         if self.granularity == "sample":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final, final
+from typing import ClassVar, Final, final
 
 import torch
 from torch import Tensor
@@ -51,6 +51,7 @@ def standardize_logits(logits: Tensor) -> Tensor:
 class LogitStandardization:
     """:func:`standardize_logits` of both, at the base ``temperature``: a number or a schedule."""
 
+    uses_softmax: ClassVar = True
     temperature: float | Schedule = 2.0
 
     def __post_init__(self) -> None:

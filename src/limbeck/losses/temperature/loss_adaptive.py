@@ -9,7 +9,7 @@ much.
 
 from __future__ import annotations
 
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,7 @@ class LossAdaptive(nn.Module):
     [4.0, 4.421, 4.886]
     """
 
+    uses_softmax: ClassVar = True
     temperature: Tensor
     fast: Tensor
     slow: Tensor

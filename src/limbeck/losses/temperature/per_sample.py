@@ -52,6 +52,11 @@ class PerSample:
         require_temperature(self.confident)
         require_temperature(self.uncertain)
 
+    @property
+    def uses_softmax(self) -> bool:
+        """Whether the score is one of the teacher's softmax."""
+        return self.score in _TEACHER_SCORES
+
     def __call__(self, student: Outputs, teacher: Outputs, progress: Progress) -> ScaledLogits:
         uncertainty = self._uncertainty(student, teacher).detach()
         temperature = per_sample_temperature(uncertainty, confident=self.confident, uncertain=self.uncertain)

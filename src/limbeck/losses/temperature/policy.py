@@ -31,7 +31,11 @@ class ScaledLogits(NamedTuple):
 
 @runtime_checkable
 class Temperature(Protocol):
-    """A temperature policy."""
+    """A temperature policy.
+
+    One with a true attribute ``uses_softmax`` reads a row of logits as one distribution over classes; it is refused for
+    heads with a sigmoid for each class.
+    """
 
     def __call__(self, student: Outputs, teacher: Outputs, progress: Progress) -> ScaledLogits:
         """The logits and the temperature of this batch."""
@@ -40,6 +44,11 @@ class Temperature(Protocol):
     def bounds(self) -> tuple[float, float]:
         """The lowest and the highest temperature of the policy."""
         ...
+
+
+def uses_softmax(temperature: object) -> bool:
+    """Whether ``temperature`` is a policy that reads a row of logits as one distribution over classes."""
+    return bool(getattr(temperature, "uses_softmax", False))
 
 
 def apply_temperature(
