@@ -31,7 +31,8 @@ def test_the_recipe_runs_its_first_steps(tmp_path):
         "data.num_labeled={cs-en: 20}", "task.max_tokens=10", "task.hypothesis_beams=2",
         "teachers.teacher={use: seq2seq_transformer, width: 8, depth: 1}",
         "student={use: seq2seq_transformer, width: 4, depth: 1}", "teacher_training.steps=2", "stages.0.steps=4",
-        "training.batch_tokens=200", f"cache={{top_k: 8, root: {tmp_path / 'cache'}}}", "export.to=[onnx]", "num_threads=1",
+        "training.batch_tokens=200", f"cache={{top_k: 8, root: {tmp_path / 'cache'}}}", "export.to=[onnx]",
+        "num_threads=1",
     ]  # fmt: skip
     record = distill("multi30k", settings, run_dir=tmp_path / "run", callbacks=[])
     model = record["models"]["distilled"]
