@@ -13,6 +13,7 @@ from limbeck.models.seq2seq import seq2seq_transformer
 from limbeck.models.small_cnn import small_cnn
 from limbeck.models.small_vit import small_vit
 from limbeck.models.speech_text_encoder import speech_text_encoder
+from limbeck.models.speech_text_translator import speech_text_translator
 from limbeck.models.text_encoder import text_encoder
 from limbeck.models.unet import unet
 from limbeck.models.vit_segmenter import vit_segmenter
@@ -20,7 +21,8 @@ from limbeck.models.weights import load_weights, save_weights
 
 __all__ = [
     "Detector", "conv_ctc", "create_model", "detector", "encoder_unet", "load_weights", "mlp", "save_weights",
-    "seq2seq_transformer", "small_cnn", "small_vit", "speech_text_encoder", "text_encoder", "timm", "torchvision",
+    "seq2seq_transformer", "small_cnn", "small_vit", "speech_text_encoder",
+    "speech_text_translator", "text_encoder", "timm", "torchvision",
     "transformers", "unet",
     "vit_segmenter",
 ]  # fmt: skip

@@ -136,7 +136,11 @@ class Seq2SeqTransformer(nn.Module):
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The encoded source, ``[batch, source tokens, width]``."""
-        hidden, mask = self._embed(input_ids, 0), attention_mask.bool()[:, None, None, :]
+        return self.encode_states(self._embed(input_ids, 0), attention_mask)
+
+    def encode_states(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        """:meth:`encode` of states ``[batch, source positions, width]`` in place of embedded tokens."""
+        mask = attention_mask.bool()[:, None, None, :]
         for block in self.encoder:
             hidden = block(hidden, mask)
         memory: Tensor = self.encoder_norm(hidden)

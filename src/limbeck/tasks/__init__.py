@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from limbeck.tasks.alignment import SpeechTextAlignment
+    from limbeck.tasks.alignment import SpeechTextAlignment, SpeechTextTranslation
     from limbeck.tasks.classification import Classification
     from limbeck.tasks.detection import Detection
     from limbeck.tasks.segmentation import Segmentation
@@ -18,13 +18,14 @@ _NAMES = {
     "Segmentation": "limbeck.tasks.segmentation",
     "SpeechCTC": "limbeck.tasks.speech",
     "SpeechTextAlignment": "limbeck.tasks.alignment",
+    "SpeechTextTranslation": "limbeck.tasks.alignment",
     "TextClassification": "limbeck.tasks.text",
     "Translation": "limbeck.tasks.translation",
 }
 
 __all__ = [
-    "Classification", "Detection", "Segmentation", "SpeechCTC", "SpeechTextAlignment", "TextClassification",
-    "Translation",
+    "Classification", "Detection", "Segmentation", "SpeechCTC", "SpeechTextAlignment", "SpeechTextTranslation",
+    "TextClassification", "Translation",
 ]  # fmt: skip
 
 
