@@ -15,9 +15,9 @@ from limbeck.recipe import load_recipe, resolve_recipe
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NAMES = (
-    "alignment", "bring-your-own", "cache", "data", "detection", "objectives", "record", "robustness", "segmentation",
-    "self-distillation", "several-teachers", "speech", "stages", "study", "text-classification",
-    "translation", "views",
+    "alignment", "bring-your-own", "cache", "data", "detection", "large-vocabularies", "objectives", "record",
+    "robustness", "segmentation", "self-distillation", "several-teachers", "speech", "stages", "study",
+    "text-classification", "translation", "views",
 )  # fmt: skip
 RUN = [ROOT / "docs" / f"{name}.md" for name in NAMES]
 

@@ -20,7 +20,7 @@ from limbeck.data.module import make_splits
 from limbeck.data.sequence_store import SequenceStore
 from limbeck.data.split import Split
 from limbeck.distiller import MutualTask, PeerStudents
-from limbeck.losses import CrossEntropyLoss, LogitMSELoss
+from limbeck.losses import CrossEntropyLoss, LogitMSELoss, linear_outputs
 from limbeck.losses._bases import LogitLoss
 from limbeck.models import Detector, conv_ctc, seq2seq_transformer, small_cnn, speech_text_encoder, unet
 from limbeck.recipe.registry import list_names, resolve_target
@@ -37,6 +37,9 @@ OF_TRANSLATIONS = ("SeqKDLoss",)
 OF_MASKS = ("BoundaryKDLoss", "CIRKDLoss", "IFVDLoss")
 OF_BOXES = ("CrossKDLoss", "DetectionLoss", "FGDLoss", "LDLoss")
 OF_PAIRS = ("EmbeddingCosineLoss", "EmbeddingMSELoss", "InfoNCEKDLoss", "InfoNCELoss", "StateMatchingLoss")
+OF_HEADS = (
+    "LinearCrossEntropyLoss", "LinearDistillationLoss", "LinearJSDLoss", "LinearKDLoss", "LinearReverseKLLoss",
+)  # fmt: skip
 OF_SIGMOIDS = ("BinaryKDLoss", "QualityFocalLoss")
 HEAD = "head.classification_head"
 SETTINGS = {
@@ -106,6 +109,20 @@ def tiny_detector():
     return Detector(FCOS(backbone, 3, anchor_generator=AnchorGenerator(((8,),), ((1.0,),))))
 
 
+class HeadTask:
+    """Rows are images; hidden states and the last layer in place of logits."""
+
+    def outputs(self, network, batch):
+        return linear_outputs(network[:-1](batch["input"]), network[-1])
+
+    def target(self, batch):
+        return batch["target"]
+
+
+def network_with_head(width):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 3))
+
+
 def build(name):
     """The loss with its defaults; the layers that have none are those of the networks."""
     parameters = inspect.signature(resolve_target(name, ["loss"])[1]).parameters
@@ -147,6 +164,9 @@ def make_distiller(name):
         return limbeck.Distiller(
             tiny_detector(), teachers, objective={"loss": loss}, feature_layers=layers, task=Detection(3)
         )
+    if name in OF_HEADS:
+        teachers = [network_with_head(4)] if loss_attribute(loss, "needs_teacher") else []
+        return limbeck.Distiller(network_with_head(2), *teachers, objective={"loss": loss}, task=HeadTask())
     student, task = small_cnn(width=2, depth=2, classes=3), Classification(3)
     teachers = {"teacher": small_cnn(width=4, depth=2, classes=3)} if loss_attribute(loss, "needs_teacher") else {}
     if name == "PSKDLoss":

@@ -6,6 +6,7 @@ rows, times τ², computed in float32, without gradients to a teacher.
 """
 
 from limbeck.losses._alignment import ctc_compress
+from limbeck.losses._linear import LinearLogits, TopKLogits, linear_outputs, top_k_logits
 from limbeck.losses.ab import ABLoss, ab_loss
 from limbeck.losses.attention_transfer import AttentionTransferLoss, attention_transfer_loss
 from limbeck.losses.binary_kd import BinaryKDLoss, binary_kd_loss
@@ -42,6 +43,11 @@ from limbeck.losses.info_nce import InfoNCEKDLoss, InfoNCELoss, info_nce_loss
 from limbeck.losses.jsd import JSDLoss, jsd_loss
 from limbeck.losses.kd import KDLoss, kd_loss
 from limbeck.losses.ld import LDLoss, box_deltas_loss, ld_loss, pairwise_diou
+from limbeck.losses.linear_cross_entropy import LinearCrossEntropyLoss, linear_cross_entropy_loss
+from limbeck.losses.linear_distillation import LinearDistillationLoss, linear_distillation_loss
+from limbeck.losses.linear_jsd import LinearJSDLoss, linear_jsd_loss
+from limbeck.losses.linear_kd import LinearKDLoss, linear_kd_loss
+from limbeck.losses.linear_reverse_kl import LinearReverseKLLoss, linear_reverse_kl_loss
 from limbeck.losses.logit_mse import LogitMSELoss, logit_mse_loss
 from limbeck.losses.mgd import MGDLoss, mgd_loss
 from limbeck.losses.mlkd import MLKDLoss, mlkd_loss
@@ -99,6 +105,12 @@ __all__ = [
     "JSDLoss",
     "KDLoss",
     "LDLoss",
+    "LinearCrossEntropyLoss",
+    "LinearDistillationLoss",
+    "LinearJSDLoss",
+    "LinearKDLoss",
+    "LinearLogits",
+    "LinearReverseKLLoss",
     "LogitMSELoss",
     "MGDLoss",
     "MLKDLoss",
@@ -119,6 +131,7 @@ __all__ = [
     "SimKDLoss",
     "StateMatchingLoss",
     "TTMLoss",
+    "TopKLogits",
     "VIDLoss",
     "WordKDLoss",
     "ab_loss",
@@ -161,6 +174,12 @@ __all__ = [
     "jsd_loss",
     "kd_loss",
     "ld_loss",
+    "linear_cross_entropy_loss",
+    "linear_distillation_loss",
+    "linear_jsd_loss",
+    "linear_kd_loss",
+    "linear_outputs",
+    "linear_reverse_kl_loss",
     "logit_mse_loss",
     "mgd_loss",
     "mlkd_loss",
@@ -181,6 +200,7 @@ __all__ = [
     "skd_loss",
     "sp_loss",
     "state_matching_loss",
+    "top_k_logits",
     "ttm_loss",
     "vid_loss",
     "word_kd_loss",

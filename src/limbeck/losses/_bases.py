@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.protocols import Loss
-from limbeck.core.schedules import Schedule
+from limbeck.core.schedules import Schedule, resolve
 from limbeck.losses._features import channels_first, make_projection, match_size, require_prepared
+from limbeck.losses._linear import LinearLogits, require_chunks, teacher_logits
 from limbeck.losses._logits import require_temperature
 from limbeck.losses._ops import upcast
 from limbeck.losses._sequences import pair_features
@@ -64,6 +65,55 @@ class LogitLoss(Loss):
             student, teacher = context.pair(self.teacher)
             return fn(student.require_logits(), teacher.require_logits())
         return apply_temperature(fn, context, temperature=temperature, teacher=self.teacher)
+
+
+@dataclass(frozen=True)
+class LinearLogitLoss(Loss):
+    """``fn`` of the hidden states and the head of the student, and of a teacher's, its largest logits or its logits.
+
+    A subclass declares ``fn`` and its options as fields. ``fn`` receives the logits of student and teacher, the fields
+    and ``temperature`` as keywords, and ``target`` where ``needs_target``. The task returns
+    :func:`~limbeck.losses.linear_outputs`.
+
+    Args:
+        temperature: a number above zero or a schedule, no policy, which needs logits; ``None``: the default of the task
+            (4 without a task).
+        teacher: name of the teacher; ``None``: the only one.
+        num_classes: classes from this index on are padding of the vocabulary and left out; ``None``: none is.
+        chunk_rows: rows whose logits are computed at once; ``None``: by the number of classes.
+    """
+
+    knowledge: ClassVar = "response"
+    uses_softmax: ClassVar = True
+    uses_task_temperature: ClassVar = True
+    fn: ClassVar[Callable[..., Tensor]]
+
+    temperature: float | Schedule | None = field(default=None, kw_only=True)
+    teacher: str | None = field(default=None, kw_only=True)
+    num_classes: int | None = field(default=None, kw_only=True)
+    chunk_rows: int | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.temperature, Temperature):
+            raise LimbeckError(
+                f"the temperature of {type(self).__name__} must be a number or a schedule, got {self.temperature!r}, "
+                "which needs logits: use the loss on logits, such as KDLoss"
+            )
+        if self.temperature is not None:
+            require_temperature(self.temperature)
+        require_chunks(self.num_classes, self.chunk_rows)
+
+    def __call__(self, context: LossContext) -> Tensor:
+        options = _field_values(self)
+        if self.needs_target:
+            options["target"] = context.pair_with_target(self.teacher)[2]
+        student, teacher = context.pair(self.teacher)
+        student_logits = LinearLogits.from_outputs(student)
+        temperature = context.default_temperature if self.temperature is None else self.temperature
+        value = resolve(temperature, context.progress)
+        if context.temperature_record is not None:
+            context.temperature_record(value, student_logits.hidden.new_empty(0, 2))
+        return self.fn(student_logits, teacher_logits(teacher), temperature=value, **options)
 
 
 @dataclass(frozen=True)

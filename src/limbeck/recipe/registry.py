@@ -119,6 +119,7 @@ NODE_KINDS: Final[Mapping[str, NodeKind]] = MappingProxyType(
         "loss": _kind(
             "loss", "limbeck.losses", inspect.isclass, ("limbeck.core.protocols:Loss", _MODULE),
             "classes", "seed", "temperature", takes_facts=True, function_args=(("student", "teacher"), ("context",)),
+            exclude=("LinearLogits", "TopKLogits"),
         ),
         "schedule": _kind(
             "schedule", "limbeck.core.schedules", inspect.isclass, "limbeck.core.schedules:Schedule",
