@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any, Final, final
 
 import torch
@@ -134,7 +135,7 @@ class RetrievalMetrics:
 def compute_chrf(hypotheses: Sequence[str], references: Sequence[str]) -> float | None:
     """Corpus chrF (Popović, 2015, https://aclanthology.org/W15-3049) of sacreBLEU in 0..100; ``None`` without it."""
     try:
-        from sacrebleu import metrics  # type: ignore[import-not-found,unused-ignore]
+        metrics: Any = import_module("sacrebleu.metrics")
     except ImportError:
         warnings.warn(
             "chrF needs sacrebleu, which is not installed, and is left out: pip install sacrebleu", stacklevel=2
