@@ -37,9 +37,10 @@ class SpeechTextTranslation:
     """Target tokens from the speech of a sentence or from its text, by networks that read one of them.
 
     A batch has the four inputs of :class:`~limbeck.tasks.SpeechTextAlignment` and ``target``
-    ``[batch, target tokens]``, −100 in padding; a sample of ``target_length`` below 0 has no target. A network is called with these inputs and
-    ``decoder_input_ids``, the target shifted to the right, by keyword, and returns ``logits`` ``[batch, target tokens,
-    vocabulary]`` and optionally ``valid`` ``[batch]``, false for samples without the side that it reads.
+    ``[batch, target tokens]``, −100 in padding; a sample of ``target_length`` below 0 has no target. A network is
+    called with these inputs and ``decoder_input_ids``, the target shifted to the right, by keyword, and returns
+    ``logits`` ``[batch, target tokens, vocabulary]`` and optionally ``valid`` ``[batch]``, false for samples without
+    the side that it reads.
 
     Rows are those of the target, for networks of both sides, so ``WordKDLoss`` distills a teacher of texts into a
     student of speech, or teachers of both into a student of texts. The student must have its side in each sample.
