@@ -26,8 +26,8 @@ from limbeck.data import (
     from_tensors,
     make_splits,
 )
+from limbeck.data.audio_files import read_wav
 from limbeck.data.image_files import ImageFiles, open_image
-from limbeck.data.log_mel import read_wav
 from limbeck.data.mask_store import open_mask
 from limbeck.data.sources.fashion_mnist import _read_idx
 from limbeck.data.transforms import horizontal_flip

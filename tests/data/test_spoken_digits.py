@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from limbeck import LimbeckError
-from limbeck.data.log_mel import log_mel, mel_filters, read_wav
+from limbeck.data.audio_files import read_wav
+from limbeck.data.log_mel import log_mel, mel_filters
 from limbeck.data.sources import SpokenDigits
 from limbeck.data.sources.spoken_digits import PHONEMES
 
@@ -55,6 +56,32 @@ def test_log_mel_is_the_filtered_power_of_windows():
         )
 
 
+@pytest.mark.parametrize("rate", [8000, 16000])
+def test_log_mel_is_that_of_numpy(rate):
+    """Windows, spectrum and filters in NumPy float64, from the definitions alone."""
+    samples = np.random.default_rng(1).normal(size=rate // 4)
+    length, hop, size, mels = rate // 40, rate // 100, 256 * rate // 8000, 20
+    window = np.sin(np.pi * np.arange(length) / length) ** 2
+    edges = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + rate / 1400), mels + 2) / 2595) - 1)
+    bins = np.arange(size // 2 + 1) * rate / size
+    filters = np.array([np.interp(bins, edges[m : m + 3], [0, 1, 0]) for m in range(mels)])
+    padded = np.pad(samples, (length // 2, length))
+    angles = np.outer(np.arange(size // 2 + 1), np.arange(length)) * -2j * np.pi / size
+    expected = [
+        np.log(filters @ np.abs(np.exp(angles) @ (padded[start : start + length] * window)) ** 2 + 1e-6)
+        for start in range(0, len(samples) + 1, hop)
+    ]
+    frames = log_mel(torch.from_numpy(samples).float(), rate, mels=mels)
+    np.testing.assert_allclose(frames.double().numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_log_mel_is_that_of_torchaudio():
+    transforms = pytest.importorskip("torchaudio", reason="torchaudio is not installed").transforms
+    samples = torch.randn(2000, generator=torch.Generator().manual_seed(0))
+    energy = transforms.MelSpectrogram(8000, 256, 200, 80, n_mels=40, pad_mode="constant")(samples)
+    torch.testing.assert_close(log_mel(samples, 8000), (energy.T + 1e-6).log(), rtol=1e-4, atol=1e-4)
+
+
 def test_takes_or_speakers_are_held_out(tmp_path):
     folder = write_clips(tmp_path / "fsdd")
     data = SpokenDigits(root=str(tmp_path), mels=8, num_labeled=20).load(seed=0)
@@ -86,3 +113,24 @@ def test_a_damaged_clip_and_a_missing_folder_are_one_sentence(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(LimbeckError, match="the spoken digits were not found"):
         SpokenDigits(root=str(tmp_path / "empty")).load(seed=0)
+
+
+def test_speakers_are_labeled_unlabeled_validated_and_tested(tmp_path):
+    speakers = ("ann", "bob", "cat", "dan")
+    write_clips(tmp_path / "fsdd", takes=6, speakers=speakers)
+    settings = {"root": str(tmp_path), "mels": 4, "test_by": "speakers", "test_speakers": ("dan",)}
+    by_speaker = SpokenDigits(**settings, val_speakers=("cat",), labeled_speakers=("ann",)).load()
+    assert [len(by_speaker.train), by_speaker.num_labeled, len(by_speaker.validation)] == [120, 60, 60]
+    assert len(by_speaker.test) == 60
+    by_take = SpokenDigits(**settings, val_takes=True, labeled_speakers=("ann", "bob")).load()
+    # Takes 0 to 4 of three speakers; of the sixth take of each digit, two of three speakers have a target.
+    assert [len(by_take.validation), len(by_take.train), by_take.num_labeled] == [150, 30, 20]
+    for changes, message in (
+        ({"labeled_speakers": ("eve",)}, "labeled_speakers must be some of ann, bob, cat, dan, got eve"),
+        ({"labeled_speakers": ("dan",)}, "labeled_speakers must have a training speaker, got dan"),
+        ({"val_speakers": ("dan",)}, "must be different ones of"),
+        ({"val_speakers": ("cat",), "val_takes": True}, "val_takes must be false with val_speakers"),
+        ({"test_by": "takes", "val_takes": True}, "need test_by: speakers"),
+    ):
+        with pytest.raises(LimbeckError, match=message):
+            SpokenDigits(**{**settings, **changes}).load()

@@ -32,7 +32,7 @@ from limbeck.training import TrainingConfig, TrainingInterrupted
 
 LAYERS = {"first_layer": "early", "last_layer": "late", "layer": "late", "layers": ["early"], "deepest_layer": "late"}
 PATHS = {"early": "block1", "late": "block2"}
-OF_SEQUENCES = ("CTCBestPathLoss", "CTCLoss")
+OF_SEQUENCES = ("CTCBestPathLoss", "CTCLoss", "CTCNBestLoss")
 OF_TRANSLATIONS = ("SeqKDLoss",)
 OF_MASKS = ("BoundaryKDLoss", "CIRKDLoss", "IFVDLoss")
 OF_BOXES = ("CrossKDLoss", "DetectionLoss", "FGDLoss", "LDLoss")

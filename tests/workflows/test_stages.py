@@ -163,3 +163,26 @@ def test_the_overall_weight_goes_on_and_the_plain_one_begins_again(trainings):
     # The last step of `held` is the tenth of fifteen, begun after nine; that of `free` is begun after four of five.
     assert float(last["held"]) == pytest.approx(1 - 9 / 15, abs=1e-5)
     assert float(last["free"]) == pytest.approx(1 - 4 / 5, abs=1e-5)
+
+
+@pytest.mark.parametrize("subset", ["all", "labeled"])
+def test_a_stage_with_a_teacher_is_trained_on_its_subset(tmp_path, monkeypatch, subset):
+    """And a baseline on labeled samples whatever the subset is."""
+    job_module, subsets = sys.modules["limbeck.workflows._job.job"], {}
+    fit = job_module.fit
+
+    def spy(distiller, data, **settings):
+        subsets[settings["phase"]] = settings["subset"]
+        return fit(distiller, data, **settings)
+
+    monkeypatch.setattr(job_module, "fit", spy)
+    path = tmp_path / "mine.yaml"
+    path.write_text(RECIPE)
+    changes = [
+        f"stages=[{{name: distill, steps: 1, objective: {{target: CrossEntropyLoss, kd: KDLoss}}, subset: {subset}}}]",
+        "teacher_training.steps=1", "training.scheduler=null",
+    ]  # fmt: skip
+    job = Job.from_recipe(load_recipe(path, changes), tmp_path / "run")
+    for phase, networks in (("distilled", {"big": job.build_network("big")}), ("baseline", {})):
+        job.train_stages(phase, job.build_student(), networks, resume=False, callbacks=[])
+    assert subsets == {"distilled": subset, "baseline": "labeled"}

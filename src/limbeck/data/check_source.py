@@ -19,10 +19,10 @@ from typing import Any, Final, final
 import torch
 
 from limbeck.core.errors import LimbeckError
+from limbeck.data.audio_files import read_audio
 from limbeck.data.collated_dataset import CollatedDataset
 from limbeck.data.image_files import open_image
 from limbeck.data.image_store import tensor_bytes
-from limbeck.data.log_mel import read_wav
 from limbeck.data.mask_store import open_mask
 from limbeck.data.module import DataModule
 from limbeck.data.sources.source_file import SourceFile, find_duplicate_files
@@ -157,7 +157,7 @@ def _read_file(file: SourceFile, *, mask_size: Callable[[Path], tuple[int, int]]
     """Width and height of an image or a mask; the error of a file that cannot be read."""
     try:
         if file.kind == "audio":
-            read_wav(file.path)
+            read_audio(file.path)
             return None
         if file.kind == "annotation":
             if file.path.suffix == ".xml":  # one of all images is read by load()

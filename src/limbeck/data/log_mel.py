@@ -1,4 +1,4 @@
-"""Log-mel spectrograms and WAV files.
+"""Log-mel spectrograms.
 
 The mel scale is that of HTK, m = 2595 · log10(1 + f / 700) (Young et al., *The HTK Book*, section 5.4,
 https://labrosa.ee.columbia.edu/doc/HTKBook21/HTKBook.html).
@@ -6,36 +6,11 @@ https://labrosa.ee.columbia.edu/doc/HTKBook21/HTKBook.html).
 
 from __future__ import annotations
 
-import wave
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from limbeck.core.errors import LimbeckError
-from limbeck.utils.io import require_regular_file
-
-__all__ = ["log_mel", "mel_filters", "read_wav"]
-
-
-def read_wav(path: Path) -> tuple[Tensor, int]:
-    """The samples of a WAV file of 8 or 16 bits in −1..1, the mean of its channels, and its sampling rate in hertz."""
-    try:
-        with wave.open(str(require_regular_file(path)), "rb") as file:
-            channels, width, rate = file.getnchannels(), file.getsampwidth(), file.getframerate()
-            # A header may ask for gigabytes, which would be allocated.
-            num_frames = min(file.getnframes(), path.stat().st_size // max(channels * width, 1))
-            raw = file.readframes(num_frames)
-    except (OSError, wave.Error, EOFError) as error:
-        raise LimbeckError(f"the clip {path} cannot be read ({error}): replace or remove it") from error
-    if not raw or len(raw) % (channels * width):
-        raise LimbeckError(f"the clip {path} must have whole samples, got {len(raw)} bytes: replace or remove it")
-    if width not in (1, 2):
-        raise LimbeckError(f"the clip {path} must have 8 or 16 bits per sample, got {8 * width}: convert it")
-    values = torch.from_numpy(np.frombuffer(raw, np.uint8 if width == 1 else "<i2").astype(np.float32))
-    values = (values - 128) / 128 if width == 1 else values / 32768
-    return values.reshape(-1, channels).mean(dim=1), rate
+__all__ = ["log_mel", "mel_filters"]
 
 
 def mel_filters(mels: int, n_fft: int, rate: int) -> Tensor:

@@ -20,7 +20,8 @@ from limbeck.losses.crosskd import CrossKDLoss, crosskd_box_loss, crosskd_loss
 from limbeck.losses.cskd import CSKDLoss, cskd_loss
 from limbeck.losses.ctc import CTCLoss, ctc_loss
 from limbeck.losses.ctc_best_path import CTCBestPathLoss, ctc_best_path_loss
-from limbeck.losses.ctc_kd import CTCKDLoss, ctc_kd_loss
+from limbeck.losses.ctc_frame_kd import CTCFrameKDLoss, ctc_frame_kd_loss
+from limbeck.losses.ctc_nbest import CTCNBestLoss, ctc_nbest_loss
 from limbeck.losses.cwd import CWDLoss, cwd_loss
 from limbeck.losses.detection import DetectionLoss, detection_loss
 from limbeck.losses.dist import DISTLoss, dist_loss
@@ -81,8 +82,9 @@ __all__ = [
     "CRDLoss",
     "CSKDLoss",
     "CTCBestPathLoss",
-    "CTCKDLoss",
+    "CTCFrameKDLoss",
     "CTCLoss",
+    "CTCNBestLoss",
     "CWDLoss",
     "CrossEntropyLoss",
     "CrossKDLoss",
@@ -151,8 +153,9 @@ __all__ = [
     "cskd_loss",
     "ctc_best_path_loss",
     "ctc_compress",
-    "ctc_kd_loss",
+    "ctc_frame_kd_loss",
     "ctc_loss",
+    "ctc_nbest_loss",
     "cwd_loss",
     "detection_loss",
     "dist_loss",

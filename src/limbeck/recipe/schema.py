@@ -104,7 +104,7 @@ class Stage(Settings):
 
     Attributes:
         name: of the stage, in files and progress bars.
-        epochs: length in epochs; or give ``steps``.
+        epochs: length in epochs, passes over all training samples; or give ``steps``.
         steps: length in optimizer steps.
         objective: losses by name.
         loss_weighting: adapts the weights of the losses (:mod:`limbeck.losses.weighting`).
@@ -112,10 +112,12 @@ class Stage(Settings):
         training: changes to the recipe's training; an ``optimizer`` or ``scheduler`` without ``use`` changes settings
             of the recipe's, and one with ``use`` replaces it.
         freeze: paths of the student's modules whose weights do not change.
+        subset: the training samples of a student with a teacher: ``all``, or those with a label (``labeled``), for a
+            study of what unlabeled samples add. A baseline is always trained on those with a label.
     """
 
     display_name = "a stage"
-    omit_if_default = ("epochs", "steps", "loss_weighting")
+    omit_if_default = ("epochs", "steps", "loss_weighting", "subset")
     name: Name
     epochs: Annotated[StrictInt, Field(ge=1, le=MAX_EPOCHS)] | None = None
     steps: Annotated[StrictInt, Field(ge=1, le=MAX_STEPS)] | None = None
@@ -124,6 +126,7 @@ class Stage(Settings):
     feature_layers: dict[StrictStr, dict[Name, StrictStr]] = {}
     training: dict[StrictStr, Any] = {}
     freeze: tuple[StrictStr, ...] = ()
+    subset: Literal["all", "labeled"] = "all"
 
     @model_validator(mode="before")
     @classmethod

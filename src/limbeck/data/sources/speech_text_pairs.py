@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError
+from limbeck.data.audio_files import read_wav
 from limbeck.data.augmentation import Augmentation
 from limbeck.data.image_store import InMemory
-from limbeck.data.log_mel import log_mel, read_wav
+from limbeck.data.log_mel import log_mel
 from limbeck.data.module import DataModule, make_splits
 from limbeck.data.normalization import FrameNormalization
 from limbeck.data.sequence_store import SequenceStore

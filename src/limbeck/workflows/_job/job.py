@@ -284,7 +284,7 @@ class Job:
             return fit(
                 distiller, self.data, steps=self.num_steps(stage), total_steps=total_steps,
                 steps_per_epoch=self.steps_per_epoch(stage, "all"), training=training, run_dir=self.run_dir,
-                phase=phase, stage=stage.stage.name, subset="all" if distiller.teachers else "labeled",
+                phase=phase, stage=stage.stage.name, subset=stage.stage.subset if distiller.teachers else "labeled",
                 seed=self.recipe.seed, fabric=fabric, **settings,
             )  # fmt: skip
 

@@ -274,11 +274,11 @@ def _num_shared_views(recipe: Recipe, variants: Mapping[str, Variant], job: Job,
         if variant.uses_teachers:
             trial_recipe = dry_run_recipe(recipe, variant, job.run_dir)
             trial_job = Job.from_recipe(trial_recipe, job.run_dir, data_cache=data_cache)
-            num_samples = sum(
-                num_steps * _mean_batch_size(trial_job, trial_recipe.stage_training(stage))
+            num_samples = {"all": len(job.data.train), "labeled": job.data.num_labeled}
+            passes = math.ceil(sum(
+                num_steps * _mean_batch_size(trial_job, trial_recipe.stage_training(stage)) / num_samples[stage.subset]
                 for num_steps, stage in zip(trial_job.stage_steps(), trial_recipe.stages, strict=True)
-            )
-            passes = math.ceil(num_samples / len(job.data.train))
+            ))  # fmt: skip
             num_views = max(num_views, passes + len(trial_recipe.stages))
     num_bytes = num_views * (4 * len(job.data.class_names) + 12) * len(job.data.train) * len(recipe.teachers)
     return num_views if num_bytes <= _MAX_CACHE_BYTES else 0

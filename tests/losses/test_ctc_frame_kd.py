@@ -9,7 +9,7 @@ import torch
 from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
-from limbeck.losses import CTCBestPathLoss, CTCKDLoss, ctc_best_path_loss, ctc_kd_loss, kd_loss
+from limbeck.losses import CTCBestPathLoss, CTCFrameKDLoss, ctc_best_path_loss, ctc_frame_kd_loss, kd_loss
 from limbeck.losses._ctc import decode_best_path
 from limbeck.testing import check_loss
 
@@ -34,7 +34,7 @@ def test_the_value_is_that_of_numpy(blank_weight, temperature):
     expected = reference(
         student.double().numpy(), teacher.double().numpy(), blank=1, blank_weight=blank_weight, temperature=temperature
     )
-    value = ctc_kd_loss(student, teacher, blank=1, blank_weight=blank_weight, temperature=temperature)
+    value = ctc_frame_kd_loss(student, teacher, blank=1, blank_weight=blank_weight, temperature=temperature)
     assert float(value) == pytest.approx(expected, rel=1e-5)
 
 
@@ -42,39 +42,55 @@ def test_a_temperature_for_each_frame_is_squared_in_it():
     student, teacher = logits(0), logits(1)
     ones = torch.ones(12)
     torch.testing.assert_close(
-        ctc_kd_loss(student, teacher, blank=1, temperature=2 * ones),
-        ctc_kd_loss(student, teacher, blank=1, temperature=2.0),
+        ctc_frame_kd_loss(student, teacher, blank=1, temperature=2 * ones),
+        ctc_frame_kd_loss(student, teacher, blank=1, temperature=2.0),
     )
 
 
 def test_with_equal_weights_it_is_kd():
     student, teacher = logits(0), logits(1)
     torch.testing.assert_close(
-        ctc_kd_loss(student, teacher, blank_weight=1.0, temperature=2.0), kd_loss(student, teacher, temperature=2.0)
+        ctc_frame_kd_loss(student, teacher, blank_weight=1.0, temperature=2.0),
+        kd_loss(student, teacher, temperature=2.0),
     )
+
+
+@pytest.mark.parametrize(("threshold", "weight"), [(0.4, 0.0), (0.95, 0.3)])
+def test_frames_above_the_threshold_are_blank(threshold, weight):
+    student, teacher = logits(0).double().numpy(), logits(1).double().numpy()
+    p, q = (np.exp(x) / np.exp(x).sum(axis=1, keepdims=True) for x in (teacher, student))
+    weights = np.where(p[:, 1] >= threshold, weight, 1.0)
+    assert 0 < (weights < 1).sum() < 12
+    expected = (weights * (p * np.log(p / q)).sum(axis=1)).sum() / weights.sum()
+    value = ctc_frame_kd_loss(
+        logits(0), logits(1), blank=1, blank_weight=weight, blank_threshold=threshold, temperature=1.0
+    )
+    assert float(value) == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(LimbeckError, match=r"blank_threshold must be above 0 and at most 1, got 1\.5"):
+        CTCFrameKDLoss(blank_threshold=1.5)
 
 
 def test_without_frames_that_count_it_is_zero():
     blanks = torch.zeros(3, 5)
     blanks[:, 0] = 9.0
-    assert float(ctc_kd_loss(logits(0)[:3], blanks, blank_weight=0.0)) == 0.0
-    assert float(ctc_kd_loss(torch.zeros(0, 5), torch.zeros(0, 5))) == 0.0
+    assert float(ctc_frame_kd_loss(logits(0)[:3], blanks, blank_weight=0.0)) == 0.0
+    assert float(ctc_frame_kd_loss(torch.zeros(0, 5), torch.zeros(0, 5))) == 0.0
 
 
 def test_the_contract_of_losses_holds():
-    check_loss(CTCKDLoss())
-    check_loss(CTCKDLoss(blank_weight=1.0, temperature=2.0, teacher="teacher"))
+    check_loss(CTCFrameKDLoss())
+    check_loss(CTCFrameKDLoss(blank_weight=1.0, temperature=2.0, teacher="teacher"))
 
 
 @pytest.mark.parametrize("settings", [{"blank": -1}, {"blank_weight": 1.5}, {"blank_weight": -0.1}])
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(LimbeckError, match="blank must be at least 0 and blank_weight from 0 to 1"):
-        CTCKDLoss(**settings)
+        CTCFrameKDLoss(**settings)
 
 
 def test_a_blank_that_is_no_class_is_refused():
     with pytest.raises(LimbeckError, match="blank must be one of the 5 classes, got 5"):
-        ctc_kd_loss(logits(0), logits(1), blank=5)
+        ctc_frame_kd_loss(logits(0), logits(1), blank=5)
 
 
 def spikes(*paths):
