@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from limbeck.core.errors import LimbeckError, format_root_cause
@@ -86,16 +87,16 @@ def resample(samples: Tensor, rate: int, new_rate: int) -> Tensor:
     return torch.from_numpy(resample_poly(samples.numpy(), new_rate // divisor, rate // divisor).copy())
 
 
-def _to_floats(raw: bytes, width: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+def _to_floats(raw: bytes, width: int) -> NDArray[np.float32]:
     """Whole numbers of ``width`` bytes, of 1 byte without a sign, in −1..1."""
     if width == 1:
-        return (np.frombuffer(raw, np.uint8).astype(np.float32) - 128) / 128
+        return ((np.frombuffer(raw, np.uint8).astype(np.float32) - 128) / 128).astype(np.float32)
     if width == 3:  # as the upper bytes of 32 bits
         padded = np.zeros((len(raw) // 3, 4), np.uint8)
         padded[:, 1:] = np.frombuffer(raw, np.uint8).reshape(-1, 3)
         raw, width = padded.tobytes(), 4
-    values = np.frombuffer(raw, f"<i{width}").astype(np.float64) / 2 ** (8 * width - 1)
-    return values.astype(np.float32)
+    values: NDArray[np.float32] = (np.frombuffer(raw, f"<i{width}") / 2 ** (8 * width - 1)).astype(np.float32)
+    return values
 
 
 def _has_float_samples(path: Path) -> bool:
