@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NAMES = (
     "alignment", "bring-your-own", "cache", "data", "detection", "large-vocabularies", "objectives", "record",
-    "robustness", "segmentation", "self-distillation", "several-teachers", "speech", "stages", "study",
+    "robustness", "segmentation", "self-distillation", "sentence-embeddings", "several-teachers", "speech", "stages",
+    "study",
     "text-classification", "translation", "views",
 )  # fmt: skip
 RUN = [ROOT / "docs" / f"{name}.md" for name in NAMES]

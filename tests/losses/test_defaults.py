@@ -25,17 +25,27 @@ from limbeck.losses._bases import LogitLoss
 from limbeck.models import Detector, conv_ctc, seq2seq_transformer, small_cnn, speech_text_encoder, unet
 from limbeck.recipe.registry import list_names, resolve_target
 from limbeck.recipe.resolve_node import resolve_node
-from limbeck.tasks import Classification, Detection, Segmentation, SpeechCTC, SpeechTextAlignment, Translation
+from limbeck.tasks import (
+    Classification,
+    Detection,
+    Segmentation,
+    SentenceEmbedding,
+    SpeechCTC,
+    SpeechTextAlignment,
+    Translation,
+)
 from limbeck.teachers import PreviousEpochTeacher
 from limbeck.testing import make_context
 from limbeck.training import TrainingConfig, TrainingInterrupted
 
 LAYERS = {"first_layer": "early", "last_layer": "late", "layer": "late", "layers": ["early"], "deepest_layer": "late"}
+TOKEN_LAYERS = {f"{name}_layer": name for name in ("query", "key", "value")}
 PATHS = {"early": "block1", "late": "block2"}
 OF_SEQUENCES = ("CTCBestPathLoss", "CTCLoss", "CTCNBestLoss")
 OF_TRANSLATIONS = ("SeqKDLoss",)
 OF_MASKS = ("BoundaryKDLoss", "CIRKDLoss", "IFVDLoss")
 OF_BOXES = ("CrossKDLoss", "DetectionLoss", "FGDLoss", "LDLoss")
+OF_TEXTS = ("MarginMSELoss", "MiniLMLoss", "MiniLMv2Loss", "SupConLoss")
 OF_PAIRS = ("EmbeddingCosineLoss", "EmbeddingMSELoss", "InfoNCEKDLoss", "InfoNCELoss", "StateMatchingLoss")
 OF_HEADS = (
     "LinearCrossEntropyLoss", "LinearDistillationLoss", "LinearJSDLoss", "LinearKDLoss", "LinearReverseKLLoss",
@@ -43,6 +53,7 @@ OF_HEADS = (
 OF_SIGMOIDS = ("BinaryKDLoss", "QualityFocalLoss")
 HEAD = "head.classification_head"
 SETTINGS = {
+    "MiniLMLoss": {"num_heads": 2}, "MiniLMv2Loss": {"relation_heads": 2},
     **{key: {"student_side": "speech", "teacher_side": "text"} for key in OF_PAIRS[:2]},
     "CrossKDLoss": {
         "student_features": ["head"],
@@ -123,10 +134,26 @@ def network_with_head(width):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 3))
 
 
+class TinyAttention(nn.Module):
+    """Tokens that attend to each other, in layers of their own for queries, keys and values."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.embedding = nn.Embedding(9, width)
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+
+    def forward(self, input_ids, attention_mask):
+        tokens = self.embedding(input_ids)
+        logits = self.query(tokens) @ self.key(tokens).mT
+        attention = logits.masked_fill(attention_mask[:, None] == 0, -torch.inf).softmax(dim=2)
+        return (attention @ self.value(tokens)).mean(dim=1)
+
+
 def build(name):
     """The loss with its defaults; the layers that have none are those of the networks."""
     parameters = inspect.signature(resolve_target(name, ["loss"])[1]).parameters
-    layers = {key: value for key, value in LAYERS.items() if key in parameters} | SETTINGS.get(name, {})
+    names = LAYERS | TOKEN_LAYERS
+    layers = {key: value for key, value in names.items() if key in parameters} | SETTINGS.get(name, {})
     return resolve_node({"use": name, **layers}, "loss", provided=FACTS).build(), bool(layers)
 
 
@@ -152,6 +179,13 @@ def make_distiller(name):
         )
         task = Translation(8, hypothesis_beams=1, max_tokens=4)
         return limbeck.Distiller(student, {"teacher": teacher}, objective={"loss": loss}, task=task)
+    if name in OF_TEXTS:
+        teachers = {"teacher": TinyAttention(8)} if loss_attribute(loss, "needs_teacher") else {}
+        paths = {path: path for path in TOKEN_LAYERS.values()}
+        layers = dict.fromkeys(("student", *teachers), paths) if reads_layers else {}
+        return limbeck.Distiller(
+            TinyAttention(4), teachers, objective={"loss": loss}, feature_layers=layers, task=SentenceEmbedding(3)
+        )
     if name in OF_MASKS:
         student, teacher = (unet(width=width, depth=1, classes=3, channels=1) for width in (2, 4))
         layers = {key: {"late": "bottleneck"} for key in ("student", "teacher")} if reads_layers else {}
@@ -198,7 +232,7 @@ def test_a_loss_at_its_defaults_trains_stops_and_resumes(
     name, images, sequences, sentences, pairs, masks, boxes, tmp_path
 ):
     data = {**dict.fromkeys(OF_SEQUENCES, sequences), **dict.fromkeys(OF_MASKS, masks)}.get(name, images)
-    data = pairs if name in OF_PAIRS else data
+    data = pairs if name in OF_PAIRS + OF_TEXTS else data
     data = sentences if name in OF_TRANSLATIONS else data
     data = boxes if name in OF_BOXES else data
     start = make_distiller(name).prepare(data.batches(batch_size=8).batch(0)).state_dict()

@@ -1,4 +1,4 @@
-"""Training images without a label, added to the labeled samples of a split."""
+"""Training images or texts without a label, added to the labeled samples of a split."""
 
 from __future__ import annotations
 
@@ -95,8 +95,8 @@ def add_unlabeled(train: Split, images: ImageStore, *, first_id: int) -> Split:
     """``train`` with ``images``, which have no label.
 
     Args:
-        train: images with classes, masks or boxes.
-        images: further images of the same shape.
+        train: images with classes, masks or boxes, or sequences with classes.
+        images: further images of the same shape, or sequences of the same fields.
         first_id: sample id of the first of ``images``.
 
     Raises:
@@ -106,13 +106,15 @@ def add_unlabeled(train: Split, images: ImageStore, *, first_id: int) -> Split:
         raise LimbeckError(
             "unlabeled images need a training split of images with classes, masks or boxes: remove `unlabeled`"
         )
-    shape, unlabeled_shape = (list(store.read(torch.tensor([0])).shape[1:]) for store in (train.images, images))
-    if shape != unlabeled_shape:
-        raise LimbeckError(f"unlabeled images must be {shape} as the labeled ones, got {unlabeled_shape}: resize them")
     numbers = torch.arange(len(images))
+    joined: ImageStore
+    if isinstance(train.images, SequenceStore) and isinstance(images, SequenceStore):
+        joined = _concat_sequences(train.images, images)
+    else:
+        joined = _concat_images(train.images, images)
     return replace(
         train,
-        images=ConcatImages(train.images, images),
+        images=joined,
         indices=torch.cat([train.indices, numbers + len(train.images)]),
         target=torch.cat([train.target, torch.full_like(numbers, UNLABELED)]),
         sample_ids=torch.cat([train.sample_ids, numbers + first_id]),
@@ -120,6 +122,22 @@ def add_unlabeled(train: Split, images: ImageStore, *, first_id: int) -> Split:
         boxes=None if train.boxes is None else _add_images_without_boxes(train.boxes, len(images)),
         groups=None,  # an unlabeled image has no group, and those of `train` are checked already
     )
+
+
+def _concat_images(first: ImageStore, second: ImageStore) -> ConcatImages:
+    shape, unlabeled_shape = (list(store.read(torch.tensor([0])).shape[1:]) for store in (first, second))
+    if shape != unlabeled_shape:
+        raise LimbeckError(f"unlabeled images must be {shape} as the labeled ones, got {unlabeled_shape}: resize them")
+    return ConcatImages(first, second)
+
+
+def _concat_sequences(first: SequenceStore, second: SequenceStore) -> SequenceStore:
+    if first.fields.keys() != second.fields.keys():
+        raise LimbeckError(
+            f"unlabeled sequences must have the fields {', '.join(first.fields)}, got {', '.join(second.fields)}"
+        )
+    fields = {name: [*sequences, *second.fields[name]] for name, sequences in first.fields.items()}
+    return SequenceStore(fields, pad_values=first.pad_values, masks=first.masks)
 
 
 def _add_images_without_boxes(store: BoxStore, count: int) -> BoxStore:

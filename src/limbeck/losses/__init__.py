@@ -50,7 +50,10 @@ from limbeck.losses.linear_jsd import LinearJSDLoss, linear_jsd_loss
 from limbeck.losses.linear_kd import LinearKDLoss, linear_kd_loss
 from limbeck.losses.linear_reverse_kl import LinearReverseKLLoss, linear_reverse_kl_loss
 from limbeck.losses.logit_mse import LogitMSELoss, logit_mse_loss
+from limbeck.losses.margin_mse import MarginMSELoss, margin_mse_loss
 from limbeck.losses.mgd import MGDLoss, mgd_loss
+from limbeck.losses.minilm import MiniLMLoss, minilm_loss
+from limbeck.losses.minilmv2 import MiniLMv2Loss, minilmv2_loss
 from limbeck.losses.mlkd import MLKDLoss, mlkd_loss
 from limbeck.losses.nkd import NKDLoss, nkd_loss
 from limbeck.losses.nst import NSTLoss, nst_loss
@@ -67,6 +70,7 @@ from limbeck.losses.simkd import SimKDLoss, simkd_loss
 from limbeck.losses.skd import SKDLoss, skd_loss
 from limbeck.losses.sp import SPLoss, sp_loss
 from limbeck.losses.state_matching import StateMatchingLoss, state_matching_loss
+from limbeck.losses.supcon import SupConLoss, supcon_loss
 from limbeck.losses.ttm import TTMLoss, ttm_loss
 from limbeck.losses.vid import VIDLoss, vid_loss
 from limbeck.losses.word_kd import WordKDLoss, word_kd_loss
@@ -116,6 +120,9 @@ __all__ = [
     "LogitMSELoss",
     "MGDLoss",
     "MLKDLoss",
+    "MarginMSELoss",
+    "MiniLMLoss",
+    "MiniLMv2Loss",
     "NKDLoss",
     "NSTLoss",
     "OFDLoss",
@@ -132,6 +139,7 @@ __all__ = [
     "SeqKDLoss",
     "SimKDLoss",
     "StateMatchingLoss",
+    "SupConLoss",
     "TTMLoss",
     "TopKLogits",
     "VIDLoss",
@@ -184,7 +192,10 @@ __all__ = [
     "linear_outputs",
     "linear_reverse_kl_loss",
     "logit_mse_loss",
+    "margin_mse_loss",
     "mgd_loss",
+    "minilm_loss",
+    "minilmv2_loss",
     "mlkd_loss",
     "nkd_loss",
     "nst_loss",
@@ -203,6 +214,7 @@ __all__ = [
     "skd_loss",
     "sp_loss",
     "state_matching_loss",
+    "supcon_loss",
     "top_k_logits",
     "ttm_loss",
     "vid_loss",

@@ -1,8 +1,9 @@
 """Embeddings and states of speech and text in one shared layer, and the compression of frames by CTC.
 
-A network of such a task has in ``by_sample``, for each ``side`` (``speech``, ``text``) that it encodes,
-``SIDE_embedding`` ``[batch, width]``, ``has_SIDE`` ``[batch]`` booleans, false where the sample lacks it, and, if it
-gives them, ``SIDE_states`` ``[batch, positions, width]`` with ``SIDE_length`` ``[batch]``.
+A network of such a task has in ``by_sample``, for each ``side`` (``speech``, ``text``, or ``source``, the text that a
+translation is of) that it encodes, ``SIDE_embedding`` ``[batch, width]``, ``has_SIDE`` ``[batch]`` booleans, false
+where the sample lacks it, and, if it gives them, ``SIDE_states`` ``[batch, positions, width]`` with ``SIDE_length``
+``[batch]``.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.losses._ops import upcast
 
-Side = Literal["speech", "text"]
-SIDES: Final = ("speech", "text")
+Side = Literal["speech", "text", "source"]
+SIDES: Final = ("speech", "text", "source")
 
 
 class Segments(NamedTuple):
@@ -109,7 +110,7 @@ def normalize_rows(embedding: Tensor) -> Tensor:
 def require_side(name: str, value: str) -> None:
     """Raise an error where ``value`` is no side."""
     if value not in SIDES:
-        raise LimbeckError(f"{name} must be speech or text, got {value!r}")
+        raise LimbeckError(f"{name} must be speech, text or source, got {value!r}")
 
 
 def _require(outputs: Outputs, name: str, loss_name: str) -> Tensor:

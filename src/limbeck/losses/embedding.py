@@ -53,7 +53,7 @@ class _EmbeddingLoss(nn.Module, Loss):
     """``fn`` of the embeddings of student and teacher, the student's through a learned projection between widths.
 
     Args:
-        student_side: ``speech`` or ``text`` of a network with both; ``None``: the embedding of the outputs.
+        student_side: ``speech``, ``text`` or ``source`` of a network with both; ``None``: the embedding of the outputs.
         teacher_side: the same for the teacher.
         teacher: name of the teacher; ``None``: the only one.
     """
@@ -108,7 +108,7 @@ class EmbeddingMSELoss(_EmbeddingLoss):
     """:func:`embedding_mse_loss` of the embeddings of student and teacher.
 
     Args:
-        student_side: ``speech`` or ``text`` of a network with both; ``None``: the embedding of the outputs.
+        student_side: ``speech``, ``text`` or ``source`` of a network with both; ``None``: the embedding of the outputs.
         teacher_side: the same for the teacher.
         teacher: name of the teacher; ``None``: the only one.
     """
@@ -122,7 +122,7 @@ class EmbeddingCosineLoss(_EmbeddingLoss):
     """:func:`embedding_cosine_loss` of the embeddings of student and teacher.
 
     Args:
-        student_side: ``speech`` or ``text`` of a network with both; ``None``: the embedding of the outputs.
+        student_side: ``speech``, ``text`` or ``source`` of a network with both; ``None``: the embedding of the outputs.
         teacher_side: the same for the teacher.
         teacher: name of the teacher; ``None``: the only one.
     """

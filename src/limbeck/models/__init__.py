@@ -9,6 +9,8 @@ from limbeck.models.detector import Detector, detector
 from limbeck.models.encoder_unet import encoder_unet
 from limbeck.models.mlp import mlp
 from limbeck.models.pretrained_text import transformers
+from limbeck.models.sentence_encoder import sentence_encoder
+from limbeck.models.sentence_transformer import sentence_transformer
 from limbeck.models.seq2seq import seq2seq_transformer
 from limbeck.models.small_cnn import small_cnn
 from limbeck.models.small_vit import small_vit
@@ -21,9 +23,7 @@ from limbeck.models.weights import load_weights, save_weights
 
 __all__ = [
     "Detector", "conv_ctc", "create_model", "detector", "encoder_unet", "load_weights", "mlp", "save_weights",
-    "seq2seq_transformer", "small_cnn", "small_vit", "speech_text_encoder",
-    "speech_text_translator", "text_encoder", "timm", "torchvision",
-    "transformers", "unet",
-    "vit_segmenter",
+    "sentence_encoder", "sentence_transformer", "seq2seq_transformer", "small_cnn", "small_vit", "speech_text_encoder",
+    "speech_text_translator", "text_encoder", "timm", "torchvision", "transformers", "unet", "vit_segmenter",
 ]  # fmt: skip
 __all__ += cifar_resnet.__all__

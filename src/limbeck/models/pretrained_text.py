@@ -64,7 +64,7 @@ def transformers(
             config.num_labels = classes
             model = PretrainedImage.from_folder(folder, config, pretrained=with_weights)
         else:
-            encoder = _build_encoder(folder, config, pretrained=with_weights)
+            encoder = build_text_encoder(folder, config, pretrained=with_weights)
             model = PretrainedText(
                 encoder, config.hidden_size, pooling or "mean", 0.1 if dropout is None else dropout, classes
             )  # fmt: skip
@@ -77,7 +77,8 @@ def transformers(
     return model
 
 
-def _build_encoder(folder: Path, config: Any, *, pretrained: bool) -> nn.Module:
+def build_text_encoder(folder: Path, config: Any, *, pretrained: bool) -> nn.Module:
+    """The encoder of ``config``, with the weights in ``folder`` or random ones."""
     from transformers import AutoModel
 
     encoder: nn.Module
@@ -106,10 +107,17 @@ class PretrainedText(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The logits, ``[batch, classes]``."""
         tokens = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        if self.pooling == "cls":
-            pooled = tokens[:, 0]
-        else:
-            weights = attention_mask.to(tokens.dtype)[:, :, None]
-            pooled = (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
-        logits: Tensor = self.fc(self.dropout(pooled))
+        logits: Tensor = self.fc(self.dropout(pool_tokens(tokens, attention_mask, self.pooling)))
         return logits
+
+
+def pool_tokens(tokens: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
+    """``[batch, width]`` of ``[batch, tokens, width]``: the ``mean`` of those that are no padding, or the first.
+
+    >>> pool_tokens(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[1, 1, 0]]), "mean")
+    tensor([[2.]])
+    """
+    if pooling == "cls":
+        return tokens[:, 0]
+    weights = attention_mask.to(tokens.dtype)[:, :, None]
+    return (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)

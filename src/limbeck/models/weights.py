@@ -10,16 +10,17 @@ import argparse
 import pickle
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError, suggest_names
-from limbeck.models.pretrained_image import PretrainedImage
 from limbeck.utils.io import require_regular_file, write_atomically
+from limbeck.utils.model_folder import find_model_folder
 
 __all__ = ["find_weights_file", "load_weights", "read_metadata", "read_weights", "save_weights"]
 
@@ -30,6 +31,14 @@ _WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.", "network.")
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 
 
+@runtime_checkable
+class LoadsFolder(Protocol):
+    """A network that reads a folder of ``save_pretrained`` itself."""
+
+    def load_folder(self, folder: Path) -> None:
+        """Load its weights from ``folder``."""
+
+
 def load_weights(model: nn.Module, path: str | Path, *, ignore_modules: Sequence[str] = ()) -> nn.Module:
     """Loads the weights at ``path`` into ``model``, in place, and returns it.
 
@@ -37,15 +46,16 @@ def load_weights(model: nn.Module, path: str | Path, *, ignore_modules: Sequence
         model: the network; unchanged on an error.
         path: a ``.safetensors`` file; a ``.pt``, ``.pth``, ``.pth.tar``, ``.ckpt`` or ``.bin`` file with a state
             dict, bare or under ``student``, ``state_dict`` or ``model``; a run folder, whose ``student.safetensors``
-            is loaded; or a folder of ``save_pretrained`` with ``model.safetensors``. Names may have the prefix of a
-            wrapper (``module.``, ``_orig_mod.``) or of a LightningModule (``model.``, ``network.``).
+            is loaded; or a folder of ``save_pretrained`` with ``model.safetensors``, of a sentence transformer also an
+            installed package that has one. Names may have the prefix of a wrapper (``module.``, ``_orig_mod.``) or of
+            a LightningModule (``model.``, ``network.``).
         ignore_modules: paths of modules whose weights are not loaded: ``("fc",)`` for a head of other classes.
 
     Raises:
         LimbeckError: the file is missing, damaged, or holds more than weights; or names or shapes differ.
     """
-    if isinstance(model, PretrainedImage) and (Path(path) / "config.json").is_file():
-        model.load_folder(Path(path))
+    if isinstance(model, LoadsFolder) and (folder := _find_folder(path)) is not None:
+        model.load_folder(folder)
         return model
     file = find_weights_file(Path(path))
     file_state, model_state = _read_state_dict(file), model.state_dict(keep_vars=True)
@@ -76,6 +86,16 @@ def load_weights(model: nn.Module, path: str | Path, *, ignore_modules: Sequence
     _require_compatible(file, model_state, file_state, missing)
     model.load_state_dict(file_state, strict=False)
     return model
+
+
+def _find_folder(path: str | Path) -> Path | None:
+    """The folder of ``save_pretrained`` at ``path``, or in the installed package of that name."""
+    if (Path(path) / "config.json").is_file():
+        return Path(path)
+    if not Path(path).exists() and str(path).isidentifier():
+        with suppress(LimbeckError):
+            return find_model_folder(str(path))
+    return None
 
 
 def save_weights(model: nn.Module, path: str | Path, *, metadata: Mapping[str, str] | None = None) -> Path:

@@ -9,13 +9,14 @@ if TYPE_CHECKING:
     from limbeck.tasks.detection import Detection
     from limbeck.tasks.segmentation import Segmentation
     from limbeck.tasks.speech import SpeechCTC
-    from limbeck.tasks.text import TextClassification
+    from limbeck.tasks.text import SentenceEmbedding, TextClassification
     from limbeck.tasks.translation import Translation
 
 _NAMES = {
     "Classification": "limbeck.tasks.classification",
     "Detection": "limbeck.tasks.detection",
     "Segmentation": "limbeck.tasks.segmentation",
+    "SentenceEmbedding": "limbeck.tasks.text",
     "SpeechCTC": "limbeck.tasks.speech",
     "SpeechTextAlignment": "limbeck.tasks.alignment",
     "SpeechTextTranslation": "limbeck.tasks.alignment",
@@ -24,8 +25,8 @@ _NAMES = {
 }
 
 __all__ = [
-    "Classification", "Detection", "Segmentation", "SpeechCTC", "SpeechTextAlignment", "SpeechTextTranslation",
-    "TextClassification", "Translation",
+    "Classification", "Detection", "Segmentation", "SentenceEmbedding", "SpeechCTC", "SpeechTextAlignment",
+    "SpeechTextTranslation", "TextClassification", "Translation",
 ]  # fmt: skip
 
 

@@ -86,7 +86,7 @@ def list_losses() -> list[LossInfo]:
     """Every loss that recipes can name, by kind of knowledge and then by name.
 
     >>> [loss.name for loss in list_losses() if loss.knowledge == "label"]
-    ['CrossEntropyLoss', 'CTCLoss', 'DetectionLoss']
+    ['CrossEntropyLoss', 'CTCLoss', 'DetectionLoss', 'InfoNCELoss', 'LinearCrossEntropyLoss', 'SupConLoss']
     """
     losses = import_module(NODE_KINDS["loss"].module)
     infos = [describe_loss(getattr(losses, name)) for name in list_names("loss")]

@@ -10,6 +10,7 @@ from limbeck.data.sources.coco_detection import CocoDetection
 from limbeck.data.sources.digits import Digits
 from limbeck.data.sources.fashion_mnist import FashionMNIST
 from limbeck.data.sources.image_folder import ImageFolder
+from limbeck.data.sources.multilingual_sentences import MultilingualSentences
 from limbeck.data.sources.parallel_text import ParallelText
 from limbeck.data.sources.segmentation_folder import SegmentationFolder
 from limbeck.data.sources.speech_text_pairs import SpeechTextPairs
@@ -27,6 +28,7 @@ __all__ = [
     "Digits",
     "FashionMNIST",
     "ImageFolder",
+    "MultilingualSentences",
     "ParallelText",
     "SegmentationFolder",
     "SpeechTextPairs",

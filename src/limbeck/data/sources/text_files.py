@@ -19,6 +19,7 @@ from limbeck.data.module import DataModule, make_splits
 from limbeck.data.sequence_store import SequenceStore
 from limbeck.data.sources.lookup import DataNotFoundError, candidate_folders
 from limbeck.data.split import Split
+from limbeck.data.text_lines import count_tokens, read_text_lines
 from limbeck.utils.io import parse_json, require_regular_file
 from limbeck.utils.model_folder import find_model_folder
 
@@ -51,9 +52,12 @@ class TextFiles:
         val_split: validation fraction of the training texts.
         group_column: column with the group of a text (an author, a conversation), which is in one split only; ``None``:
             no groups.
+        unlabeled: files of further training texts without a label, not in ``num_samples``: a path, or one within the
+            usual folders, such as ``sst2/train.tsv``. A file that is neither CSV, TSV nor JSON lines (``.txt.gz``) has
+            a text in each line. Labels in it are not read.
     """
 
-    provides: ClassVar[tuple[str, ...]] = ("classes", "class_names", "vocab_size")
+    provides: ClassVar[tuple[str, ...]] = ("classes", "class_names", "vocab_size", "vocabulary", "token_counts")
 
     root: str | None = None
     name: str | None = None
@@ -67,6 +71,7 @@ class TextFiles:
     num_samples: int | None = None
     val_split: float = 0.15
     group_column: str | None = None
+    unlabeled: tuple[str, ...] = ()
 
     def load(self, *, seed: int = 0) -> DataModule:
         """The data, with the classes in alphabetical order."""
@@ -77,23 +82,31 @@ class TextFiles:
         rows = {kind: _read_rows(root, name, self.group_column) for kind, name in names.items() if name is not None}
         training_labels, class_names = to_class_indices([label for _, label, _ in rows["training"]])
         assert class_names is not None
-        training_texts = [text for text, _, _ in rows["training"]]
+        unlabeled = [text for name in self.unlabeled for text in _read_unlabeled(self._find_unlabeled(name))]
+        training_texts = [*(text for text, _, _ in rows["training"]), *unlabeled]
         encode, vocabulary = make_tokenizer(self.tokenizer, training_texts, min_count=self.min_count)
         splits, first_id = dict[str, Split](), 0
         for kind, samples in rows.items():
             ids = [encode(text)[: self.max_tokens] for text, _, _ in samples]
-            store = SequenceStore({"input_ids": ids}, masks={"input_ids": "attention_mask"})
             labels = training_labels
             if kind != "training":
                 labels, _ = to_class_indices([label for _, label, _ in samples], class_names)
             groups = None if self.group_column is None else [group for _, _, group in samples]
-            splits[kind] = Split.from_sequences(store, labels, first_id=first_id, groups=groups)
+            splits[kind] = Split.from_sequences(_make_store(ids), labels, first_id=first_id, groups=groups)
             first_id += len(ids)
+        further_ids = [encode(text)[: self.max_tokens] for text in unlabeled]
+        training = splits["training"].sequences
+        assert training is not None
+        tokens = [*training.fields["input_ids"], *further_ids]
+        facts = {
+            "vocab_size": len(vocabulary), "vocabulary": vocabulary,
+            "token_counts": count_tokens(tokens, len(vocabulary)),
+        }  # fmt: skip
         return make_splits(
             self.name or root.resolve().name, class_names, splits["training"], seed=seed,
             validation=splits.get("validation", self.val_split), test=splits["test"], num_labeled=self.num_labeled,
-            num_samples=self.num_samples,
-            facts={"vocab_size": len(vocabulary), "vocabulary": vocabulary},
+            num_samples=self.num_samples, facts=facts,
+            unlabeled=_make_store(further_ids) if further_ids else None,
         )  # fmt: skip
 
     def _find_root(self) -> Path:
@@ -108,6 +121,20 @@ class TextFiles:
                 return folder
         where = ", ".join(str(folder.resolve()) for folder in folders) or "$LIMBECK_DATA"
         raise DataNotFoundError(f"{_describe_file(self.train_file)} must be in {where}, got none: set data.root")
+
+    def _find_unlabeled(self, name: str) -> Path:
+        """The file ``name`` of :attr:`unlabeled`."""
+        roots = [] if self.root is None else [Path(self.root), Path(self.root).parent]
+        folders = [Path(), *roots, *candidate_folders(None)]
+        for folder in folders:
+            if (path := folder / name).is_file():
+                return path
+        where = ", ".join(str(folder.resolve()) for folder in folders)
+        raise DataNotFoundError(f"data.unlabeled: there is no file {name} in {where}: correct its path")
+
+
+def _make_store(ids: Sequence[Tensor]) -> SequenceStore:
+    return SequenceStore({"input_ids": ids}, masks={"input_ids": "attention_mask"})
 
 
 def make_tokenizer(
@@ -160,6 +187,33 @@ def _read_rows(root: Path, name: str, group_column: str | None) -> list[tuple[st
     path = _find_file(root, name)
     if path is None:
         raise LimbeckError(f"{root.resolve()} must have {_describe_file(name)}, got none")
+    table = _read_file(path)
+    label = next((column for column in _LABEL_COLUMNS if column in table[0]), None)
+    if label is None or "text" not in table[0]:
+        raise LimbeckError(f"{path} must have the columns text and label, got {', '.join(map(str, table[0]))}")
+    columns = ["text", label] if group_column is None else ["text", label, group_column]
+    incomplete = next((i for i, row in enumerate(table, 1) if any(row.get(name) is None for name in columns)), None)
+    if incomplete is not None:
+        raise LimbeckError(f"row {incomplete} of {path} must have {', '.join(columns)}: complete or remove it")
+    return [(str(row["text"]), str(row[label]), str(row.get(group_column or label))) for row in table]
+
+
+def _read_unlabeled(path: Path) -> list[str]:
+    """The texts of a file, without empty ones."""
+    if path.suffix not in _SUFFIXES:
+        texts = read_text_lines(path)
+    else:
+        table = _read_file(path)
+        if "text" not in table[0]:
+            raise LimbeckError(f"{path} must have the column text, got {', '.join(map(str, table[0]))}")
+        texts = [str(row.get("text") or "").strip() for row in table]
+    if not any(texts):
+        raise LimbeckError(f"{path} must have at least one text, got none")
+    return [text for text in texts if text]
+
+
+def _read_file(path: Path) -> list[dict[str, Any]]:
+    """The rows of a CSV or TSV file, or of JSON lines, at least one."""
     try:
         with require_regular_file(path).open(encoding="utf-8", newline="") as file:
             if path.suffix == ".jsonl":
@@ -172,14 +226,7 @@ def _read_rows(root: Path, name: str, group_column: str | None) -> list[tuple[st
         raise LimbeckError(f"each line of {path} must be a JSON object with text and label")
     if not table:
         raise LimbeckError(f"{path} must have at least one text, got none")
-    label = next((column for column in _LABEL_COLUMNS if column in table[0]), None)
-    if label is None or "text" not in table[0]:
-        raise LimbeckError(f"{path} must have the columns text and label, got {', '.join(map(str, table[0]))}")
-    columns = ["text", label] if group_column is None else ["text", label, group_column]
-    incomplete = next((i for i, row in enumerate(table, 1) if any(row.get(name) is None for name in columns)), None)
-    if incomplete is not None:
-        raise LimbeckError(f"row {incomplete} of {path} must have {', '.join(columns)}: complete or remove it")
-    return [(str(row["text"]), str(row[label]), str(row.get(group_column or label))) for row in table]
+    return table
 
 
 def _read_table(file: Any, *, delimiter: str) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
-"""Text classification: one class for each text."""
+"""Text: one class for each text, or an embedding."""
 
+from limbeck.tasks.text.embedding import SentenceEmbedding
 from limbeck.tasks.text.task import TextClassification
 
-__all__ = ["TextClassification"]
+__all__ = ["SentenceEmbedding", "TextClassification"]

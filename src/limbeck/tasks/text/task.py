@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
@@ -19,6 +19,7 @@ from limbeck.losses._ops import IGNORE_INDEX, hard_labels
 from limbeck.losses.temperature import CLASSIFICATION, Range
 from limbeck.tasks.text.metrics import METRICS, TextMetrics, macro_f1
 from limbeck.tasks.text.report import text_examples
+from limbeck.tasks.text.tokens import join_tokens
 from limbeck.utils.batch_fields import get_sample_ids, get_target
 from limbeck.utils.class_target import check_class_target
 from limbeck.utils.logits import find_logits
@@ -133,7 +134,7 @@ class TextClassification:
         The text of a sample is ``text`` of the batch, else the words of ``facts["vocabulary"]``.
         """
         target = self.target(batch)
-        texts = batch["text"] if "text" in batch else _join_tokens(batch, facts.get("vocabulary"))
+        texts = batch["text"] if "text" in batch else join_tokens(batch, facts.get("vocabulary"))
         names = facts.get("class_names") or [str(index) for index in range(self.classes)]
         labels = None if target is None else hard_labels(target)
         return text_examples(texts, labels, get_sample_ids(batch, len(texts)), scores, names)
@@ -165,13 +166,3 @@ class TokenClassifier(nn.Module):
         if logits is None:
             raise LimbeckError(f"{type(self.network).__name__} must return logits")
         return logits
-
-
-def _join_tokens(batch: Mapping[str, Tensor], vocabulary: Sequence[str] | None) -> list[str]:
-    """The tokens of each text; their indices where the data has no vocabulary."""
-    texts = []
-    for ids, mask in zip(batch["input_ids"].tolist(), batch["attention_mask"].tolist(), strict=True):
-        tokens = [token for token, is_token in zip(ids, mask, strict=True) if is_token]
-        # Word pieces that continue a word begin with ##, as in BERT.
-        texts.append(" ".join(str(token) if vocabulary is None else vocabulary[token] for token in tokens))
-    return [text.replace(" ##", "") for text in texts]
