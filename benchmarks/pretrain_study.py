@@ -24,8 +24,8 @@ LABELS = {1: 50, 10: 500, 100: 5000}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, help="folder of the studies (default: runs/study-pretrain)")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--percent", type=int, nargs="+", choices=LABELS, default=list(LABELS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="(the loss was chosen with seed 100)")
+    parser.add_argument("--percent", type=int, nargs="+", choices=LABELS, default=[10, 100, 1])
     options = parse_options(parser, local=("work",))
     root = Path(os.environ.get("LIMBECK_DATA", "../shared/data")) / "cifar10"
     rows, values = [], {}
