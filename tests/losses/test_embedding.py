@@ -56,7 +56,7 @@ def test_the_sides_are_those_that_are_named_and_present(width):
 
 
 def test_errors_name_what_is_missing():
-    with pytest.raises(LimbeckError, match="must be speech or text, got 'image'"):
+    with pytest.raises(LimbeckError, match="must be speech, text or source, got 'image'"):
         EmbeddingMSELoss(student_side="image")
     nothing = Outputs()
     with pytest.raises(LimbeckError, match="EmbeddingCosineLoss needs an embedding of each sample"):

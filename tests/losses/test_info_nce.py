@@ -96,5 +96,5 @@ def test_samples_without_a_pair_are_left_out():
 def test_settings_are_checked():
     with pytest.raises(LimbeckError, match="temperature must be in"):
         InfoNCELoss(temperature=0)
-    with pytest.raises(LimbeckError, match="student_side must be speech or text, got 'video'"):
+    with pytest.raises(LimbeckError, match="student_side must be speech, text or source, got 'video'"):
         InfoNCEKDLoss(student_side="video")

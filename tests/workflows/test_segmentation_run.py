@@ -109,7 +109,7 @@ def test_three_teachers_of_unlike_architecture_run_their_first_steps(tmp_path):
     write_folders(tmp_path, (("train", 4), ("val", 2), ("test", 2)))
     settings = [
         f"data.root={tmp_path}", "data.classes=[sky,road,car]", "data.ignore_index=9", "data.size=[32,48]",
-        "data.augment.num_views=1", "teachers.vit.depth=1", "teachers.unet.depth=3", "student.width=2",
+        "data.augment.num_views=1", "teachers.vit.depth=1", "student.width=2",
         "teacher_training={steps: 1, objective: {target: CrossEntropyLoss}}", "stages.0.epochs=null",
         "stages.0.steps=2", "training.scheduler=null", "training.batch_size=4", f"cache.root={tmp_path / 'cache'}",
         "baselines=[]", "export.to=[]",
