@@ -35,9 +35,7 @@ def main() -> None:
         RECIPE, weights, seeds=options.seeds, output_dir=work, resume=(work / "recipe.yaml").exists(), callbacks=[]
     )
     validation = {
-        name: summary["val_miou"]["mean"]
-        for name, summary in study["results"]["variants"].items()
-        if name != "teacher"
+        name: summary["val_miou"]["mean"] for name, summary in study["results"]["variants"].items() if name != "teacher"
     }
     ensemble = max(ENSEMBLES, key=validation.__getitem__)
     percent = {name: [100 * value for value in values] for name, values in read_values(work, study).items()}
