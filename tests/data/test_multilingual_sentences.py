@@ -29,7 +29,8 @@ def words(data, ids, mask):
 
 def test_training_samples_are_translations_with_their_source(tmp_path):
     write_files(tmp_path)
-    data = MultilingualSentences(root=str(tmp_path), languages=("de", "fr"), min_count=1).load(seed=0)
+    with pytest.warns(UserWarning, match="1 of the 3 test lines have a sentence that is also in the training files"):
+        data = MultilingualSentences(root=str(tmp_path), languages=("de", "fr"), min_count=1).load(seed=0)
     assert data.class_names == ("en", "de", "fr")
     assert (len(data.train), len(data.validation), len(data.test)) == (12, 9, 6)
     batch = data.train.read_fields(torch.arange(12))
@@ -45,7 +46,8 @@ def test_training_samples_are_translations_with_their_source(tmp_path):
     assert sorted(validation["target"].tolist()) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     tokens = torch.cat([torch.tensor(data.facts["token_counts"])])
     assert int(tokens.sum()) == 6 * 3 * 4
-    fewer = MultilingualSentences(root=str(tmp_path), languages=("de", "fr"), num_samples=2).load(seed=0)
+    with pytest.warns(UserWarning, match="1 of the 3 test lines"):
+        fewer = MultilingualSentences(root=str(tmp_path), languages=("de", "fr"), num_samples=2).load(seed=0)
     assert len(fewer.train) == 4
     assert len(set(fewer.train.read_fields(torch.arange(4))["meaning"].flatten().tolist())) == 2
 
@@ -67,9 +69,12 @@ def test_files_of_other_lengths_and_damaged_ones_are_refused(tmp_path):
     (tmp_path / "val.de").write_text("one line\n")
     with pytest.raises(LimbeckError, match="must have equally many lines"):
         MultilingualSentences(root=str(tmp_path), languages=("de",)).load(seed=0)
-    (tmp_path / "train.de.gz").write_bytes(b"not compressed")
-    with pytest.raises(LimbeckError, match="cannot be read"):
-        MultilingualSentences(root=str(tmp_path), languages=("de",)).load(seed=0)
+    whole = (tmp_path / "train.de.gz").read_bytes()
+    damaged = whole[:12] + bytes(255 - byte for byte in whole[12:20]) + whole[20:]
+    for content in (b"not compressed", whole[:-9], damaged):
+        (tmp_path / "train.de.gz").write_bytes(content)
+        with pytest.raises(LimbeckError, match="cannot be read"):
+            MultilingualSentences(root=str(tmp_path), languages=("de",)).load(seed=0)
 
 
 def test_unlabeled_texts_are_further_training_texts(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import sys
 import types
 import warnings
@@ -61,7 +62,7 @@ def text_of(data, ids):
 def test_sentences_of_training_are_removed_from_validation_and_counted(root):
     data, messages = load(root)
     assert messages == [
-        "2 of the 4 validation pairs of de-en have a sentence that also stands in the training files, and are left out",
+        "2 of the 4 validation pairs of de-en have a sentence that is also in the training files, and are left out",
         "1 of the 21 training pairs are longer than max_tokens, 16, and are left out",
     ]  # fmt: skip
     assert [len(data.train), len(data.validation), len(data.test)] == [20, 2, 2]
@@ -204,6 +205,15 @@ def test_without_lang2vec_there_is_no_typology(monkeypatch):
 def test_wrong_settings_are_refused(root, options, message):
     with pytest.raises(LimbeckError, match=message):
         load(root, **options)
+
+
+def test_a_damaged_file_is_named(root):
+    file = next(root.glob("*.gz"))
+    whole = file.read_bytes()
+    for content in (whole[:-9], whole[:12] + bytes(255 - byte for byte in whole[12:20]) + whole[20:]):
+        file.write_bytes(content)
+        with pytest.raises(LimbeckError, match=rf"{re.escape(file.name)} cannot be read"):
+            load(root, pairs=("fr-en",))
 
 
 def test_no_folder_and_no_files_are_named(tmp_path):

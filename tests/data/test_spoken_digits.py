@@ -58,7 +58,7 @@ def test_log_mel_is_the_filtered_power_of_windows():
 
 @pytest.mark.parametrize("rate", [8000, 16000])
 def test_log_mel_is_that_of_numpy(rate):
-    """Windows, spectrum and filters in NumPy float64, from the definitions alone."""
+    """Windows, spectrum and filters in NumPy float64, from the definitions."""
     samples = np.random.default_rng(1).normal(size=rate // 4)
     length, hop, size, mels = rate // 40, rate // 100, 256 * rate // 8000, 20
     window = np.sin(np.pi * np.arange(length) / length) ** 2

@@ -54,9 +54,9 @@ def test_a_narrow_beam_finds_what_the_best_path_misses():
 def test_padding_and_the_batch_change_nothing():
     logits = random_logits(2, 6, 4)
     together = search_prefixes(logits, torch.tensor([6, 4]), beam_size=4, num_best=3)
-    alone = search_prefixes(logits[1:, :4], torch.tensor([4]), beam_size=4, num_best=3)
-    assert together.lengths[1].tolist() == alone.lengths[0].tolist()
-    torch.testing.assert_close(together.log_p[1:], alone.log_p)
+    single = search_prefixes(logits[1:, :4], torch.tensor([4]), beam_size=4, num_best=3)
+    assert together.lengths[1].tolist() == single.lengths[0].tolist()
+    torch.testing.assert_close(together.log_p[1:], single.log_p)
 
 
 def reference(student, student_lengths, teacher, teacher_lengths, n_best):

@@ -193,6 +193,11 @@ def test_the_bucket_computed_by_hand():
     assert float(linear_kd_loss(student, P.log(), temperature=1.0)) == pytest.approx(0.092033, abs=1e-6)
 
 
+def kl(p, q):
+    """The divergence of two distributions, in nats."""
+    return float((p * np.log(p / q)).sum())
+
+
 def bucket_divergences(student, teacher, k, tau, beta=0.5):
     """KL, reverse KL and JSD over the k largest classes of the teacher and the rest, times tau², row by row."""
     results = []
@@ -201,7 +206,6 @@ def bucket_divergences(student, teacher, k, tau, beta=0.5):
         top = np.argsort(-z_t)[:k]
         q, p = (np.append(x[top], np.delete(x, top).sum())[: len(x)] for x in (q, p))
         m = beta * p + (1 - beta) * q
-        kl = lambda a, b: float((a * np.log(a / b)).sum())  # noqa: E731
         results.append((kl(p, q), kl(q, p), beta * kl(p, m) + (1 - beta) * kl(q, m)))
     return tau**2 * np.mean(results, axis=0)
 

@@ -67,6 +67,21 @@ def test_the_bucket_is_a_lower_bound_with_nearly_the_full_gradient():
         assert start.grad.isfinite().all()
 
 
+def test_a_small_bucket_has_its_gradient():
+    student = torch.tensor([[30.0, 0.0, -1.0]], dtype=torch.float32)  # a bucket below the rounding of float32
+    teacher = torch.tensor([[5.0, 1.0, 0.0]])
+    gradients = []
+    for dtype in (torch.float32, torch.float64):
+        logits = student.to(dtype, copy=True).requires_grad_()
+        gradients.append(torch.autograd.grad(word_kd_loss(logits, teacher.to(dtype), top_k=1), logits)[0].double())
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-8)
+    p = softmax(teacher.double().numpy())[0]
+    share = np.exp([0.0, -1.0]) / np.exp([0.0, -1.0]).sum()  # of the bucket, by the student
+    q = softmax(student.double().numpy())[0]
+    expected = q - np.concatenate([p[:1], p[1:].sum() * share])
+    np.testing.assert_allclose(gradients[1][0].numpy(), expected, rtol=1e-9)
+
+
 @pytest.mark.parametrize("loss", [WordKDLoss(temperature=2.0), WordKDLoss(top_k=2), WordKDLoss(rows="all")])
 def test_contract_of_losses(loss):
     check_loss(loss)
@@ -200,6 +215,7 @@ def test_samples_that_a_teacher_skips_count_for_nothing():
     ("settings", "message"),
     [({"rows": "both"}, "rows must be all, reference or hypothesis"), ({"top_k": 0}, "top_k at least 1"),
      ({"similarity": ["uriel"]}, "anchor must be one of the language pairs"),
+     ({"shuffle_seed": 0}, "anchor, sharpness and shuffle_seed need similarity"),
      ({"similarity": "uriel", "anchor": "cs-en"}, r"similarity must be a list of names, got 'uriel': write \[uriel\]"),
      ({"similarity": ["genes"], "anchor": "cs-en"}, "similarity must be of uriel, script, or sample, got 'genes'"),
      ({"catch_up": 0.0}, r"catch_up must be in \(0, inf\)"), ({"catch_up_by": "row"}, "catch_up_by must be pair or"),

@@ -28,13 +28,13 @@ def test_padding_and_what_is_missing_change_nothing(shared):
         torch.cat([frames, torch.full((3, 4, 5), 9.0)], dim=1), lengths,
         torch.cat([ids, torch.full((3, 2), 7)], dim=1), torch.cat([mask, torch.zeros(3, 2).long()], dim=1),
     )  # fmt: skip
-    alone = network(frames[1:2, :5], lengths[1:2], ids[2:, :2], mask[2:, :2])
+    single = network(frames[1:2, :5], lengths[1:2], ids[2:, :2], mask[2:, :2])
     for name in ("speech_embedding", "text_embedding"):
         torch.testing.assert_close(longer[name], outputs[name])
     torch.testing.assert_close(longer["speech_states"][:, :6], outputs["speech_states"])
     torch.testing.assert_close(longer["text_states"][:, :4], outputs["text_states"])
-    torch.testing.assert_close(alone["speech_embedding"][0], outputs["speech_embedding"][1])
-    torch.testing.assert_close(alone["text_embedding"][0], outputs["text_embedding"][2])
+    torch.testing.assert_close(single["speech_embedding"][0], outputs["speech_embedding"][1])
+    torch.testing.assert_close(single["text_embedding"][0], outputs["text_embedding"][2])
     assert not outputs["speech_embedding"][2].any()
     assert not outputs["text_embedding"][1].any()
     outputs["speech_embedding"].sum().backward()

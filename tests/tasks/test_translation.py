@@ -51,7 +51,7 @@ def make_source(root, **options):
     return ParallelText(**settings)
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*also stands in the training files")
+pytestmark = pytest.mark.filterwarnings("ignore:.*is also in the training files")
 
 
 def make_network(data, **options):

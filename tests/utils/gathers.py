@@ -86,6 +86,16 @@ def exchanges():
     )
 
 
+def rows_without_logits():
+    """Hidden states by row, of detached teachers too, without logits to count rows by."""
+    rank = dist.get_rank()
+    hidden = Outputs(by_row={"hidden": make_rows(rank, 4)}, extra={"head_weight": torch.ones(6, 4)})
+    gathered = gather_context(LossContext(student=hidden, target=torch.arange(SIZES[rank])))
+    assert torch.equal(gathered.student.by_row["hidden"], torch.cat([make_rows(other, 4) for other in range(2)]))
+    assert gathered.student.extra["head_weight"].shape == (6, 4)
+    assert gathered.target.tolist() == [0, 1, 2, 0, 1, 2, 3, 4]
+
+
 def banks():
     """CRD stores the samples of all processes, so that its banks are equal everywhere."""
     rank = dist.get_rank()
@@ -109,6 +119,7 @@ def main():
         gradients(dtype)
     numbering()
     exchanges()
+    rows_without_logits()
     banks()
 
 

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from limbeck.core.errors import LimbeckError
 from limbeck.data.split import Split
 
-__all__ = ["FrameNormalization", "InputNormalization", "NoNormalization", "Normalization", "NormalizedModel"]
+__all__ = [
+    "FrameNormalization", "InputNormalization", "NoNormalization", "Normalization", "NormalizeFrames",
+    "NormalizedModel",
+]  # fmt: skip
 
 
 class InputNormalization(Protocol):
@@ -165,3 +168,27 @@ class NormalizedModel(nn.Module):
 
     def forward(self, pixels: Tensor) -> Any:
         return self.network((pixels - self.mean) / self.std)
+
+
+@final
+class NormalizeFrames(nn.Module):
+    """A layer before a deployed network: normalizes frames ``[batch, frames, bands]``.
+
+    Args:
+        normalization: by band, or none.
+
+    >>> NormalizeFrames(FrameNormalization((0.5,), (0.25,)))(torch.ones(1, 1, 1))
+    tensor([[[2.]]])
+    >>> NormalizeFrames(NoNormalization())(torch.ones(1, 1, 1))
+    tensor([[[1.]]])
+    """
+
+    def __init__(self, normalization: InputNormalization) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(normalization.mean or (0.0,)))
+        self.register_buffer("std", torch.tensor(normalization.std or (1.0,)))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return (frames - self.mean) / self.std

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -13,9 +14,16 @@ from torch import Tensor
 from limbeck.core.errors import LimbeckError
 from limbeck.utils.io import require_regular_file
 
-__all__ = ["count_tokens", "read_text_lines"]
+__all__ = ["count_tokens", "find_text_file", "read_text_lines"]
 
+_SUFFIXES: Final = ("", ".gz")
 _MAX_BYTES: Final = 2**31
+
+
+def find_text_file(path: Path) -> Path | None:
+    """``path``, or ``path`` with the suffix ``.gz``, whichever is a file; ``None``: neither."""
+    candidates = (path.with_name(f"{path.name}{suffix}") for suffix in _SUFFIXES)
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
 def read_text_lines(path: Path) -> list[str]:
@@ -31,7 +39,7 @@ def read_text_lines(path: Path) -> list[str]:
         if len(content) > _MAX_BYTES:
             raise LimbeckError(f"{path} must be at most {_MAX_BYTES:,} bytes of text: split it")
         lines = content.decode("utf-8").split("\n")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise LimbeckError(f"{path} cannot be read ({error}): give UTF-8 text, one text a line") from error
     return [line.strip() for line in (lines[:-1] if lines[-1] == "" else lines)]
 

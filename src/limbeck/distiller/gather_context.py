@@ -35,10 +35,7 @@ def gather_context(context: LossContext) -> LossContext:
     if context.teacher is not None and shared_teacher is None:
         outputs_by_name["ensemble"] = context.teacher
     batch_size = _batch_size(list(outputs_by_name.values()))
-    shapes = [
-        [0 if outputs.logits is None else len(outputs.logits), outputs.valid is not None]
-        for outputs in outputs_by_name.values()
-    ]
+    shapes = [[_num_rows(outputs), outputs.valid is not None] for outputs in outputs_by_name.values()]
     device = next((t.device for outputs in outputs_by_name.values() for t in outputs.tensors()), None)
     all_sizes = gather_sizes([batch_size, *(int(size) for shape in shapes for size in shape)], device=device)
     batch_sizes, gathered_outputs = [sizes[0] for sizes in all_sizes], dict[str, Outputs]()
@@ -127,6 +124,12 @@ class _LazyGather(Mapping[str, Tensor]):
         return len(self._tensors)
 
 
+def _num_rows(outputs: Outputs) -> int:
+    """Rows of the logits, or of the tensors by row where there are no logits; 0 without either."""
+    rows = (outputs.logits, outputs.row_to_sample, *outputs.by_row.values())
+    return next((len(tensor) for tensor in rows if tensor is not None), 0)
+
+
 def _batch_size(all_outputs: list[Outputs]) -> int:
     """Local batch size, from a tensor with a batch axis, or from the rows."""
     for outputs in all_outputs:
@@ -137,6 +140,6 @@ def _batch_size(all_outputs: list[Outputs]) -> int:
     for outputs in all_outputs:
         if outputs.row_to_sample is not None and len(outputs.row_to_sample):
             sizes.append(int(outputs.row_to_sample.max()) + 1)
-        elif outputs.row_to_sample is None and outputs.logits is not None:
-            sizes.append(len(outputs.logits))
+        elif outputs.row_to_sample is None:
+            sizes.append(_num_rows(outputs))
     return max(sizes)

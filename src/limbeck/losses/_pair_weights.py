@@ -104,6 +104,8 @@ class PairWeights(nn.Module):
             raise LimbeckError(f"catch_up_by must be pair or sample, got {catch_up_by!r}")
         if isinstance(similarity, str):
             raise LimbeckError(f"similarity must be a list of names, got {similarity!r}: write [{similarity}]")
+        if not similarity and (anchor is not None or shuffle_seed is not None or sharpness != 1):
+            raise LimbeckError("anchor, sharpness and shuffle_seed need similarity: set it, or remove them")
         self.names, self.by_sample = tuple(class_names), "sample" in similarity
         self.catch_up, self.catch_up_by, self.sharpness = catch_up, catch_up_by, sharpness
         self.is_uniform = not similarity and catch_up is None

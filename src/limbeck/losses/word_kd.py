@@ -67,18 +67,18 @@ def word_kd_loss(
 
 def _bucket_kl_by_row(student: Tensor, teacher: Tensor, top_k: int) -> Tensor:
     """KL of the distributions over the teacher's ``top_k`` classes and the bucket of the others, ``[rows]``."""
-    top, classes = teacher.topk(top_k, dim=1)
-    lowest = torch.finfo(student.dtype).min
-    log_p = (top - teacher.logsumexp(dim=1, keepdim=True)).clamp(min=lowest)
-    log_q = (student.gather(1, classes) - student.logsumexp(dim=1, keepdim=True)).clamp(min=lowest)
-    log_p_rest, log_q_rest = _log_rest(log_p), _log_rest(log_q)
-    return kl_by_row(torch.cat([log_q, log_q_rest], dim=1), torch.cat([log_p, log_p_rest], dim=1))
+    classes = teacher.topk(top_k, dim=1).indices
+    log_q, log_p = (_bucket_log_softmax(logits, classes) for logits in (student, teacher))
+    return kl_by_row(log_q, log_p)
 
 
-def _log_rest(log_p: Tensor) -> Tensor:
-    """The logarithm of 1 − Σ exp(``log_p``), ``[rows, 1]``, at least that of the smallest step below 1."""
-    highest = -torch.finfo(log_p.dtype).eps
-    return torch.log1p(-log_p.logsumexp(dim=1, keepdim=True).clamp(max=highest).exp())
+def _bucket_log_softmax(logits: Tensor, classes: Tensor) -> Tensor:
+    """The logarithms of the probabilities of ``classes`` ``[rows, k]`` and of all others, ``[rows, k + 1]``."""
+    lowest = torch.finfo(logits.dtype).min
+    # The sum over the others, not 1 minus that of the classes, in which a small bucket would be lost.
+    rest = logits.scatter(1, classes, lowest).clamp(min=lowest).logsumexp(dim=1, keepdim=True)
+    log_total = logits.logsumexp(dim=1, keepdim=True)
+    return (torch.cat([logits.gather(1, classes), rest], dim=1) - log_total).clamp(min=lowest)
 
 
 @final

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,10 @@ from limbeck.data.sequence_store import SequenceStore
 from limbeck.data.sources.lookup import DataNotFoundError, candidate_folders
 from limbeck.data.sources.text_files import make_tokenizer
 from limbeck.data.split import Split
-from limbeck.data.text_lines import count_tokens, read_text_lines
+from limbeck.data.text_lines import count_tokens, find_text_file, read_text_lines
 
 __all__ = ["MultilingualSentences"]
 
-_SUFFIXES: Final = ("", ".gz")
 _SUBSET: Final = 31
 
 
@@ -41,8 +41,8 @@ class MultilingualSentences:
     A training sample is a sentence of one of ``languages`` with the sentence of ``source_language`` that it translates:
     ``input_ids`` and ``attention_mask``, ``source_input_ids`` and ``source_attention_mask``. A sample of validation and
     test is a sentence of any language. ``target`` is its language, by index in ``class_names``, and ``meaning``
-    ``[batch, 1]`` is the line number, equal for translations of each other. Sentences of validation and test that stand
-    in the training files are left out in all languages.
+    ``[batch, 1]`` is the line number, equal for translations of each other. Lines of validation and test with a
+    sentence that is also in the training files are left out in all languages, with a warning that says how many.
 
     Args:
         root: the folder, or one that contains it as ``name``; ``None``: ``name`` in the usual folders.
@@ -83,6 +83,13 @@ class MultilingualSentences:
             sentences = self._read(root, file)
             repeated = {s.meaning for s in sentences if (s.language, s.text) in known}
             held_out[kind] = [s for s in sentences if s.meaning not in repeated]
+            if repeated:
+                num_lines = len({s.meaning for s in sentences})
+                warnings.warn(
+                    f"{len(repeated):,} of the {num_lines:,} {kind} lines have a sentence that is also in the training "
+                    "files, and are left out",
+                    stacklevel=2,
+                )
         training = self._select(training, seed)
         encode, vocabulary = make_tokenizer(self.tokenizer, [s.text for s in training], min_count=self.min_count)
         ids = [encode(s.text)[: self.max_tokens] for s in training]
@@ -116,7 +123,7 @@ class MultilingualSentences:
             )
         folders, file = candidate_folders(self.root, *([self.name] if self.name else [])), self.train_file
         for folder in folders:
-            if _find_file(folder / f"{file}.{self.source_language}") is not None:
+            if find_text_file(folder / f"{file}.{self.source_language}") is not None:
                 return folder
         where = ", ".join(str(folder.resolve()) for folder in folders) or "$LIMBECK_DATA"
         raise DataNotFoundError(f"{file}.{self.source_language} must be in {where}, got none: set data.root")
@@ -126,7 +133,7 @@ class MultilingualSentences:
         paths = [root / f"{file}.{code}" for code in (self.source_language, *self.languages)]
         columns = []
         for path in paths:
-            if (found := _find_file(path)) is None:
+            if (found := find_text_file(path)) is None:
                 raise DataNotFoundError(f"{path} must be a text file, or one with the suffix .gz, got none")
             columns.append(read_text_lines(found))
         lengths = {path.name: len(lines) for path, lines in zip(paths, columns, strict=True)}
@@ -173,7 +180,3 @@ def _make_split(
     }
     store = SequenceStore(fields, masks={"input_ids": "attention_mask"})
     return Split.from_sequences(store, torch.tensor([s.language for s in sentences]), first_id=first_id)
-
-
-def _find_file(path: Path) -> Path | None:
-    return next((file for suffix in _SUFFIXES if (file := path.with_name(path.name + suffix)).is_file()), None)

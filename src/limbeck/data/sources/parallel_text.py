@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,12 +20,10 @@ from limbeck.data.sequence_store import SequenceStore
 from limbeck.data.sources.lookup import DataNotFoundError, candidate_folders
 from limbeck.data.split import UNLABELED, Split
 from limbeck.data.subwords import Subwords, make_subwords, normalize_text
-from limbeck.utils.io import require_regular_file
+from limbeck.data.text_lines import find_text_file, read_text_lines
 
 __all__ = ["ParallelText"]
 
-_SUFFIXES: Final = ("", ".gz")
-_MAX_BYTES: Final = 2**31
 _SUBSET, _LABELS = 21, 22
 _PADDING: Final = -100
 _EMPTY: Final = torch.empty(0, dtype=torch.long)
@@ -49,7 +46,7 @@ class ParallelText:
     with −100 in padding, ``target_length`` (−1: no translation), ``pair`` ``[batch, 1]``, the index of the language
     pair in ``class_names``, and in validation and test ``reference``, the UTF-8 bytes of the translation.
 
-    Sentence pairs of validation and test whose source or target also stands in the training files of that side are left
+    Sentence pairs of validation and test whose source or target is also in the training files of that side are left
     out, with a warning that says how many. Training pairs longer than ``max_tokens`` are left out as well; longer
     sources of validation and test are cut. Where the targets are of several languages, a source begins with a token
     such as ``<2de>`` (Johnson et al., 2017, https://arxiv.org/abs/1611.04558).
@@ -154,7 +151,7 @@ class ParallelText:
         inside, language = next(iter(self.folders.get(pair, [""]))), pair.split("-")[0]
         folders = candidate_folders(self.root, *([self.name] if self.name else []))
         for folder in folders:
-            if _find_file(folder / inside / f"{self.train_file}.{language}") is not None:
+            if find_text_file(folder / inside / f"{self.train_file}.{language}") is not None:
                 return folder
         where = ", ".join(str((folder / inside).resolve()) for folder in folders) or "$LIMBECK_DATA"
         raise DataNotFoundError(f"{self.train_file}.{language} must be in {where}, got none: set data.root")
@@ -178,7 +175,7 @@ class ParallelText:
     def _without_training_sentences(
         self, held_out: Mapping[str, list[_Pair]], training: Sequence[_Pair]
     ) -> dict[str, list[_Pair]]:
-        """``held_out`` without pairs of which a side stands in training; a warning says how many they are."""
+        """``held_out`` without pairs of which a side is in training; a warning says how many they are."""
         sources, targets = {(s.pair, s.source) for s in training}, {(s.pair, s.target) for s in training}
         kept = dict[str, list[_Pair]]()
         for kind, samples in held_out.items():
@@ -187,8 +184,8 @@ class ParallelText:
             for pair, count in sorted(removed.items()):
                 total = sum(s.pair == pair for s in samples)
                 warnings.warn(
-                    f"{count:,} of the {total:,} {kind} pairs of {self.pairs[pair]} have a sentence that also stands "
-                    "in the training files, and are left out",
+                    f"{count:,} of the {total:,} {kind} pairs of {self.pairs[pair]} have a sentence that is also in "
+                    "the training files, and are left out",
                     stacklevel=3,
                 )
         return kept
@@ -327,22 +324,9 @@ def _make_split(store: SequenceStore, samples: Sequence[_Pair], first_id: int) -
     return Split.from_sequences(store, pairs, first_id=first_id)
 
 
-def _find_file(path: Path) -> Path | None:
-    candidates = (path.with_name(f"{path.name}{suffix}") for suffix in _SUFFIXES)
-    return next((candidate for candidate in candidates if candidate.is_file()), None)
-
-
 def _read_lines(path: Path) -> list[str]:
     """The normalized lines of the file ``path``, or of ``path.gz``."""
-    file = _find_file(path)
+    file = find_text_file(path)
     if file is None:
         raise DataNotFoundError(f"{path} must be a text file, or one with the suffix .gz, got none: correct data.pairs")
-    try:
-        with gzip.open(require_regular_file(file)) if file.suffix == ".gz" else file.open("rb") as stream:
-            content = stream.read(_MAX_BYTES + 1)
-        if len(content) > _MAX_BYTES:
-            raise LimbeckError(f"{file} must be at most {_MAX_BYTES:,} bytes of text: split it")
-        lines = content.decode("utf-8").split("\n")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise LimbeckError(f"{file} cannot be read ({error}): give UTF-8 text, one sentence a line") from error
-    return [normalize_text(line) for line in (lines[:-1] if lines[-1] == "" else lines)]
+    return [normalize_text(line) for line in read_text_lines(file)]

@@ -34,7 +34,7 @@ _VALIDATION, _TEST = 5, 6  # the purposes of `make_splits`
 
 
 class _Row(NamedTuple):
-    """A row of the table: what is said, in which language, in which file, and its transcript."""
+    """A row of the table: the key of its meaning, the language, the file of the clip, and its transcript."""
 
     key: str
     language: str
@@ -72,7 +72,8 @@ class SpeechTextPairs:
         max_tokens: longer texts are cut.
         max_seconds: longer clips are left out.
         min_frames_per_token: clips with fewer frames of 10 ms for each character of their transcript are left out,
-            since CTC with frames of this stride could not emit it. Often the transcript is not what is said.
+            since CTC with frames of this stride could not emit it. Often such a transcript does not match the
+            recording.
         mels: number of mel bands; a frame is 10 ms.
         num_labeled: number of training pairs, evenly by language; the others have no target; ``None``: all.
         num_samples: number of training samples; ``None``: all.

@@ -39,7 +39,7 @@ class PerSample:
 
     Args:
         score: ``entropy`` of the teacher's softmax, normalized; ``confidence``, by its largest probability; or the
-            name of a quality in 0..1 by row, such as brightness, in the ``extra`` tensors of the student's outputs.
+            name of a quality in 0..1, such as brightness, in ``by_row`` or ``by_sample`` of the student's outputs.
         confident: temperature at uncertainty 0, or quality 1.
         uncertain: temperature at uncertainty 1, or quality 0.
     """

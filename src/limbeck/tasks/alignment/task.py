@@ -14,7 +14,7 @@ from limbeck.core.metric_spec import MetricSpec
 from limbeck.core.outputs import Outputs
 from limbeck.core.task import Example, ModelInputs, Scores
 from limbeck.data.module import DataModule
-from limbeck.data.normalization import InputNormalization
+from limbeck.data.normalization import InputNormalization, NormalizeFrames
 from limbeck.losses._alignment import normalize_rows
 from limbeck.losses._ops import IGNORE_INDEX
 from limbeck.tasks.alignment.batch import label_texts, read_texts, require_fields
@@ -206,18 +206,13 @@ class SpeechTextEmbedder(nn.Module):
 
     def __init__(self, network: nn.Module, normalization: InputNormalization) -> None:
         super().__init__()
-        self.network = network
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(normalization.mean or (0.0,)))
-        self.register_buffer("std", torch.tensor(normalization.std or (1.0,)))
+        self.network, self.normalize = network, NormalizeFrames(normalization)
 
     def forward(
         self, input: Tensor, input_length: Tensor, input_ids: Tensor, attention_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        frames = (input - self.mean) / self.std
         outputs = self.network(
-            input=frames, input_length=input_length, input_ids=input_ids, attention_mask=attention_mask
+            input=self.normalize(input), input_length=input_length, input_ids=input_ids, attention_mask=attention_mask
         )
         tensors = _name_outputs(outputs, self.network, len(input_ids))
         if missing := [side for side in _SIDES if f"{side}_embedding" not in tensors]:

@@ -13,7 +13,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.metric_spec import MetricSpec
 from limbeck.core.outputs import Outputs
 from limbeck.core.task import Example, ModelInputs, Panel, Scores, reduce_statistics
-from limbeck.data.normalization import InputNormalization
+from limbeck.data.normalization import InputNormalization, NormalizeFrames
 from limbeck.losses._ops import IGNORE_INDEX
 from limbeck.losses.temperature import Range
 from limbeck.tasks.alignment.batch import require_fields
@@ -217,17 +217,13 @@ class ForcedTranslator(nn.Module):
 
     def __init__(self, network: nn.Module, normalization: InputNormalization) -> None:
         super().__init__()
-        self.network = network
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(normalization.mean or (0.0,)))
-        self.register_buffer("std", torch.tensor(normalization.std or (1.0,)))
+        self.network, self.normalize = network, NormalizeFrames(normalization)
 
     def forward(
         self, input: Tensor, input_length: Tensor, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor
     ) -> Tensor:
         output = self.network(
-            input=(input - self.mean) / self.std, input_length=input_length, input_ids=input_ids,
+            input=self.normalize(input), input_length=input_length, input_ids=input_ids,
             attention_mask=attention_mask, decoder_input_ids=decoder_input_ids,
         )  # fmt: skip
         logits = find_logits(output)

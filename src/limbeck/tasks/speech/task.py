@@ -14,7 +14,7 @@ from limbeck.core.metric_spec import MetricSpec
 from limbeck.core.outputs import Outputs
 from limbeck.core.task import Example, ModelInputs, Scores, reduce_statistics
 from limbeck.data.module import DataModule, iterate_batches
-from limbeck.data.normalization import InputNormalization
+from limbeck.data.normalization import InputNormalization, NormalizeFrames
 from limbeck.evaluation.checks import model_device, move_to_device
 from limbeck.losses.ctc import ctc_loss
 from limbeck.losses.temperature import Range
@@ -235,14 +235,10 @@ class NormalizedFrames(nn.Module):
 
     def __init__(self, network: nn.Module, normalization: InputNormalization) -> None:
         super().__init__()
-        self.network = network
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(normalization.mean or (0.0,)))
-        self.register_buffer("std", torch.tensor(normalization.std or (1.0,)))
+        self.network, self.normalize = network, NormalizeFrames(normalization)
 
     def forward(self, frames: Tensor, lengths: Tensor) -> Any:
-        return self.network((frames - self.mean) / self.std, lengths)
+        return self.network(self.normalize(frames), lengths)
 
 
 def _resample(logits: Tensor, lengths: Tensor, stride: int, grid_stride: int, num_rows: int, blank: int) -> Tensor:

@@ -17,7 +17,7 @@ __all__ = ["decode", "encode"]
 
 def encode(outputs: Outputs, batch: Any) -> dict[str, Tensor]:
     """The logits by sample, with the teacher's own translations."""
-    logits, lengths = outputs.by_sample[rows.TOKEN_LOGITS], rows.get_target(batch).lengths
+    logits, lengths = outputs.by_sample[rows.LOGITS], rows.get_target(batch).lengths
     own = rows.find_hypothesis(outputs.by_sample)
     if own is None:
         return {"logits": logits, "length": lengths}
@@ -32,7 +32,7 @@ def encode(outputs: Outputs, batch: Any) -> dict[str, Tensor]:
 def decode(stored: Mapping[str, Tensor], batch: Any) -> Outputs:
     """The outputs again, with the rows of this batch."""
     target, hypothesis = rows.get_target(batch), rows.find_hypothesis(batch)
-    by_sample = {rows.TOKEN_LOGITS: stored["logits"]}
+    by_sample = {rows.LOGITS: stored["logits"]}
     if rows.HYPOTHESIS in stored:
         tokens, lengths = stored[rows.HYPOTHESIS], stored[rows.HYPOTHESIS_LENGTH]
         position = torch.arange(int(lengths.max()) if len(lengths) else 0, device=tokens.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +25,25 @@ from limbeck.tasks.translation.rows import (
 __all__ = ["decode_sentences", "encode_source", "merge_hypotheses", "require_own_hypotheses", "search_hypotheses"]
 
 
+@runtime_checkable
+class DecodesFromMemory(Protocol):
+    """A network whose source is encoded once for several targets."""
+
+    def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The encoded source ``[batch, source tokens, width]``."""
+
+    def decode(self, decoder_input_ids: Tensor, memory: Tensor, attention_mask: Tensor) -> Tensor:
+        """The logits ``[batch, target tokens, vocabulary]``."""
+
+    def start_from_memory(self, memory: Tensor, attention_mask: Tensor) -> Any:
+        """The state before the first target token of :func:`~limbeck.models.beam_search.beam_search`."""
+
+
 def encode_source(network: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor | None:
     """The encoded source ``[batch, source tokens, width]`` of a network that can decode from it, else ``None``."""
-    if not all(hasattr(network, name) for name in ("encode", "decode", "start_from_memory")):
+    if not isinstance(network, DecodesFromMemory):
         return None
-    memory: Tensor = network.encode(inputs["input_ids"], inputs["attention_mask"])  # type: ignore[operator]
-    return memory
+    return network.encode(inputs["input_ids"], inputs["attention_mask"])
 
 
 def decode_sentences(
@@ -53,10 +66,10 @@ def decode_sentences(
     source = {
         name: inputs[name] if samples is None else inputs[name][samples] for name in ("input_ids", "attention_mask")
     }
-    if memory is None:
+    if memory is None or not isinstance(network, DecodesFromMemory):
         return call_network(network, {**source, "decoder_input_ids": decoder_input_ids}, vocab_size)
     memory = memory if samples is None else memory[samples]
-    output = network.decode(decoder_input_ids, memory, source["attention_mask"])  # type: ignore[operator]
+    output = network.decode(decoder_input_ids, memory, source["attention_mask"])
     return check_logits(output, network, decoder_input_ids.shape, vocab_size)
 
 

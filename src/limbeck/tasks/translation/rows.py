@@ -19,14 +19,14 @@ from limbeck.models.beam_search import PADDING
 from limbeck.utils.logits import find_logits
 
 __all__ = [
-    "HYPOTHESIS", "HYPOTHESIS_LENGTH", "TOKEN_LOGITS", "Sentences", "call_network", "check_logits", "covered_samples",
+    "HYPOTHESIS", "HYPOTHESIS_LENGTH", "LOGITS", "Sentences", "call_network", "check_logits", "covered_samples",
     "find_hypothesis", "get_target", "join_rows", "pack", "select_rows", "shift_right",
 ]  # fmt: skip
 
 HYPOTHESIS: Final = "hypothesis"
 """Tokens of a teacher's translations, in batches and in its outputs by sample."""
 HYPOTHESIS_LENGTH: Final = "hypothesis_length"
-TOKEN_LOGITS: Final = "token_logits"  # noqa: S105
+LOGITS: Final = "token_logits"
 """Logits by sample in the outputs of a teacher."""
 _SOURCE: Final = ("input_ids", "attention_mask", HYPOTHESIS_LENGTH)
 

@@ -138,7 +138,7 @@ class Translation:
             by_sample = self._logits_by_sample(network, batch)
         else:
             by_sample = self._covered_logits(network, batch, covered)
-        logits = rows.select_rows(by_sample[rows.TOKEN_LOGITS], target, hypothesis)
+        logits = rows.select_rows(by_sample[rows.LOGITS], target, hypothesis)
         by_sample = {} if torch.is_grad_enabled() else by_sample
         return rows.join_rows(logits, batch, by_sample=by_sample, valid=covered)
 
@@ -253,7 +253,7 @@ class Translation:
         """The logits of each sample, with the network's own translations where they are wanted."""
         inputs, target = self.model_inputs(batch).kwargs, rows.get_target(batch)
         if not self._has_hypotheses(batch):
-            return {rows.TOKEN_LOGITS: rows.call_network(network, inputs, self.vocab_size)}
+            return {rows.LOGITS: rows.call_network(network, inputs, self.vocab_size)}
         memory = encode_source(network, inputs)
         if rows.HYPOTHESIS in batch:
             own = {name: batch[name] for name in (rows.HYPOTHESIS, rows.HYPOTHESIS_LENGTH)}
@@ -263,7 +263,7 @@ class Translation:
         hypothesis = rows.find_hypothesis(own)
         assert hypothesis is not None
         logits = [self._decode(network, inputs, memory, sentences) for sentences in (target, hypothesis)]
-        return {rows.TOKEN_LOGITS: rows.pack(logits[0], target, logits[1], hypothesis), **own}
+        return {rows.LOGITS: rows.pack(logits[0], target, logits[1], hypothesis), **own}
 
     def _has_hypotheses(self, batch: Any) -> bool:
         """Whether the logits by sample of a network are also those of translations."""
@@ -303,14 +303,14 @@ class Translation:
             return self._logits_by_sample(network, batch)
         if bool(covered.any()):
             part = self._logits_by_sample(network, select_samples(batch, covered.cpu().numpy()))
-            longest = max(longest, part[rows.TOKEN_LOGITS].shape[1])
+            longest = max(longest, part[rows.LOGITS].shape[1])
         else:
-            part = {rows.TOKEN_LOGITS: torch.zeros(0, longest, self.vocab_size, device=covered.device)}
+            part = {rows.LOGITS: torch.zeros(0, longest, self.vocab_size, device=covered.device)}
             if self._has_hypotheses(batch):
                 none = torch.zeros(0, 1, dtype=torch.long, device=covered.device)
                 part |= {rows.HYPOTHESIS: none, rows.HYPOTHESIS_LENGTH: none[:, 0]}
-        logits = part[rows.TOKEN_LOGITS]
-        part[rows.TOKEN_LOGITS] = F.pad(logits, (0, 0, 0, longest - logits.shape[1]))
+        logits = part[rows.LOGITS]
+        part[rows.LOGITS] = F.pad(logits, (0, 0, 0, longest - logits.shape[1]))
         spread = dict[str, Tensor]()
         for name, tensor in part.items():
             spread[name] = tensor.new_zeros(len(covered), *tensor.shape[1:])
