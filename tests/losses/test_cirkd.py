@@ -20,6 +20,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.loss_context import LossContext
 from limbeck.core.outputs import Outputs
 from limbeck.losses import CIRKDLoss, cirkd_loss, cirkd_memory_loss
+from limbeck.losses import _relations as relations
 from limbeck.losses._class_memory import ClassMemory, rank_in_group, sample_in_groups
 from limbeck.testing import check_loss, make_context
 
@@ -295,3 +296,20 @@ def test_it_describes_its_settings_and_memories():
     text = str(prepared(make_masked_context()))
     assert "layer='mid', temperature=0.1, patch_size=1, batch_weight=1, pixel_weight=0.1, region_weight=0.1" in text
     assert "classes=5, size=40, width=6" in text
+
+
+@pytest.mark.parametrize("block", [1, 7, 2**18])
+def test_relations_in_blocks_have_the_value_and_the_gradient_of_all_pairs(monkeypatch, block):
+    monkeypatch.setitem(relations._BLOCK_ELEMENTS, "cpu", block)
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(n, 3, dtype=torch.float64, generator=generator) for n in (5, 4, 5, 4)]
+    student = [tensor.requires_grad_() for tensor in tensors[:2]]
+    value = relations.relation_kl(*tensors, 0.3)
+    rows_s, set_s, rows_t, set_t = tensors
+    log_q, log_p = ((a @ b.T / 0.3).log_softmax(dim=1) for a, b in ((rows_s, set_s), (rows_t, set_t)))
+    expected = (log_p.exp() * (log_p - log_q)).sum()
+    torch.testing.assert_close(value, expected)
+    gradients, by_autograd = (torch.autograd.grad(2 * x, student) for x in (value, expected))
+    torch.testing.assert_close(gradients, by_autograd)
+    with torch.no_grad():
+        assert torch.equal(relations.relation_kl(*tensors, 0.3), value)

@@ -68,6 +68,7 @@ from limbeck.losses.rkd import RKDAngleLoss, RKDDistanceLoss, rkd_angle_loss, rk
 from limbeck.losses.seq_kd import SeqKDLoss, seq_kd_loss
 from limbeck.losses.simkd import SimKDLoss, simkd_loss
 from limbeck.losses.skd import SKDLoss, skd_loss
+from limbeck.losses.skd_holistic import SKDHolisticLoss, skd_holistic_loss
 from limbeck.losses.sp import SPLoss, sp_loss
 from limbeck.losses.state_matching import StateMatchingLoss, state_matching_loss
 from limbeck.losses.supcon import SupConLoss, supcon_loss
@@ -134,6 +135,7 @@ __all__ = [
     "RKDDistanceLoss",
     "ReverseKLLoss",
     "ReviewKDLoss",
+    "SKDHolisticLoss",
     "SKDLoss",
     "SPLoss",
     "SeqKDLoss",
@@ -211,6 +213,7 @@ __all__ = [
     "rkd_distance_loss",
     "seq_kd_loss",
     "simkd_loss",
+    "skd_holistic_loss",
     "skd_loss",
     "sp_loss",
     "state_matching_loss",

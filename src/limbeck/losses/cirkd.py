@@ -44,6 +44,7 @@ from limbeck.losses._features import (
 )
 from limbeck.losses._masks import require_mask, resize_mask
 from limbeck.losses._ops import require_interval, require_same_shape, upcast
+from limbeck.losses._relations import relation_kl
 
 _PIXELS_STORED: Final = 16
 """Pixels of each class and image that are stored in one step, as published."""
@@ -53,7 +54,7 @@ def cirkd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 0.1, pa
     """Mean over pairs of images and pixels of KL(teacher ‖ student) between softmaxed cosines to the other's pixels.
 
     Shapes: ``[batch, channels, height, width]`` each; channels and sizes may differ, the larger map is average-pooled
-    to the smaller, then patches of ``patch_size``² pixels are averaged. Memory grows with (batch · pixels)². In nats.
+    to the smaller, then patches of ``patch_size``² pixels are averaged. In nats.
 
     >>> student = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]])  # cosines (1, 0) and (0, 1)
     >>> cirkd_loss(student, torch.ones(1, 3, 1, 2), temperature=1.0)  # −½ ln(4 · 0.7311 · 0.2689)
@@ -62,12 +63,13 @@ def cirkd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 0.1, pa
     require_maps(student, teacher, method="cross-image distillation")
     student, teacher = match_size(upcast(student), upcast(teacher).detach())
     student, teacher = (unit_pixels(pool_patches(maps, patch_size)) for maps in (student, teacher))
-    # One image after the other: of each, only the relations of both networks are kept for the backward pass.
+    student_rows, teacher_rows = (pixels.flatten(0, 1) for pixels in (student, teacher))
+    # Every pixel of the batch, to the pixels of one image after the other.
     losses = [
-        _relation_loss(anchor_s @ student.mT, anchor_t @ teacher.mT, temperature)
-        for anchor_s, anchor_t in zip(student, teacher, strict=True)
+        relation_kl(student_rows, set_s, teacher_rows, set_t, temperature)
+        for set_s, set_t in zip(student, teacher, strict=True)
     ]
-    return torch.stack(losses).mean() if losses else student.sum()
+    return torch.stack(losses).sum() / (len(losses) * len(student_rows)) if len(student_rows) else student.sum()
 
 
 def cirkd_memory_loss(student: Tensor, teacher: Tensor, memory: Tensor, *, temperature: float = 0.1) -> Tensor:
@@ -83,7 +85,7 @@ def cirkd_memory_loss(student: Tensor, teacher: Tensor, memory: Tensor, *, tempe
     require_same_shape(student, teacher, name="embeddings", hint="project the student's to the teacher's width")
     student = upcast(student)
     teacher, memory = teacher.detach().to(student), memory.detach().to(student)
-    return _relation_loss(student @ memory.T, teacher @ memory.T, temperature)
+    return relation_kl(student, memory, teacher, memory, temperature) / max(len(student), 1)
 
 
 @final
@@ -212,9 +214,3 @@ class CIRKDLoss(nn.Module, Loss):
             groups, inverse = torch.unique(images * num_classes + classes, return_inverse=True)
             sums = rows.new_zeros(len(groups), rows.shape[1]).index_add(0, inverse, rows)
             self.region_memory.add(F.normalize(sums, dim=1), groups % num_classes)
-
-
-def _relation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Mean over the leading axes of KL(teacher ‖ student) of the softmax of cosines over the last axis."""
-    log_q, log_p = (F.log_softmax(cosines / temperature, dim=-1) for cosines in (student, teacher))
-    return F.kl_div(log_q, log_p, reduction="sum", log_target=True) / max(log_q.shape[:-1].numel(), 1)
