@@ -133,7 +133,7 @@ def test_the_deployed_network_takes_its_inputs_in_order():
     torch.testing.assert_close(
         deployed(batch["input_ids"], batch["attention_mask"]), TASK.outputs(network, batch).logits
     )
-    args, kwargs = TASK.model_inputs(batch)
+    args, kwargs, _ = TASK.model_inputs(batch)
     assert (args, list(kwargs)) == ((), list(TASK.input_axes))
     assert isinstance(TASK, DeployableTask)
 

@@ -42,7 +42,7 @@ def test_the_recipe_runs_its_first_steps(tmp_path):
     assert [row["class"] for row in model["test"]["per_class"]][:1] == ["cs-en"]
     assert record["export"]["onnx"]["max_abs_difference"] < 1e-4
     cache = record["cache"]["teacher"]
-    assert cache["misses"] > 0
+    assert 0 < cache["misses"] <= cache["num_outputs"]  # once each, whatever the padding of their batch
     assert cache["hits"] >= cache["misses"]  # the second query of each step
 
 

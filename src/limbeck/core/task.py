@@ -52,10 +52,17 @@ class Scores(NamedTuple):
 
 
 class ModelInputs(NamedTuple):
-    """How a network is called: ``network(*args, **kwargs)``."""
+    """How a network is called: ``network(*args, **kwargs)``.
+
+    Attributes:
+        masks: of ``kwargs`` whose padding is not that of ``attention_mask`` or ``input_length`` of the batch:
+            ``[batch, positions]`` booleans by name, false in the padding. A cache of teacher outputs finds by them
+            whether an input is the same in a batch with another padding.
+    """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any] = {}
+    masks: Mapping[str, Tensor] = {}
 
 
 class Panel(NamedTuple):

@@ -15,6 +15,7 @@ from limbeck.core.task import DeployableTask, Example, ModelInputs, Panel
 from limbeck.data.split import UNLABELED
 from limbeck.teachers.cache.cache_config import CacheConfig
 from limbeck.teachers.cache.codec import decode_outputs, encode_outputs
+from limbeck.teachers.cache.indexing import InputChecksums
 from limbeck.teachers.cache.layout import RecordLayout
 from limbeck.testing.task_case import TaskCase, is_close, same_leaves
 from limbeck.utils.eval_mode import eval_mode
@@ -54,13 +55,22 @@ def _check_cache(case: TaskCase) -> None:
         "encode_outputs must not depend on targets, and it does: store whole maps, and select rows in decode_outputs"
     )
     layout = RecordLayout.from_tensors(tensors, CacheConfig(dtype="float32"))
-    records = layout.pack(tensors)
-    for indices in (list(range(n)), [n - 1, 0], [0]):
+    records, checksums = layout.pack(tensors), _input_checksums(case, list(range(n)))
+    for indices in (list(range(n)), [n - 1, 0], *([index] for index in range(n))):
         batch = case.batch(indices)
+        assert _input_checksums(case, indices).match(checksums.values[indices]).all(), (
+            "inputs of a sample must be the same in each batch apart from padding, and are not: give the padding as "
+            "masks of ModelInputs"
+        )
         with eval_mode(case.network):
             expected = outputs if len(indices) == n else task.outputs(case.network, batch)
         stored = layout.unpack(records.select(torch.tensor(indices).numpy()))
         _compare_outputs(decode_outputs(stored, batch, task), expected, num_samples=len(indices))
+
+
+def _input_checksums(case: TaskCase, indices: list[int]) -> InputChecksums:
+    batch = case.batch(indices)
+    return InputChecksums(_task(case).model_inputs(batch), batch)
 
 
 def _encode(case: TaskCase, batch: Any) -> tuple[dict[str, Tensor], Outputs]:

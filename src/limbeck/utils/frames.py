@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["average_frames", "frame_stride", "mask_frames"]
+__all__ = ["average_frames", "frame_stride", "length_mask", "mask_frames"]
 
 
 def frame_stride(num_inputs: int, num_frames: int) -> int | None:
@@ -19,6 +19,16 @@ def frame_stride(num_inputs: int, num_frames: int) -> int | None:
     quotient = num_inputs / max(num_frames, 1)
     strides = (max(1, round(quotient)), math.ceil(quotient))
     return next((stride for stride in strides if stride and -(-num_inputs // stride) == num_frames), None)
+
+
+def length_mask(lengths: Tensor, padded: Tensor) -> Tensor:
+    """Which positions of ``padded`` ``[batch, positions, ...]`` are before ``lengths`` ``[batch]``, as booleans.
+
+    >>> length_mask(torch.tensor([2, 0]), torch.zeros(2, 3))
+    tensor([[ True,  True, False],
+            [False, False, False]])
+    """
+    return torch.arange(padded.shape[1], device=padded.device) < lengths.to(padded.device)[:, None]
 
 
 def mask_frames(input_mask: Tensor, num_frames: int) -> Tensor | None:

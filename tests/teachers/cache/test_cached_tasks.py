@@ -11,8 +11,22 @@ from torch.nn.utils.rnn import pad_sequence
 
 import limbeck
 from limbeck.losses import CTCLoss, KDLoss
-from limbeck.models import conv_ctc, text_encoder, unet
-from limbeck.tasks import Segmentation, SpeechCTC, TextClassification
+from limbeck.models import (
+    conv_ctc,
+    seq2seq_transformer,
+    speech_text_encoder,
+    speech_text_translator,
+    text_encoder,
+    unet,
+)
+from limbeck.tasks import (
+    Segmentation,
+    SpeechCTC,
+    SpeechTextAlignment,
+    SpeechTextTranslation,
+    TextClassification,
+    Translation,
+)
 from limbeck.teachers import CacheConfig, CachedTeacher, FrozenTeacher
 
 FULL = CacheConfig(dtype="float32")
@@ -58,6 +72,21 @@ def text(indices):
     lengths = torch.tensor([len(row) for row in tokens])
     mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
     return {"input_ids": ids, "attention_mask": mask, "target": torch.tensor(indices) % 3}
+
+
+def sentences(indices):
+    """Sources and targets, of which some batches pad both to the same length."""
+    targets = [torch.randint(2, 50, (1 + 2 * index % 7,), generator=seeded(index)) for index in indices]
+    return {**text(indices), "target": pad_sequence(targets, batch_first=True, padding_value=-100)}
+
+
+def clips_with_texts(indices):
+    clips = speech(indices)
+    return {**text(indices), "input": clips["input"], "input_length": clips["input_length"]}
+
+
+def translated_clips(indices):
+    return {**clips_with_texts(indices), "target": sentences(indices)["target"]}
 
 
 def images(indices):
@@ -111,6 +140,25 @@ CASES = {
         TextClassification(classes=3),
         lambda: text_encoder(width=8, depth=1, num_heads=2, classes=3, vocab_size=50),
     ),
+    "translation": (
+        sentences,
+        Translation(vocab_size=50),
+        lambda: seq2seq_transformer(width=8, depth=1, num_heads=2, vocab_size=50),
+    ),
+    "alignment": (
+        clips_with_texts,
+        SpeechTextAlignment(classes=3),
+        lambda: speech_text_encoder(
+            embedding_dim=4, speech_width=8, speech_depth=1, text_width=8, num_heads=2, mels=4, vocab_size=50
+        ),
+    ),
+    "speech translation": (
+        translated_clips,
+        SpeechTextTranslation(vocab_size=50),
+        lambda: speech_text_translator(
+            side="speech", width=8, depth=1, decoder_depth=1, num_heads=2, speech_width=8, mels=4, vocab_size=50
+        ),
+    ),
     "segmentation": (images, Segmentation(classes=3), lambda: unet(classes=3, channels=3, width=4)),
     "nested": (nested, TwoInputs(), TwoInputNetwork),
 }
@@ -123,6 +171,7 @@ def make_network(build):
 
 def assert_equal(a, b):
     tensors = [(x, y) for x, y in zip(a.tensors(), b.tensors(), strict=True)]
+    tensors += [(a.by_sample[name], y) for name, y in b.by_sample.items() if name.endswith("_embedding")]
     assert tensors
     for x, y in tensors:
         torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)

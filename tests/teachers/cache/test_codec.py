@@ -12,6 +12,7 @@ from hypothesis import strategies as some
 
 import limbeck
 from limbeck.core.outputs import Outputs
+from limbeck.core.task import ModelInputs
 from limbeck.tasks import SpeechCTC
 from limbeck.teachers import CacheConfig
 from limbeck.teachers.cache.codec import decode_outputs, encode_outputs
@@ -312,6 +313,25 @@ def test_checksums_do_not_depend_on_padding():
     a, b = {"input_length": lengths[1:]}, {"input_length": lengths[1:]}
     assert all(same([frames[1:], lengths[1:]], [frames[1:, :4], lengths[1:]], a=a, b=b))
     assert same([frames[1:], lengths[1:]], [frames[1:] + 1, lengths[1:]], a=a, b=b) == [False, False]
+
+
+def test_each_input_has_its_own_padding():
+    tokens, words = torch.randint(1, 99, (2, 9)), torch.randint(1, 99, (2, 5))
+    is_token, is_word = torch.arange(9) < torch.tensor([[5], [9]]), torch.arange(5) < torch.tensor([[3], [5]])
+
+    def checksums(num_samples, num_tokens, num_words, *, fill=7):
+        inputs = {
+            "tokens": tokens.where(is_token, fill)[:num_samples, :num_tokens],
+            "words": words.where(is_word, fill)[:num_samples, :num_words],
+        }
+        batch = {"attention_mask": is_token[:num_samples, :num_tokens]}
+        return InputChecksums(ModelInputs((), inputs, {"words": is_word[:num_samples, :num_words]}), batch)
+
+    both = checksums(2, 9, 5)
+    for other in (checksums(1, 5, 5), checksums(1, 5, 3), checksums(1, 9, 3), checksums(1, 6, 4, fill=8)):
+        assert both.match(other.values.repeat(2, 0)).tolist() == [True, False]
+    # Without a mask of its own, padding of the words counts.
+    assert same([words[:1, :3]], [words[:1, :5]]) == [False]
 
 
 def test_inputs_of_any_nesting_have_checksums():

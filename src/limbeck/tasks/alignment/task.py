@@ -23,7 +23,7 @@ from limbeck.tasks.alignment.codec import decode_alignment, encode_alignment
 from limbeck.tasks.alignment.metrics import MEAN_RANK, METRICS, R1, RetrievalMetrics, retrieval_values
 from limbeck.tasks.alignment.report import alignment_examples
 from limbeck.utils.batch_fields import get_sample_ids
-from limbeck.utils.frames import frame_stride
+from limbeck.utils.frames import frame_stride, length_mask
 
 __all__ = ["SpeechTextAlignment"]
 
@@ -122,9 +122,7 @@ class SpeechTextAlignment:
 
     def input_mask(self, batch: Any) -> Tensor:
         """Which input frames are valid, ``[batch, frames]``; hidden features are those of speech."""
-        frames, lengths = batch["input"], batch["input_length"].to(batch["input"].device)
-        mask: Tensor = torch.arange(frames.shape[1], device=frames.device) < lengths[:, None]
-        return mask
+        return length_mask(batch["input_length"], batch["input"])
 
     def check_data(self, network: nn.Module, data: Any) -> None:
         """Refuse transcripts of the training split that are too long for the CTC frames of ``network``."""
@@ -174,7 +172,7 @@ class SpeechTextAlignment:
     def model_inputs(self, batch: Any) -> ModelInputs:
         """Frames, their number, token ids and their mask, by keyword."""
         require_fields(batch)
-        return ModelInputs((), {name: batch[name] for name in self.input_axes})
+        return ModelInputs((), {name: batch[name] for name in self.input_axes}, {"input": self.input_mask(batch)})
 
     def encode_outputs(self, outputs: Outputs, batch: Any) -> Mapping[str, Tensor]:
         """Embeddings, and the valid states of both sides."""

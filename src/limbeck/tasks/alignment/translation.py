@@ -18,6 +18,7 @@ from limbeck.losses._ops import IGNORE_INDEX
 from limbeck.losses.temperature import Range
 from limbeck.tasks.alignment.batch import require_fields
 from limbeck.utils.batch_fields import get_sample_ids
+from limbeck.utils.frames import length_mask
 from limbeck.utils.logits import find_logits
 
 __all__ = ["SpeechTextTranslation"]
@@ -133,9 +134,9 @@ class SpeechTextTranslation:
         tokens, _ = _read_target(batch)
         start = torch.full_like(tokens[:, :1], self.decoder_start_token_id)
         shifted = torch.cat([start, tokens[:, :-1]], dim=1).clamp(min=0)
-        return ModelInputs(
-            (), {**{name: batch[name] for name in list(self.input_axes)[:4]}, "decoder_input_ids": shifted}
-        )
+        inputs = {name: batch[name] for name in list(self.input_axes)[:4]}
+        masks = {"input": length_mask(batch["input_length"], batch["input"]), "decoder_input_ids": tokens >= 0}
+        return ModelInputs((), {**inputs, "decoder_input_ids": shifted}, masks)
 
     def encode_outputs(self, outputs: Outputs, batch: Any) -> Mapping[str, Tensor]:
         """The logits of each sample, and its number of tokens."""

@@ -22,7 +22,7 @@ from limbeck.tasks.speech.data import find_longest, require_enough_frames
 from limbeck.tasks.speech.metrics import CTC, METRICS, PER, SequenceMetrics, decode_greedy, edit_distances
 from limbeck.tasks.speech.report import speech_examples
 from limbeck.utils.eval_mode import eval_mode
-from limbeck.utils.frames import frame_stride
+from limbeck.utils.frames import frame_stride, length_mask
 from limbeck.utils.logits import find_logits
 
 __all__ = ["SpeechCTC"]
@@ -110,9 +110,7 @@ class SpeechCTC:
 
     def input_mask(self, batch: Any) -> Tensor:
         """Which input frames are valid, ``[batch, frames]``."""
-        frames, lengths = batch["input"], batch["input_length"].to(batch["input"].device)
-        mask: Tensor = torch.arange(frames.shape[1], device=frames.device) < lengths[:, None]
-        return mask
+        return length_mask(batch["input_length"], batch["input"])
 
     def check_data(self, network: nn.Module, data: Any) -> None:
         """Refuse targets of the training and validation split that are too long for the frames of ``network``."""

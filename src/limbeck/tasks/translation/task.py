@@ -17,6 +17,7 @@ from limbeck.core.task import Example, ModelInputs, Scores, reduce_statistics
 from limbeck.data.module import DataModule
 from limbeck.data.subwords import join_pieces
 from limbeck.losses.temperature import Range
+from limbeck.models.beam_search import PADDING
 from limbeck.tasks.translation import codec, rows
 from limbeck.tasks.translation.decoding import MAX_SENTENCES, translate
 from limbeck.tasks.translation.deploy import ForcedDecoder
@@ -223,9 +224,11 @@ class Translation:
 
     def model_inputs(self, batch: Any) -> ModelInputs:
         """``input_ids``, ``attention_mask`` and the shifted target, by keyword."""
-        decoder_input_ids = rows.shift_right(rows.get_target(batch).tokens, self.decoder_start_token_id)
+        tokens = rows.get_target(batch).tokens
+        decoder_input_ids = rows.shift_right(tokens, self.decoder_start_token_id)
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        return ModelInputs((), {**inputs, "decoder_input_ids": decoder_input_ids})
+        mask = F.pad(tokens != PADDING, (0, decoder_input_ids.shape[1] - tokens.shape[1]))
+        return ModelInputs((), {**inputs, "decoder_input_ids": decoder_input_ids}, {"decoder_input_ids": mask})
 
     def encode_outputs(self, outputs: Outputs, batch: Any) -> Mapping[str, Tensor]:
         """The logits by sample, with the teacher's own translations."""

@@ -13,7 +13,7 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final, final
+from typing import Any, Final, NamedTuple, final
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.task import ModelInputs
 from limbeck.teachers.cache.store import ByteArray, Indices
 
 __all__ = ["CHECKSUM_BYTES", "InputChecksums", "RecordIndex"]
@@ -94,9 +95,10 @@ class InputChecksums:
     """Checksums of the inputs of a batch, by sample.
 
     Args:
-        inputs: tensors ``[batch, ...]`` in any nesting; others are ignored.
-        batch: the batch. Positions that ``attention_mask`` ``[batch, positions]`` masks, or that are at or beyond
-            ``input_length`` ``[batch]``, are padding: they are no part of a sample.
+        inputs: tensors ``[batch, ...]`` in any nesting; others are ignored. Of
+            :class:`~limbeck.core.task.ModelInputs`, ``masks`` say which positions are padding.
+        batch: the batch. Of other inputs, positions that ``attention_mask`` ``[batch, positions]`` masks, or that are
+            at or beyond ``input_length`` ``[batch]``, are padding: they are no part of a sample.
 
     Attributes:
         kinds: ``("float",)``, ``("int",)`` or both, by the dtypes of the inputs.
@@ -110,15 +112,17 @@ class InputChecksums:
     """
 
     def __init__(self, inputs: Any, batch: Any) -> None:
-        leaves = _tensors(inputs)
+        masks = inputs.masks if isinstance(inputs, ModelInputs) else {}
+        leaves = _tensors(inputs.args + tuple(inputs.kwargs.values()) if isinstance(inputs, ModelInputs) else inputs)
         self.device, num_samples = leaves[0].device, len(leaves[0])
-        tensors = [leaf.detach().cpu() for leaf in leaves if len(leaf) == num_samples]
-        floats = [tensor for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()]
-        integers = [tensor for tensor in tensors if not (tensor.is_floating_point() or tensor.is_complex())]
         valid = _valid_positions(batch, num_samples)
+        own = {id(leaf): _split_mask(masks[name]) for name in masks for leaf in tree_leaves(inputs.kwargs[name])}
+        padded = [_Padded(leaf.detach().cpu(), own.get(id(leaf), valid)) for leaf in leaves if len(leaf) == num_samples]
+        floats = [entry for entry in padded if entry.tensor.is_floating_point() or entry.tensor.is_complex()]
+        integers = [entry for entry in padded if not (entry.tensor.is_floating_point() or entry.tensor.is_complex())]
         self.kinds = (("float",) if floats else ()) + (("int",) if integers else ())
-        parts = [_float_checksums(floats, valid)] if floats else []
-        parts += [_integer_checksums(integers, valid)] if integers else []
+        parts = [_float_checksums(floats)] if floats else []
+        parts += [_integer_checksums(integers)] if integers else []
         self.values: ByteArray = np.concatenate(parts, axis=1)
 
     @staticmethod
@@ -148,32 +152,41 @@ def _tensors(inputs: Any) -> list[Tensor]:
     return leaves
 
 
+class _Padded(NamedTuple):
+    """A tensor ``[batch, ...]``, and what of axis 1 belongs to each sample: a mask, a slice, or everything."""
+
+    tensor: Tensor
+    valid: Sequence[Any]
+
+    def own_values(self, index: int) -> Tensor:
+        """The values of one sample without padding, ``[elements]``."""
+        sample, valid = self.tensor[index], self.valid[index]
+        if not sample.ndim or valid is _NO_PADDING or (isinstance(valid, Tensor) and len(valid) != len(sample)):
+            return sample.reshape(-1)
+        return sample[valid].reshape(-1)
+
+
 def _valid_positions(batch: Any, num_samples: int) -> Sequence[Any]:
-    """What of axis 1 belongs to each sample: a mask, a slice, or everything."""
-    masks = batch if isinstance(batch, Mapping) else {}
-    mask, lengths = masks.get("attention_mask"), masks.get("input_length")
+    fields = batch if isinstance(batch, Mapping) else {}
+    mask, lengths = fields.get("attention_mask"), fields.get("input_length")
     if isinstance(mask, Tensor) and mask.ndim == 2:
-        return list(mask.detach().cpu().bool())
+        return _split_mask(mask)
     if isinstance(lengths, Tensor) and lengths.ndim == 1:
         return [slice(length) for length in lengths.tolist()]
     return [_NO_PADDING] * num_samples
 
 
-def _own_values(tensor: Tensor, index: int, valid: Any) -> Tensor:
-    """The values of one sample without padding, ``[elements]``."""
-    sample = tensor[index]
-    if not sample.ndim or valid is _NO_PADDING or (isinstance(valid, Tensor) and len(valid) != len(sample)):
-        return sample.reshape(-1)
-    return sample[valid].reshape(-1)
+def _split_mask(mask: Tensor) -> list[Tensor]:
+    return list(mask.detach().cpu().bool())
 
 
-def _float_checksums(tensors: Sequence[Tensor], valid: Sequence[Any]) -> ByteArray:
-    tensors = [torch.view_as_real(tensor) if tensor.is_complex() else tensor for tensor in tensors]
-    if all(positions is _NO_PADDING for positions in valid):
-        flat = torch.cat([tensor.reshape(len(tensor), -1) for tensor in tensors], dim=1)
-        sums = _signed_sums(flat)
+def _float_checksums(entries: Sequence[_Padded]) -> ByteArray:
+    if any(entry.tensor.is_complex() for entry in entries):
+        entries = [e._replace(tensor=torch.view_as_real(e.tensor)) if e.tensor.is_complex() else e for e in entries]
+    if all(positions is _NO_PADDING for entry in entries for positions in entry.valid):
+        sums = _signed_sums(torch.cat([tensor.reshape(len(tensor), -1) for tensor, _ in entries], dim=1))
     else:
-        samples = (torch.cat([_own_values(t, i, positions) for t in tensors]) for i, positions in enumerate(valid))
+        samples = (torch.cat([entry.own_values(i) for entry in entries]) for i in range(len(entries[0].tensor)))
         sums = np.concatenate([_signed_sums(sample[None]) for sample in samples])
     return np.ascontiguousarray(sums.astype(np.float16)).view(np.uint8)
 
@@ -187,11 +200,11 @@ def _signed_sums(flat: Tensor) -> NDArray[np.float32]:
     return sums
 
 
-def _integer_checksums(tensors: Sequence[Tensor], valid: Sequence[Any]) -> ByteArray:
-    checksums = np.zeros(len(valid), np.uint32)
-    for index, positions in enumerate(valid):
-        for tensor in tensors:
-            values = _own_values(tensor, index, positions).to(torch.int64).numpy()
+def _integer_checksums(entries: Sequence[_Padded]) -> ByteArray:
+    checksums = np.zeros(len(entries[0].tensor), np.uint32)
+    for index in range(len(checksums)):
+        for entry in entries:
+            values = entry.own_values(index).to(torch.int64).numpy()
             checksums[index] = zlib.crc32(values.tobytes(), int(checksums[index]))
     return checksums[:, None].view(np.uint8)
 
