@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from limbeck.core.limits import MAX_TEMPERATURE
 from limbeck.losses._ops import IGNORE_INDEX, hard_labels, require_same_shape, row_mean, upcast
 
 TemperatureValue = float | Tensor
+_VECTOR_WIDTH: Final = 16  # float32 values of AVX-512
 
 
 def prepare_logits(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,6 +69,16 @@ def scale_logits(logits: Tensor, temperature: TemperatureValue) -> Tensor:
     return logits if isinstance(temperature, float | int) and temperature == 1 else logits / temperature
 
 
+def log_softmax(logits: Tensor) -> Tensor:
+    """``F.log_softmax(logits, dim=1)`` of ``[rows, classes]``, by columns where that is about eight times as fast."""
+    return F.log_softmax(logits.t().contiguous(), dim=0).t() if _is_slow(logits) else F.log_softmax(logits, dim=1)
+
+
+def _is_slow(logits: Tensor) -> bool:
+    """Whether torch's kernel for the last axis takes the classes one by one: fewer than fill a vector of the CPU."""
+    return logits.is_cpu and logits.shape[1] < _VECTOR_WIDTH
+
+
 def clamped_log_softmax(logits: Tensor, temperature: TemperatureValue = 1.0) -> Tensor:
     """The logarithm of softmax(logits / τ), where a class of logit −inf has the lowest finite number.
 
@@ -76,7 +88,7 @@ def clamped_log_softmax(logits: Tensor, temperature: TemperatureValue = 1.0) -> 
     tensor([[0.5000, 0.5000, 0.0000]])
     """
     require_classes(logits)
-    log_q = F.log_softmax(scale_logits(logits, temperature), dim=1)
+    log_q = log_softmax(scale_logits(logits, temperature))
     return log_q.clamp(min=torch.finfo(log_q.dtype).min)
 
 
@@ -152,7 +164,7 @@ def masked_mean(by_row: Tensor, mask: Tensor) -> Tensor:
 def soft_cross_entropy(logits: Tensor, probabilities: Tensor, mask: Tensor) -> Tensor:
     """Mean over the rows where ``mask`` is true of −Σ p · log q, ``[rows, classes]`` both."""
     # A class of probability 0 and logit −inf contributes 0, not 0 · inf.
-    log_q = F.log_softmax(logits, dim=1).masked_fill(probabilities == 0, 0.0)
+    log_q = log_softmax(logits).masked_fill(probabilities == 0, 0.0)
     return masked_mean(-(probabilities * log_q).sum(dim=1), mask)
 
 
@@ -161,9 +173,8 @@ def cross_entropy(logits: Tensor, target: Tensor, *, label_smoothing: float = 0.
     if target.ndim == 2:
         probabilities = target.to(logits) * (1 - label_smoothing) + label_smoothing / logits.shape[1]
         return soft_cross_entropy(logits, probabilities, (target != 0).any(dim=1))
-    total = F.cross_entropy(
-        logits, target.long(), label_smoothing=label_smoothing, ignore_index=IGNORE_INDEX, reduction="sum"
-    )
+    by_column = (logits.t().contiguous()[None], target.long()[None]) if _is_slow(logits) else (logits, target.long())
+    total = F.cross_entropy(*by_column, label_smoothing=label_smoothing, ignore_index=IGNORE_INDEX, reduction="sum")
     return total / (target != IGNORE_INDEX).sum().clamp(min=1)
 
 

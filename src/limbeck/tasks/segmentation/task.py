@@ -206,11 +206,10 @@ class Segmentation:
                 f"the grid of outputs must be {list(is_row.shape)} for this batch and stride {self.stride}, got "
                 f"{list(size)}; fill the cache again with this image size and stride"
             )
-        is_row = is_row.to(grid_logits.device)
-        sample = torch.arange(len(is_row), device=is_row.device)[:, None, None].expand_as(is_row)
-        return Outputs(
-            logits=grid_logits.movedim(1, -1)[is_row], spatial_logits=grid_logits, row_to_sample=sample[is_row]
-        )
+        pixels = is_row.to(grid_logits.device).flatten().nonzero()[:, 0]
+        logits = grid_logits.movedim(1, -1).flatten(0, 2).index_select(0, pixels)
+        row_to_sample = pixels // (grid_logits.shape[2] * grid_logits.shape[3])
+        return Outputs(logits=logits, spatial_logits=grid_logits, row_to_sample=row_to_sample)
 
     def _grid(self, image: Tensor) -> Tensor:
         return image[..., :: self.stride, :: self.stride]
