@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 from results import gain_row, make_row, parse_options, write_rows
-from task_study import read_values
+from task_study import read_values, variant_rows
 
 from limbeck.evaluation import paired_mean_ci
 from limbeck.workflows import study as run_study
@@ -47,6 +47,7 @@ def main() -> None:
         ("camvid_three_over_best_single", ensemble, "only_unet", ">= 0"),
     ):
         rows.append(gain_row(name, paired_mean_ci(percent[variant], percent[baseline]), DATA, aim=aim))
+    rows += variant_rows("camvid", study, DATA)
     write_rows(rows, ensemble=ensemble, validation=validation, values=percent)
 
 

@@ -71,7 +71,14 @@ def main() -> None:
         chrf = read_values(work, study, metric="chrf")
         gains = [a - b for a, b in zip(chrf[selected], chrf["student_only"], strict=True)]
         rows.append(make_row("alignment_chrf_gain", gains, unit="chrF", aim="report", data=data, digits=2))
+    rows += variant_rows(options.recipe, study, data)
     write_rows(rows, name=options.recipe, variant=selected, values=values)
+
+
+def variant_rows(name: str, study: dict, data: str) -> list[dict]:
+    """The gain over the baseline of each variant, where a study has several; not corrected for their number."""
+    variants = {key: summary["gain"] for key, summary in study["results"]["variants"].items() if summary.get("gain")}
+    return [gain_row(f"{name}_gain_{key}", gain, data) for key, gain in variants.items()] if len(variants) > 1 else []
 
 
 def read_values(work: Path, study: dict, *, metric: str | None = None) -> dict[str, list[float]]:
