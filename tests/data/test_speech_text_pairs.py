@@ -93,7 +93,7 @@ def sizes(folder, **settings):
     [
         ("k1\ten\t../k1.wav\ttext", {}, "file must be in the folder of the table, got '../k1.wav'"),
         ("k1\ten\t/etc/k1.wav\ttext", {}, "line 42 of .* file must be in the folder"),
-        ("\ten\ten/k01.wav\ttext", {}, "line 42 of .* must have key, language, file, text"),
+        ("\ten\ten/k01.wav\ttext", {}, "line 42 of .* must have a key and a language"),
         ("k1\ten", {}, "line 42 of .* must have key, language, file, text"),
         ("", {"languages": ("de",)}, "languages: transcripts.tsv has the languages en, fr, got 'de'"),
         ("", {"text_language": "de"}, "text_language: transcripts.tsv has the languages en, fr, got 'de'"),

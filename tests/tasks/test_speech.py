@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests.data.test_speech_folder import write_folder
 from torch import nn
 
 import limbeck
@@ -15,10 +16,12 @@ from limbeck.core.task import DeployableTask
 from limbeck.data import Split
 from limbeck.data.module import make_splits
 from limbeck.data.sequence_store import SequenceStore
+from limbeck.data.sources import SpeechFolder
 from limbeck.losses import CTCLoss, KDLoss
 from limbeck.models import conv_ctc
 from limbeck.tasks import SpeechCTC
-from limbeck.tasks.speech.metrics import CTC, decode_greedy, edit_distances
+from limbeck.tasks.speech.metrics import CTC, WER, decode_greedy, edit_distances
+from limbeck.testing import check_task
 
 TASK = SpeechCTC(classes=5, frame_stride=2)
 LENGTHS = torch.tensor([11, 6, 9])
@@ -205,3 +208,97 @@ def test_a_target_too_long_for_the_stride_is_refused_before_training():
     for network in (conv_ctc(classes=5, mels=8, stride=2, width=8), student):
         kept = data if network is not student else replace(data, train=train.subset(torch.tensor([0, 2, 3])))
         TASK.check_data(network, kept)
+
+
+NAMES = ("-", " ", "a", "b", "c")
+
+
+def encode(texts):
+    rows = [torch.tensor([NAMES.index(char) for char in text], dtype=torch.long) for text in texts]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
+
+
+def distance(first, second):
+    """Levenshtein's by its recursion, of lists of anything."""
+    if not first or not second:
+        return len(first) + len(second)
+    if first[-1] == second[-1]:
+        return distance(first[:-1], second[:-1])
+    return 1 + min(distance(first[:-1], second), distance(first, second[:-1]), distance(first[:-1], second[:-1]))
+
+
+def test_errors_of_characters_and_words():
+    spoken, heard = ["ab c", "a", "b c a"], ["ab b", "", " b  a "]
+    task = SpeechCTC(classes=5, word_separator=1)
+    target, lengths = encode(spoken)
+    frames = torch.zeros(3, 24, 5)
+    for row, text in enumerate(heard):
+        path = [0] * 24
+        path[: 2 * len(text) : 2] = [NAMES.index(char) for char in text]
+        frames[row] = 9.0 * nn.functional.one_hot(torch.tensor(path), 5)
+    batch = {
+        "input": torch.zeros(3, 24, 8), "input_length": torch.full((3,), 24), "target": target,
+        "target_length": lengths, "sample_id": torch.arange(3),
+    }  # fmt: skip
+    scores = task.score(Fixed(frames), batch)
+    assert scores.predictions == [[NAMES.index(char) for char in text] for text in heard]
+    pairs = list(zip(spoken, heard, strict=True))
+    cer = sum(distance(list(a), list(b)) for a, b in pairs) / sum(map(len, spoken))
+    wer = sum(distance(a.split(), b.split()) for a, b in pairs) / sum(len(a.split()) for a in spoken)
+    assert float(task.metric_value(scores.statistics)) == pytest.approx(cer)
+    assert float(task.metric_value(scores.statistics, metric=WER)) == pytest.approx(wer)
+    by_word = replace(task, primary="wer")
+    assert float(by_word.metric_value(scores.statistics)) == pytest.approx(wer)
+    metrics = task.metrics()
+    metrics.update(*scores.metric_args)
+    assert metrics.compute() == pytest.approx({"cer": cer, "wer": wer, "sequence_accuracy": 0.0})
+    monitored = task.monitor(Fixed(frames), batch)
+    assert float(task.metric_value(monitored, metric=WER)) == pytest.approx(wer)
+    assert float(task.metric_value(monitored, metric=CTC)) == pytest.approx(float(monitored[:, 4].mean()))
+    assert [spec.name for spec in by_word.monitored_metrics] == ["wer", "cer", "ctc_loss"]
+    assert [spec.name for spec in task.metric_specs] == ["cer", "wer", "sequence_accuracy"]
+    example = task.examples(batch, {"student": scores}, {"class_names": NAMES})[0]
+    assert (example.target.text, example.predictions["student"].text) == ("ab c", "ab b")
+
+
+def test_the_contract_of_tasks_holds_for_words(tmp_path):
+    data = SpeechFolder(root=str(write_folder(tmp_path / "speech")), mels=8).load(seed=0)
+    task = SpeechCTC(classes=len(data.class_names), word_separator=data.facts["word_separator"])
+
+    def oracle(batch):
+        tokens = batch["target"].clamp(min=0)
+        frames = torch.zeros(len(tokens), batch["input"].shape[1], len(data.class_names))
+        frames[..., 0] = 4.0
+        for position in range(tokens.shape[1]):
+            has_token = position < batch["target_length"]
+            frames[has_token, 2 * position, tokens[has_token, position]] = 9.0
+        return frames
+
+    networks = [conv_ctc(classes=len(data.class_names), mels=8, width=width, stride=1) for width in (8, 12)]
+    check_task(task, data, networks[0], teacher=networks[1], oracle=oracle)
+
+
+def test_a_beam_finds_a_sequence_more_probable_than_the_best_path():
+    """Two frames of p(blank) = 0.6: the best path is empty with 0.36, and "a" has 0.64."""
+    logits = torch.tensor([0.6, 0.4, 1e-9]).log().expand(1, 2, 3)
+    batch = {
+        "input": torch.zeros(1, 2, 8), "input_length": torch.tensor([2]), "target": torch.tensor([[1]]),
+        "target_length": torch.tensor([1]),
+    }  # fmt: skip
+    for num_beams, expected in ((1, []), (2, [1])):
+        task = SpeechCTC(classes=3, frame_stride=1, num_beams=num_beams)
+        assert task.score(Fixed(logits), batch).predictions == [expected]
+    assert float(task.monitor(Fixed(logits), batch)[0, 0]) == 1.0  # by the best path
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"primary": "wer"}, "primary must be per for data without words, got 'wer'"),
+        ({"primary": "per", "word_separator": 1}, "primary must be cer or wer for data with words, got 'per'"),
+        ({"num_beams": 0}, "beam_size must be from 1"),
+    ],
+)
+def test_metrics_that_the_data_cannot_give_are_refused(settings, message):
+    with pytest.raises(LimbeckError, match=message):
+        SpeechCTC(classes=3, **settings)

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from tests.data.test_speech_folder import write_folder
 from tests.data.test_spoken_digits import write_clips
 
 from limbeck.models import load_weights
@@ -38,6 +39,21 @@ def test_spoken_digits_run_from_recipe_to_report(run):
     assert record["cache"]["teacher"]["misses"] > 0
     assert "Phoneme error rate" in (run / "report.html").read_text()
     assert record["examples"]
+
+
+def test_a_folder_of_clips_runs_from_recipe_to_report(tmp_path):
+    folder = write_folder(tmp_path / "speech", more=["0.wav\t\ttrain\t"])
+    changes = [
+        f"data.root={folder}", "data.mels=8",
+        "data.speeds=[1]", "teachers.teacher.width=8", "teachers.teacher.depth=1", "student.width=4",
+        "teacher_training.epochs=1", "stages.0.epochs=1", f"cache.root={tmp_path / 'cache'}", "task.primary=wer",
+        "task.num_beams=2",
+    ]  # fmt: skip
+    record = distill("speech_folder", changes, run_dir=tmp_path / "run", callbacks=[])
+    assert record["primary_metric"] == "wer"
+    assert set(record["models"]["distilled"]["test"]["metrics"]) == {"wer", "cer", "sequence_accuracy"}
+    assert "Word error rate" in (tmp_path / "run" / "report.html").read_text()
+    assert record["export"]["onnx"]["max_abs_difference"] < 1e-4
 
 
 @pytest.mark.parametrize("frames", [slice(None), slice(0, 30)])

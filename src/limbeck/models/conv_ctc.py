@@ -14,21 +14,34 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from limbeck.core.errors import LimbeckError
 from limbeck.models.options import require_positive
 
 __all__ = ["ConvCTC", "conv_ctc"]
 
 
 def conv_ctc(
-    *, width: int = 32, depth: int = 3, kernel: int = 9, stride: int = 2, classes: int = 20, mels: int = 40
-) -> ConvCTC:
+    *, width: int = 32, depth: int = 3, kernel: int = 9, stride: int = 2, lookahead: int | None = None,
+    classes: int = 20, mels: int = 40,
+) -> ConvCTC:  # fmt: skip
     """``depth`` blocks of ``width`` channels; one frame of logits for every ``stride`` frames of the input.
+
+    Args:
+        width: channels.
+        depth: number of blocks.
+        kernel: frames of a convolution.
+        stride: input frames for each frame of the logits.
+        lookahead: for streaming, the frames that each block sees ahead, 0 to ``kernel`` // 2: logits of a frame depend
+            on ``stride`` · (1 + ``depth`` · ``lookahead``) input frames from its begin on, and on those before it.
+            ``None``: as many frames ahead as behind.
+        classes: number of classes.
+        mels: number of mel bands.
 
     >>> logits = conv_ctc(classes=5, mels=8)(torch.zeros(2, 7, 8), torch.tensor([7, 3]))
     >>> logits.shape
     torch.Size([2, 4, 5])
     """
-    return ConvCTC(width, depth, kernel, stride, classes, mels)
+    return ConvCTC(width, depth, kernel, stride, classes, mels, lookahead=lookahead)
 
 
 @final
@@ -39,14 +52,18 @@ class ConvCTC(nn.Module):
     Feature layers: ``stem`` and ``block1`` ... ``blockN``, each ``[batch, frames, width]``.
     """
 
-    def __init__(self, width: int, depth: int, kernel: int, stride: int, classes: int, mels: int) -> None:
+    def __init__(
+        self, width: int, depth: int, kernel: int, stride: int, classes: int, mels: int, *, lookahead: int | None = None
+    ) -> None:
         super().__init__()
         require_positive(width=width, depth=depth, kernel=kernel, stride=stride, classes=classes, mels=mels)
-        self.stride = stride
-        self.stem = _Stem(mels, width, stride)
+        if lookahead is not None and not 0 <= lookahead <= kernel // 2:
+            raise LimbeckError(f"lookahead must be from 0 to {kernel // 2}, half of kernel {kernel}, got {lookahead}")
+        self.stride, self.lookahead = stride, lookahead
+        self.stem = _Stem(mels, width, stride, streams=lookahead is not None)
         self.block_names = tuple(f"block{i}" for i in range(1, depth + 1))
         for name in self.block_names:
-            self.add_module(name, _Block(width, kernel))
+            self.add_module(name, _Block(width, kernel, lookahead))
         self.norm, self.classifier = nn.LayerNorm(width), nn.Linear(width, classes)
 
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
@@ -67,18 +84,18 @@ class ConvCTC(nn.Module):
 
 @final
 class _Stem(nn.Module):
-    """A convolution over ``stride`` frames at a time, with a frame of context on both sides."""
+    """A convolution over ``stride`` frames at a time, with two frames of context: one on both sides, or both before."""
 
-    def __init__(self, mels: int, width: int, stride: int) -> None:
+    def __init__(self, mels: int, width: int, stride: int, *, streams: bool) -> None:
         super().__init__()
-        self.stride = stride
+        self.stride, self.before = stride, 2 if streams else 1
         self.conv = nn.Conv1d(mels, width, stride + 2, stride=stride)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, frames: Tensor) -> Tensor:
-        # One frame of context on the left; on the right, up to a whole number of windows and one of context.
+        # On the right, up to a whole number of windows, and context.
         missing = -frames.shape[1] % self.stride
-        features = self.conv(F.pad(frames.transpose(1, 2), (1, missing + 1)))
+        features = self.conv(F.pad(frames.transpose(1, 2), (self.before, missing + 2 - self.before)))
         normalized: Tensor = self.norm(features.transpose(1, 2))
         return normalized
 
@@ -87,13 +104,16 @@ class _Stem(nn.Module):
 class _Block(nn.Module):
     """A residual block: depthwise convolution over time, LayerNorm, expansion by 2, GELU, projection."""
 
-    def __init__(self, width: int, kernel: int) -> None:
+    def __init__(self, width: int, kernel: int, lookahead: int | None) -> None:
         super().__init__()
-        self.depthwise = nn.Conv1d(width, width, kernel, padding="same", groups=width)
+        ahead = kernel // 2 if lookahead is None else lookahead
+        self.padding = (kernel - 1 - ahead, ahead)
+        self.depthwise = nn.Conv1d(width, width, kernel, groups=width)
         self.norm = nn.LayerNorm(width)
         self.expand, self.project = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
-        mixed = self.norm(self.depthwise(features.transpose(1, 2)).transpose(1, 2))
+        padded = F.pad(features.transpose(1, 2), self.padding)
+        mixed = self.norm(self.depthwise(padded).transpose(1, 2))
         output: Tensor = (features + self.project(F.gelu(self.expand(mixed)))) * mask
         return output

@@ -13,6 +13,7 @@ from limbeck.data.sources.image_folder import ImageFolder
 from limbeck.data.sources.multilingual_sentences import MultilingualSentences
 from limbeck.data.sources.parallel_text import ParallelText
 from limbeck.data.sources.segmentation_folder import SegmentationFolder
+from limbeck.data.sources.speech_folder import SpeechFolder
 from limbeck.data.sources.speech_text_pairs import SpeechTextPairs
 from limbeck.data.sources.spoken_digits import SpokenDigits
 from limbeck.data.sources.text_files import TextFiles
@@ -31,6 +32,7 @@ __all__ = [
     "MultilingualSentences",
     "ParallelText",
     "SegmentationFolder",
+    "SpeechFolder",
     "SpeechTextPairs",
     "SpokenDigits",
     "TextFiles",

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import ClassVar, Final, NamedTuple, final
 
 import torch
@@ -25,7 +22,7 @@ from limbeck.data.sources.lookup import DataNotFoundError, candidate_folders
 from limbeck.data.sources.source_file import SourceFile
 from limbeck.data.sources.text_files import make_tokenizer
 from limbeck.data.split import Split, stratified_split
-from limbeck.utils.io import require_regular_file
+from limbeck.data.transcripts import count_ctc_frames, read_table, to_characters
 
 _TABLE: Final = "transcripts.tsv"
 _COLUMNS: Final = ("key", "language", "file", "text")
@@ -119,7 +116,7 @@ class SpeechTextPairs:
         encode, vocabulary = make_tokenizer(
             self.tokenizer, sorted({pair.text for pair in training}), min_count=self.min_count
         )
-        characters = (_BLANK, *sorted({char for pair in training for char in _to_characters(pair.transcript)}))
+        characters = (_BLANK, *sorted({char for pair in training for char in to_characters(pair.transcript)}))
         store = SequenceStore(
             {
                 "input": frames,
@@ -152,7 +149,7 @@ class SpeechTextPairs:
             if len(samples) > self.max_seconds * rate:
                 continue
             mels = log_mel(samples, rate, mels=self.mels)
-            if _count_frames(pair.transcript) <= -(-len(mels) // self.min_frames_per_token):
+            if count_ctc_frames(to_characters(pair.transcript)) <= -(-len(mels) // self.min_frames_per_token):
                 pairs.append(pair)
                 frames.append(mels)
         if not pairs:
@@ -165,7 +162,7 @@ class SpeechTextPairs:
     def _find_pairs(self) -> list[_Pair]:
         """Clips with their texts, in the order of the table."""
         root = self._find_root()
-        rows = _read_table(root / _TABLE)
+        rows = _read_rows(root / _TABLE)
         available = sorted({row.language for row in rows})
         for setting, names in (("languages", self.languages or ()), ("text_language", (self.text_language,))):
             if unknown := [name for name in names if name is not None and name not in available]:
@@ -192,27 +189,12 @@ class SpeechTextPairs:
         )
 
 
-def _read_table(path: Path) -> list[_Row]:
-    """The rows of the table, with texts without spaces around; files are inside its folder."""
-    try:
-        with require_regular_file(path).open(encoding="utf-8-sig", newline="") as file:
-            table = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    except (OSError, ValueError, csv.Error) as error:
-        raise LimbeckError(f"{path} cannot be read ({error}): give a table with tabs in UTF-8") from error
-    if not table or not set(_COLUMNS) <= table[0].keys():
-        got = ", ".join(map(str, table[0])) if table else "no row"
-        raise LimbeckError(f"{path} must have the columns {', '.join(_COLUMNS)} and at least one row, got {got}")
-    rows = []
-    for number, entry in enumerate(table, 2):
-        values = [entry[name] for name in _COLUMNS]
-        if any(value is None for value in values) or not values[0] or not values[1]:
-            raise LimbeckError(f"line {number} of {path} must have {', '.join(_COLUMNS)}: complete or remove it")
-        row = _Row(*(unicodedata.normalize("NFC", value.strip()) for value in values))
-        name = PurePosixPath(row.file)
-        if name.is_absolute() or ".." in name.parts:
-            raise LimbeckError(f"line {number} of {path}: file must be in the folder of the table, got {row.file!r}")
-        rows.append(row)
-    return rows
+def _read_rows(path: Path) -> list[_Row]:
+    rows = read_table(path, _COLUMNS)
+    for number, row in enumerate(rows, 2):
+        if not row["key"] or not row["language"]:
+            raise LimbeckError(f"line {number} of {path} must have a key and a language: complete or remove it")
+    return [_Row(**row) for row in rows]
 
 
 def _group_keys(texts: Mapping[tuple[str, str], str]) -> dict[str, int]:
@@ -239,23 +221,7 @@ def _group_keys(texts: Mapping[tuple[str, str], str]) -> dict[str, int]:
     return {key: keys.index(find(key)) for key in keys}
 
 
-def _to_characters(text: str) -> str:
-    """Letters, digits, apostrophes and single spaces, in lower case."""
-    kept = "".join(char if char.isalnum() or char == "'" else " " for char in text.lower())
-    return " ".join(kept.split())
-
-
-def _count_frames(text: str) -> int:
-    """The frames that CTC needs for a transcript: one for each character, and a blank between equal ones.
-
-    >>> _count_frames("Hello!")
-    6
-    """
-    characters = _to_characters(text)
-    return len(characters) + sum(a == b for a, b in pairwise(characters))
-
-
 def _to_tokens(text: str, characters: Sequence[str]) -> Tensor:
     """The classes of the characters of a transcript; those that are no class are left out."""
     index = {char: i for i, char in enumerate(characters) if i}
-    return torch.tensor([index[char] for char in _to_characters(text) if char in index], dtype=torch.long)
+    return torch.tensor([index[char] for char in to_characters(text) if char in index], dtype=torch.long)

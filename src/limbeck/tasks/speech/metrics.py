@@ -1,8 +1,8 @@
-"""Metrics of token sequences: phoneme error rate and the share of clips without an error."""
+"""Metrics of token sequences: error rates by phoneme, character and word, and the share of clips without an error."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Final, final
 
 import torch
@@ -16,15 +16,24 @@ PER: Final = MetricSpec(
     description="Insertions, deletions and substitutions of all clips by the number of target phonemes; it can exceed "
     "100 %.",
 )  # fmt: skip
+CER: Final = MetricSpec(
+    name="cer", label="Character error rate", phrase="character error rate", higher_is_better=False,
+    description="Insertions, deletions and substitutions of all clips by the number of target characters; it can "
+    "exceed 100 %.",
+)  # fmt: skip
+WER: Final = MetricSpec(
+    name="wer", label="Word error rate", phrase="word error rate", higher_is_better=False,
+    description="Insertions, deletions and substitutions of words of all clips by the number of target words; it can "
+    "exceed 100 %.",
+)  # fmt: skip
 CTC: Final = MetricSpec(name="ctc_loss", label="CTC loss", unit="nats per token", higher_is_better=False, digits=3)
 SEQUENCE_ACCURACY: Final = MetricSpec(
     name="sequence_accuracy", label="Sequences without an error", phrase="sequences without an error"
 )
-METRICS: Final = (PER, SEQUENCE_ACCURACY)
 
 
-def edit_distances(predicted: Sequence[Sequence[int]], target: Sequence[Sequence[int]]) -> Tensor:
-    """Levenshtein distance of each pair of token sequences, ``[n]`` float64.
+def edit_distances(predicted: Sequence[Sequence[Hashable]], target: Sequence[Sequence[Hashable]]) -> Tensor:
+    """Levenshtein distance of each pair of sequences of tokens or words, ``[n]`` float64.
 
     >>> edit_distances([[1, 2, 3], []], [[1, 3], [5]])
     tensor([1., 1.], dtype=torch.float64)
@@ -33,7 +42,7 @@ def edit_distances(predicted: Sequence[Sequence[int]], target: Sequence[Sequence
     return torch.tensor(distances, dtype=torch.float64)
 
 
-def _edit_distance(first: Sequence[int], second: Sequence[int]) -> int:
+def _edit_distance(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
     """By dynamic programming, one row at a time (Wagner and Fischer, 1974, https://doi.org/10.1145/321796.321811)."""
     row = list(range(len(second) + 1))
     for i, a in enumerate(first, start=1):
@@ -59,22 +68,42 @@ def decode_greedy(logits: Tensor, lengths: Tensor, *, blank: int) -> list[list[i
     return [row[:count] for row, count in zip(tokens.tolist(), counts.tolist(), strict=True)]
 
 
+def split_words(tokens: Sequence[int], separator: int) -> list[tuple[int, ...]]:
+    """The words between separators; empty ones are left out.
+
+    >>> split_words([3, 4, 1, 1, 5, 1], 1)
+    [(3, 4), (5,)]
+    """
+    words: list[tuple[int, ...]] = []
+    start = 0
+    for end in (*(i for i, token in enumerate(tokens) if token == separator), len(tokens)):
+        if end > start:
+            words.append(tuple(tokens[start:end]))
+        start = end + 1
+    return words
+
+
 @final
 class SequenceMetrics:
-    """Phoneme error rate and sequence accuracy over batches."""
+    """Error rates by token, and by word where there are words, and sequence accuracy over batches.
 
-    def __init__(self) -> None:
-        self._distances, self._lengths = list[Tensor](), list[Tensor]()
+    Args:
+        token_metric: the error rate by token.
+    """
 
-    def update(self, distances: Tensor, lengths: Tensor) -> None:
-        """Add the edit distances and target lengths of a batch, ``[batch]`` each."""
-        self._distances.append(distances)
-        self._lengths.append(lengths)
+    def __init__(self, token_metric: MetricSpec = PER) -> None:
+        self._token_metric, self._counts = token_metric, list[Tensor]()
+
+    def update(self, counts: Tensor) -> None:
+        """Add ``[batch, 2]`` errors and target tokens, or ``[batch, 4]`` with errors and target words after them."""
+        self._counts.append(counts)
 
     def compute(self) -> Mapping[str, Any]:
         """The metrics by name, as fractions."""
-        distances, lengths = torch.cat(self._distances), torch.cat(self._lengths)
+        counts = torch.cat(self._counts)
+        sums = counts.sum(dim=0)
+        words = {"wer": float(sums[2] / sums[3])} if len(sums) > 2 else {}
         return {
-            "per": float(distances.sum() / lengths.sum()),
-            "sequence_accuracy": float((distances == 0).double().mean()),
-        }
+            self._token_metric.name: float(sums[0] / sums[1]), **words,
+            "sequence_accuracy": float((counts[:, 0] == 0).double().mean()),
+        }  # fmt: skip

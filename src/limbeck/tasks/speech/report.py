@@ -15,7 +15,7 @@ _MAX_SIDE = 320
 
 def speech_examples(
     frames: Tensor, lengths: Tensor, targets: Sequence[Sequence[int] | None], sample_ids: Tensor,
-    scores: Mapping[str, Scores], token_names: Sequence[str],
+    scores: Mapping[str, Scores], token_names: Sequence[str], *, between: str = " ",
 ) -> list[Example]:  # fmt: skip
     """One example for each sample.
 
@@ -26,10 +26,11 @@ def speech_examples(
         sample_ids: ``[batch]``.
         scores: of each network by name.
         token_names: by token index.
+        between: text between tokens; empty for characters.
     """
 
     def spell(tokens: Sequence[int]) -> str:
-        return " ".join(token_names[token] for token in tokens) or "(empty)"
+        return between.join(token_names[token] for token in tokens) or "(empty)"
 
     examples = []
     for i, (sample_id, target) in enumerate(zip(sample_ids.tolist(), targets, strict=True)):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Final, final
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,21 @@ from limbeck.core.task import Example, ModelInputs, Scores, reduce_statistics
 from limbeck.data.module import DataModule, iterate_batches
 from limbeck.data.normalization import InputNormalization, NormalizeFrames
 from limbeck.evaluation.checks import model_device, move_to_device
+from limbeck.losses._ctc_search import require_beam, search_prefixes
 from limbeck.losses.ctc import ctc_loss
 from limbeck.losses.temperature import Range
 from limbeck.tasks.speech.data import find_longest, require_enough_frames
-from limbeck.tasks.speech.metrics import CTC, METRICS, PER, SequenceMetrics, decode_greedy, edit_distances
+from limbeck.tasks.speech.metrics import (
+    CER,
+    CTC,
+    PER,
+    SEQUENCE_ACCURACY,
+    WER,
+    SequenceMetrics,
+    decode_greedy,
+    edit_distances,
+    split_words,
+)
 from limbeck.tasks.speech.report import speech_examples
 from limbeck.utils.eval_mode import eval_mode
 from limbeck.utils.frames import frame_stride, length_mask
@@ -49,15 +60,20 @@ class SpeechCTC:
         classes: number of classes, the blank among them.
         frame_stride: input frames per row.
         blank: index of the blank.
+        num_beams: prefixes of the beam search in test (:func:`~limbeck.losses._ctc_search.search_prefixes`); 1: the
+            best path. Validation takes the best path.
+        word_separator: the token between words, where tokens are characters; a fact of the data.
+        primary: the metric of verdicts: ``per``, or ``cer`` or ``wer`` where tokens are characters; ``None``: the
+            error rate by token.
     """
 
     classes: int
     frame_stride: int = 2
     blank: int = 0
+    num_beams: int = field(default=1, repr=False)
+    word_separator: int | None = field(default=None, repr=False)
+    primary: Literal["per", "cer", "wer"] | None = field(default=None, repr=False)
     temperatures: ClassVar[Range] = _POSTERIORS
-    primary_metric: ClassVar[MetricSpec] = PER
-    monitored_metrics: ClassVar[tuple[MetricSpec, ...]] = (PER, CTC)
-    metric_specs: ClassVar[tuple[MetricSpec, ...]] = METRICS
     supervised_loss: ClassVar[str] = "CTCLoss"
     pipeline_tag: ClassVar[str] = "automatic-speech-recognition"
     input_axes: ClassVar[Mapping[str, Mapping[int, str]]] = {
@@ -71,6 +87,36 @@ class SpeechCTC:
             raise LimbeckError(
                 f"classes must be at least 2, frame_stride at least 1 and blank one of the classes, got {self}"
             )
+        require_beam(self.num_beams)
+        allowed = ("per",) if self.word_separator is None else ("cer", "wer")
+        if self.primary is not None and self.primary not in allowed:
+            raise LimbeckError(
+                f"primary must be {' or '.join(allowed)} for data {'without' if len(allowed) == 1 else 'with'} words, "
+                f"got {self.primary!r}"
+            )
+
+    @property
+    def primary_metric(self) -> MetricSpec:
+        """The error rate by token, or by word."""
+        return WER if self.primary == "wer" else self._token_metric
+
+    @property
+    def monitored_metrics(self) -> tuple[MetricSpec, ...]:
+        """The primary metric, the other error rate, and the CTC loss."""
+        return (*sorted(self._error_rates, key=lambda metric: metric != self.primary_metric), CTC)
+
+    @property
+    def metric_specs(self) -> tuple[MetricSpec, ...]:
+        """Error rates and sequence accuracy."""
+        return (*self._error_rates, SEQUENCE_ACCURACY)
+
+    @property
+    def _token_metric(self) -> MetricSpec:
+        return PER if self.word_separator is None else CER
+
+    @property
+    def _error_rates(self) -> tuple[MetricSpec, ...]:
+        return (self._token_metric,) if self.word_separator is None else (CER, WER)
 
     def outputs(self, network: nn.Module, batch: Any) -> Outputs:
         """One row per frame of the grid; ``by_sample`` has ``frame_logits`` and ``frame_length`` of the network."""
@@ -129,7 +175,7 @@ class SpeechCTC:
             require_enough_frames(labeled, stride, split_name=name, network=type(network).__name__)
 
     def monitor(self, network: nn.Module, batch: Any) -> Tensor:
-        """``[batch, 4]``: errors, tokens, CTC loss per token, 1."""
+        """``[batch, 4]``: errors, tokens, CTC loss per token, 1; errors and number of words before the loss."""
         outputs = self.outputs(network, batch)
         tokens, lengths = self._tokens(batch)
         logits, frame_lengths = outputs.by_sample["frame_logits"], outputs.by_sample["frame_length"]
@@ -138,24 +184,24 @@ class SpeechCTC:
         columns = torch.stack([losses, torch.ones_like(losses)], dim=1).masked_fill(
             (lengths.cpu() < 0)[:, None], torch.nan
         )
-        return torch.cat([self._errors(outputs, batch)[1], columns], dim=1)
+        return torch.cat([self._errors(outputs, batch, num_beams=1)[1], columns], dim=1)
 
     def score(self, network: nn.Module, batch: Any) -> Scores:
-        """Decoded tokens; the statistics are the number of errors and of target tokens."""
-        decoded, statistics = self._errors(self.outputs(network, batch), batch)
-        labeled = statistics[~statistics[:, 0].isnan()]
-        return Scores(statistics, decoded, (labeled[:, 0], labeled[:, 1]))
+        """Decoded tokens; the statistics are the number of errors and of target tokens, and of words."""
+        decoded, statistics = self._errors(self.outputs(network, batch), batch, num_beams=self.num_beams)
+        return Scores(statistics, decoded, (statistics[~statistics[:, 0].isnan()],))
 
     def metric_value(
         self, statistics: Tensor, weights: Tensor | None = None, *, metric: MetricSpec | None = None
     ) -> Tensor:
-        """Errors by tokens, or from :meth:`monitor` the mean CTC loss per token."""
-        columns = statistics[:, 2:4] if metric == CTC else statistics[:, :2]
+        """Errors by tokens or words, or from :meth:`monitor` the mean CTC loss per token."""
+        metric = metric or self.primary_metric
+        columns = statistics[:, -2:] if metric == CTC else statistics[:, 2:4] if metric == WER else statistics[:, :2]
         return reduce_statistics(columns, weights, lambda sums: sums[..., 0] / sums[..., 1])
 
     def metrics(self) -> SequenceMetrics:
-        """Phoneme error rate and sequence accuracy."""
-        return SequenceMetrics()
+        """Error rates and sequence accuracy."""
+        return SequenceMetrics(self._token_metric)
 
     def model_inputs(self, batch: Any) -> ModelInputs:
         """The frames and their numbers."""
@@ -184,19 +230,31 @@ class SpeechCTC:
             row[:length].tolist() if length >= 0 else None for row, length in zip(tokens, lengths.tolist(), strict=True)
         ]
         names = facts.get("class_names") or [str(index) for index in range(self.classes)]
-        return speech_examples(batch["input"], batch["input_length"], targets, batch["sample_id"], scores, names)
+        return speech_examples(
+            batch["input"], batch["input_length"], targets, batch["sample_id"], scores, names,
+            between=" " if self.word_separator is None else "",
+        )  # fmt: skip
 
     def deployment_model(self, network: nn.Module, data: Any) -> nn.Module:
         """The network with the normalization of the data: takes log-mel frames and their number."""
         return NormalizedFrames(network, data.normalization)
 
-    def _errors(self, outputs: Outputs, batch: Any) -> tuple[list[list[int]], Tensor]:
-        """Decoded tokens, and ``[batch, 2]`` errors and target tokens; NaN without a target."""
+    def _errors(self, outputs: Outputs, batch: Any, *, num_beams: int) -> tuple[list[list[int]], Tensor]:
+        """Decoded tokens, and ``[batch, 2]`` errors and target tokens, and those of words; NaN without a target."""
         logits, frame_lengths = outputs.by_sample["frame_logits"], outputs.by_sample["frame_length"]
-        decoded = decode_greedy(logits, frame_lengths, blank=self.blank)
+        if num_beams == 1:
+            decoded = decode_greedy(logits, frame_lengths, blank=self.blank)
+        else:
+            found = search_prefixes(logits, frame_lengths, blank=self.blank, beam_size=num_beams)
+            rows = zip(found.tokens[:, 0].tolist(), found.lengths[:, 0].tolist(), strict=True)
+            decoded = [row[:count] for row, count in rows]
         tokens, lengths = self._tokens(batch)
         targets = [row[: max(0, n)].tolist() for row, n in zip(tokens.cpu(), lengths.tolist(), strict=True)]
-        statistics = torch.stack([edit_distances(decoded, targets), lengths.cpu().double()], dim=1)
+        columns = [edit_distances(decoded, targets), lengths.cpu().double()]
+        if (separator := self.word_separator) is not None:
+            words = [[split_words(row, separator) for row in rows] for rows in (decoded, targets)]
+            columns += [edit_distances(*words), torch.tensor([len(row) for row in words[1]], dtype=torch.float64)]
+        statistics = torch.stack(columns, dim=1)
         return decoded, statistics.masked_fill((lengths.cpu() < 0)[:, None], torch.nan)
 
     def _tokens(self, batch: Any) -> tuple[Tensor, Tensor]:
