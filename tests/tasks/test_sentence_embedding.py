@@ -15,10 +15,10 @@ from limbeck.core.task import DeployableTask
 from limbeck.data.module import make_splits
 from limbeck.data.sequence_store import SequenceStore
 from limbeck.data.split import Split
+from limbeck.evaluation.embedding_map import embedding_map
 from limbeck.losses import EmbeddingCosineLoss, EmbeddingMSELoss, FitNetLoss, MarginMSELoss, SupConLoss
 from limbeck.models import sentence_encoder
 from limbeck.tasks import SentenceEmbedding
-from limbeck.tasks.text.embedding_metrics import embedding_map
 from limbeck.tasks.text.retrieval import pack_statistics, rank_texts, retrieval_values, unpack_statistics
 from limbeck.testing import check_task
 
@@ -136,7 +136,7 @@ def test_equal_embeddings_retrieve_nothing_for_sure():
 def test_a_map_has_its_texts_on_two_components():
     rows = np.concatenate([embeddings()[:, :2] * [3, 1], np.zeros((8, 2))], axis=1)
     texts = unpack_statistics(make_statistics(rows))
-    shown = embedding_map(texts)
+    shown = embedding_map(texts.embedding, texts.classes, sample_ids=texts.sample_ids)
     order = sorted(range(8), key=lambda i: int(TARGET[i]))
     assert shown["sample_ids"] == order
     assert shown["classes"] == [int(TARGET[i]) for i in order]

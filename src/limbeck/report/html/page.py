@@ -24,6 +24,7 @@ from limbeck.report.plots.curves import (
     plot_temperatures,
     plot_validation_curves,
 )
+from limbeck.report.plots.embedding_map import plot_embedding_map
 from limbeck.report.plots.heatmap import plot_cka
 from limbeck.report.plots.latency_scatter import plot_metric_vs_latency
 from limbeck.report.plots.precision_recall import plot_precision_recall
@@ -129,11 +130,13 @@ def _draw_plots(record: Record, run_dir: Path, students: _Students) -> dict[str,
     curves = load_curves(run_dir / "metrics.csv")
     curve = curves.get(next(name for name, model in record.models.items() if model is record.distilled))
     temperatures = load_temperatures(run_dir / "temperatures.csv", curve)
-    reliability_plots = []
+    reliability_plots, embedding_maps = [], []
     for index, (name, model) in enumerate(record.ordered_models()):
         label, metrics = record.display_name(name), record.get_metrics(model)
         plot = plot_reliability(metrics, role=model.role, title=label, name=f"reliability{index}")
         reliability_plots += [(label, model.role, metrics, plot)] if plot else []
+        embedding = plot_embedding_map(metrics, title=label, name=f"embedding{index}")
+        embedding_maps += [(label, model.role, embedding)] if embedding else []
     validation_plot, loss_plot = plot_validation_curves(record, curves), plot_loss_components(curve)
     constants = describe_constants(curve, temperatures)
     training_plots = {
@@ -150,6 +153,7 @@ def _draw_plots(record: Record, run_dir: Path, students: _Students) -> dict[str,
         "reliability_plots": reliability_plots,
         "latency_plot": plot_metric_vs_latency(record),
         "precision_recall_plot": plot_precision_recall(record),
+        "embedding_maps": embedding_maps,
         "cka_plots": [
             (label, role, plot_cka(fidelity.cka, title=label, name=f"cka{index}"))
             for index, (label, role, fidelity) in enumerate(students) if fidelity.cka and fidelity.cka.matrix

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from limbeck.core.metric_spec import MetricSpec
+from limbeck.evaluation.embedding_map import embedding_map
 
 R1: Final = MetricSpec(
     name="r1", label="R@1", phrase="R@1",
@@ -129,6 +130,7 @@ class RetrievalMetrics:
             "mean_rank": float(ranks.mean()),
             "per_class": [float(values[member].mean()) for member in members],
             "class_num_samples": [int(member.sum()) for member in members],
+            "embedding_map": embedding_map(speech, classes, partners=text),
         }
 
 

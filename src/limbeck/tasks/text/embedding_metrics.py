@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, final
 
@@ -10,9 +9,10 @@ import torch
 from torch import Tensor
 
 from limbeck.core.metric_spec import MetricSpec
+from limbeck.evaluation.embedding_map import embedding_map
 from limbeck.tasks.text.retrieval import Ranking, Relevant, Texts, rank_texts, retrieval_values, unpack_statistics
 
-__all__ = ["MAP", "METRICS", "NEAREST", "R1", "RetrievalMetrics", "embedding_map"]
+__all__ = ["MAP", "METRICS", "NEAREST", "R1", "RetrievalMetrics"]
 
 R1: Final = MetricSpec(
     name="r1", label="R@1", phrase="R@1",
@@ -28,8 +28,6 @@ MAP: Final = MetricSpec(
 )  # fmt: skip
 METRICS: Final = (R1, NEAREST, MAP)
 
-_MAX_MAP_CLASSES: Final = 8
-_MAX_MAP_TEXTS: Final = 30
 _NUM_SHOWN: Final = 8
 _MAX_CHARACTERS: Final = 120
 
@@ -59,7 +57,9 @@ class RetrievalMetrics:
         values = retrieval_values(texts, relevant=self._relevant, candidates=self._candidates)[0]
         ranking = rank_texts(texts, relevant=self._relevant)
         members = [texts.classes == index for index in range(self._classes)]
-        details: dict[str, Any] = {"embedding_map": embedding_map(texts)}
+        details: dict[str, Any] = {
+            "embedding_map": embedding_map(texts.embedding, texts.classes, sample_ids=texts.sample_ids)
+        }
         if len(self._texts) == len(values):
             details["neighbors"] = _list_neighbors(texts, ranking, self._texts)
         return {
@@ -70,43 +70,6 @@ class RetrievalMetrics:
             "class_num_samples": [int(member.sum()) for member in members],
             **details,
         }
-
-
-def embedding_map(texts: Texts) -> dict[str, Any]:
-    """Texts of the largest classes on their first two principal components, as plain data.
-
-    Returns:
-        ``points`` (x and y, of root mean square 1 together), ``classes`` and ``sample_ids`` of at most 30 texts of each
-        of at most 8 classes; ``explained``, the fraction of their variance.
-
-    >>> embedding = torch.tensor([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]], dtype=torch.float64)
-    >>> embedding_map(Texts(*torch.tensor([[0, 0], [0, 0], [4, 5]]), embedding))["points"]
-    [[1.0, 0.0], [-1.0, 0.0]]
-    """
-    counts = Counter(texts.classes.tolist())
-    largest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_MAX_MAP_CLASSES]
-    indices = []
-    for label, count in sorted(largest):
-        members = (texts.classes == label).nonzero()[:, 0]
-        num_shown = min(count, _MAX_MAP_TEXTS)
-        indices.append(members[torch.arange(num_shown) * count // num_shown])
-    rows = torch.cat(indices)
-    embedding = texts.embedding[rows]
-    centered = embedding - embedding.mean(dim=0)
-    _, singular, directions = torch.linalg.svd(centered, full_matrices=False)
-    # Of the two directions of an axis, the one along which its largest entry points.
-    axes = directions[:2]
-    axes = axes * axes.gather(1, axes.abs().argmax(dim=1, keepdim=True)).sign()
-    points = torch.zeros(len(rows), 2, dtype=torch.float64)
-    points[:, : len(axes)] = centered @ axes.T
-    radius = points.square().sum(dim=1).mean().sqrt().clamp(min=1e-12)
-    variance = singular.square()
-    return {
-        "points": [[round(x, 3) + 0.0, round(y, 3) + 0.0] for x, y in (points / radius).tolist()],
-        "classes": [int(label) for label in texts.classes[rows].tolist()],
-        "sample_ids": [int(index) for index in texts.sample_ids[rows].tolist()],
-        "explained": round(float(variance[:2].sum() / variance.sum().clamp(min=1e-12)), 4),
-    }
 
 
 def _list_neighbors(texts: Texts, ranking: Ranking, names: Sequence[str]) -> list[dict[str, Any]]:
