@@ -22,6 +22,7 @@ from limbeck.models import conv_ctc
 from limbeck.tasks import SpeechCTC
 from limbeck.tasks.speech.metrics import CTC, WER, decode_greedy, edit_distances
 from limbeck.testing import check_task
+from limbeck.utils.spectrogram import draw_labels
 
 TASK = SpeechCTC(classes=5, frame_stride=2)
 LENGTHS = torch.tensor([11, 6, 9])
@@ -302,3 +303,31 @@ def test_a_beam_finds_a_sequence_more_probable_than_the_best_path():
 def test_metrics_that_the_data_cannot_give_are_refused(settings, message):
     with pytest.raises(LimbeckError, match=message):
         SpeechCTC(classes=3, **settings)
+
+
+def test_tokens_are_shown_at_the_frames_where_they_begin():
+    """Of a network with frames of two input frames, over a clip of 12 of the 16 in the batch."""
+    path = torch.tensor([[0, 3, 3, 0, 3, 1, 0, 2]])
+    batch = {
+        "input": torch.randn(1, 16, 8), "input_length": torch.tensor([12]), "target": torch.tensor([[3, 3, 1]]),
+        "target_length": torch.tensor([3]), "sample_id": torch.tensor([0]),
+    }  # fmt: skip
+    network = Fixed(9.0 * nn.functional.one_hot(path, 5))
+    scores = {"best path": TASK.score(network, batch), "beam": replace(TASK, num_beams=4).score(network, batch)}
+    decoded, beam = (score.predictions[0] for score in scores.values())
+    assert (decoded, decoded.frames) == ([3, 3, 1], [2, 8, 10])
+    assert (beam, beam.frames) == ([3, 3, 1], [])
+    predictions = TASK.examples(batch, scores, {"class_names": ("-", "a", "b", "ʃ", " ")})[0].predictions
+    assert predictions["best path"].image.startswith(b"\x89PNG")
+    assert not predictions["beam"].image
+    assert [panel.correct for panel in predictions.values()] == [True, True]
+
+
+def test_labels_are_below_their_position_and_do_not_overlap():
+    drawn = draw_labels(torch.ones(1, 20, 1000), [0.5, 0.505, 0.51, 0.515, 0.999], ["mm", "n", "o", "p", "end"])
+    below = drawn[0, 24:]
+    lines = [(below[14 * line : 14 * (line + 1)] < 0.5).any(dim=0).nonzero()[:, 0] for line in range(3)]
+    assert drawn.shape == (1, 64, 640)
+    assert [int(line.min()) for line in lines] == pytest.approx([320, 323, 326], abs=3)
+    assert int(lines[0].max()) <= 639
+    assert int((drawn[0, 21] < 0.5).sum()) == 5  # ticks

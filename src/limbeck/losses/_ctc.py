@@ -53,6 +53,18 @@ def ctc_loss(
     return (losses / token_lengths.clamp(min=1)).sum() / has_target.sum().clamp(min=1)
 
 
+def emitting_frames(path: Tensor, lengths: Tensor, *, blank: int = 0) -> Tensor:
+    """Which frames of ``path`` ``[batch, frames]`` begin a token: no blank, no repeat, no padding.
+
+    >>> import torch
+    >>> emitting_frames(torch.tensor([[1, 1, 0, 1, 2]]), torch.tensor([4]))
+    tensor([[ True, False, False,  True, False]])
+    """
+    is_token = path != blank
+    is_token[:, 1:] &= path[:, 1:] != path[:, :-1]
+    return is_token & (torch.arange(path.shape[1], device=path.device) < lengths.to(path.device)[:, None])
+
+
 def decode_best_path(logits: Tensor, lengths: Tensor, *, blank: int = 0) -> tuple[Tensor, Tensor]:
     """The tokens of the best path of each sample: repeats merged, then blanks removed.
 
@@ -69,9 +81,7 @@ def decode_best_path(logits: Tensor, lengths: Tensor, *, blank: int = 0) -> tupl
     (tensor([[1, 1, 2, 0, 0]]), tensor([3]))
     """
     path = logits.argmax(dim=2)
-    is_token = path != blank
-    is_token[:, 1:] &= path[:, 1:] != path[:, :-1]
-    is_token &= torch.arange(path.shape[1], device=path.device) < lengths.to(path.device)[:, None]
+    is_token = emitting_frames(path, lengths, blank=blank)
     order = (~is_token).to(torch.int8).argsort(dim=1, stable=True)
     counts = is_token.sum(dim=1)
     tokens = path.gather(1, order)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from limbeck.core.metric_spec import MetricSpec
-from limbeck.losses._ctc import decode_best_path
+from limbeck.losses._ctc import emitting_frames
 
 PER: Final = MetricSpec(
     name="per", label="Phoneme error rate", phrase="phoneme error rate", higher_is_better=False,
@@ -52,7 +52,16 @@ def _edit_distance(first: Sequence[Hashable], second: Sequence[Hashable]) -> int
     return row[-1]
 
 
-def decode_greedy(logits: Tensor, lengths: Tensor, *, blank: int) -> list[list[int]]:
+@final
+class DecodedTokens(list[int]):
+    """The tokens of a clip, with the frame at which each begins; without frames after a beam search."""
+
+    def __init__(self, tokens: Sequence[int], frames: Sequence[int] = ()) -> None:
+        super().__init__(tokens)
+        self.frames = list(frames)
+
+
+def decode_greedy(logits: Tensor, lengths: Tensor, *, blank: int) -> list[DecodedTokens]:
     """The tokens of the best path of each sample: repeats merged, then blanks removed.
 
     Args:
@@ -61,11 +70,16 @@ def decode_greedy(logits: Tensor, lengths: Tensor, *, blank: int) -> list[list[i
         blank: index of the blank.
 
     >>> logits = torch.eye(3)[None, [1, 1, 0, 1, 2]]
-    >>> decode_greedy(logits, torch.tensor([5]), blank=0)
-    [[1, 1, 2]]
+    >>> (decoded,) = decode_greedy(logits, torch.tensor([5]), blank=0)
+    >>> decoded, decoded.frames
+    ([1, 1, 2], [0, 3, 4])
     """
-    tokens, counts = decode_best_path(logits, lengths, blank=blank)
-    return [row[:count] for row, count in zip(tokens.tolist(), counts.tolist(), strict=True)]
+    path = logits.argmax(dim=2)
+    begins = emitting_frames(path, lengths, blank=blank)
+    return [
+        DecodedTokens(row[is_token].tolist(), is_token.nonzero()[:, 0].tolist())
+        for row, is_token in zip(path, begins, strict=True)
+    ]
 
 
 def split_words(tokens: Sequence[int], separator: int) -> list[tuple[int, ...]]:

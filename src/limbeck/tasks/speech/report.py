@@ -1,4 +1,4 @@
-"""Examples of recognized speech for the report: spectrogram, target and decoded tokens."""
+"""Examples of recognized speech for the report: spectrogram, target, and decoded tokens at their frames."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from limbeck.core.task import Example, Panel, Scores
 from limbeck.utils.png import encode_png
-from limbeck.utils.spectrogram import draw_spectrogram
+from limbeck.utils.spectrogram import draw_labels, draw_spectrogram
 
 _MAX_SIDE = 320
 
@@ -34,13 +34,19 @@ def speech_examples(
 
     examples = []
     for i, (sample_id, target) in enumerate(zip(sample_ids.tolist(), targets, strict=True)):
-        predictions = {
-            name: Panel(
-                spell(score.predictions[i]), correct=None if target is None else list(score.predictions[i]) == [*target]
+        spectrogram = draw_spectrogram(frames[i, : int(lengths[i])])
+        predictions = {}
+        for name, score in scores.items():
+            decoded = score.predictions[i]
+            names = [token_names[token].replace(" ", "␣") for token in decoded]
+            positions = [frame / max(1, int(lengths[i])) for frame in decoded.frames]
+            aligned = draw_labels(spectrogram, positions, names) if positions else None
+            predictions[name] = Panel(
+                spell(decoded),
+                correct=None if target is None else decoded == [*target],
+                image=b"" if aligned is None else encode_png(aligned, max_side=max(aligned.shape)),
             )
-            for name, score in scores.items()
-        }
-        image = encode_png(draw_spectrogram(frames[i, : int(lengths[i])]), max_side=_MAX_SIDE)
+        image = encode_png(spectrogram, max_side=_MAX_SIDE)
         examples.append(
             Example(
                 sample_id=sample_id, input=Panel(image=image), predictions=predictions,

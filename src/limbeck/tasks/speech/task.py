@@ -26,6 +26,7 @@ from limbeck.tasks.speech.metrics import (
     PER,
     SEQUENCE_ACCURACY,
     WER,
+    DecodedTokens,
     SequenceMetrics,
     decode_greedy,
     edit_distances,
@@ -188,7 +189,10 @@ class SpeechCTC:
 
     def score(self, network: nn.Module, batch: Any) -> Scores:
         """Decoded tokens; the statistics are the number of errors and of target tokens, and of words."""
-        decoded, statistics = self._errors(self.outputs(network, batch), batch, num_beams=self.num_beams)
+        outputs = self.outputs(network, batch)
+        decoded, statistics = self._errors(outputs, batch, num_beams=self.num_beams)
+        stride = frame_stride(batch["input"].shape[1], outputs.by_sample["frame_logits"].shape[1])
+        decoded = [DecodedTokens(tokens, [(stride or 1) * frame for frame in tokens.frames]) for tokens in decoded]
         return Scores(statistics, decoded, (statistics[~statistics[:, 0].isnan()],))
 
     def metric_value(
@@ -239,7 +243,7 @@ class SpeechCTC:
         """The network with the normalization of the data: takes log-mel frames and their number."""
         return NormalizedFrames(network, data.normalization)
 
-    def _errors(self, outputs: Outputs, batch: Any, *, num_beams: int) -> tuple[list[list[int]], Tensor]:
+    def _errors(self, outputs: Outputs, batch: Any, *, num_beams: int) -> tuple[list[DecodedTokens], Tensor]:
         """Decoded tokens, and ``[batch, 2]`` errors and target tokens, and those of words; NaN without a target."""
         logits, frame_lengths = outputs.by_sample["frame_logits"], outputs.by_sample["frame_length"]
         if num_beams == 1:
@@ -247,7 +251,7 @@ class SpeechCTC:
         else:
             found = search_prefixes(logits, frame_lengths, blank=self.blank, beam_size=num_beams)
             rows = zip(found.tokens[:, 0].tolist(), found.lengths[:, 0].tolist(), strict=True)
-            decoded = [row[:count] for row, count in rows]
+            decoded = [DecodedTokens(row[:count]) for row, count in rows]
         tokens, lengths = self._tokens(batch)
         targets = [row[: max(0, n)].tolist() for row, n in zip(tokens.cpu(), lengths.tolist(), strict=True)]
         columns = [edit_distances(decoded, targets), lengths.cpu().double()]
