@@ -13,6 +13,7 @@ from limbeck.core.outputs import Outputs
 from limbeck.data.sources import ParallelText
 from limbeck.losses import CrossEntropyLoss, KDLoss
 from limbeck.models import seq2seq_transformer
+from limbeck.models.beam_search import Translations
 from limbeck.tasks import Translation
 from limbeck.tasks.translation import metrics
 from limbeck.tasks.translation.metrics import BLEU, BLEU_COLUMNS, CHRF, NLL
@@ -328,3 +329,26 @@ def test_a_larger_output_than_the_vocabulary_is_cut(data):
     outputs = task.outputs(wide, batch)
     assert isinstance(outputs, Outputs)
     assert outputs.logits.shape[1] == data.facts["vocab_size"]
+
+
+class Wider(nn.Module):
+    """A network with more tokens than the data, of which the last is the most likely."""
+
+    def forward(self, input_ids, attention_mask, decoder_input_ids):
+        logits = torch.zeros(*decoder_input_ids.shape, 12)
+        logits[..., 11], logits[..., 4] = 9.0, 5.0
+        return logits
+
+
+def test_tokens_beyond_the_vocabulary_are_never_translated():
+    batch = {
+        "input_ids": torch.tensor([[5, 6]]), "attention_mask": torch.ones(1, 2, dtype=torch.long),
+        "target": torch.tensor([[4, 0]]), "view": torch.zeros(1, dtype=torch.long),
+    }  # fmt: skip
+    task = Translation(10, num_beams=2, hypothesis_beams=2, max_tokens=3)
+    with torch.no_grad():
+        assert task.outputs(Wider(), batch).by_sample["hypothesis"].tolist() == [[4, 4, 4]]
+    network = Wider()
+    network.translate = lambda *args, **options: Translations(torch.tensor([[11]]), torch.tensor([1]), torch.zeros(1))
+    with pytest.raises(LimbeckError, match="translate of Wider must return tokens below 10, got 11"), torch.no_grad():
+        task.outputs(network, batch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from limbeck.recipe import find_recipe, load_recipe
 from limbeck.workflows import distill
@@ -44,6 +45,31 @@ def test_the_recipe_runs_its_first_steps(tmp_path):
     cache = record["cache"]["teacher"]
     assert 0 < cache["misses"] <= cache["num_outputs"]  # once each, whatever the padding of their batch
     assert cache["hits"] >= cache["misses"]  # the second query of each step
+
+
+def test_the_recipe_of_nllb_runs_its_first_steps(tmp_path):
+    pytest.importorskip("sacrebleu", reason="needs sacrebleu")
+    transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'limbeck[text]'")
+    torch.manual_seed(0)
+    config = transformers.M2M100Config(
+        vocab_size=100, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=64,
+        decoder_start_token_id=2,
+    )  # fmt: skip
+    transformers.AutoModelForSeq2SeqLM.from_config(config).save_pretrained(tmp_path / "nllb")
+    settings = [
+        f"data.root={write_corpus(tmp_path)}", f"teachers.teacher.path={tmp_path / 'nllb'}",
+        f"teachers.teacher.weights={tmp_path / 'nllb'}", "task.max_tokens=8",
+        "data.pairs=[cs-en, de-en, fr-en]", "data.eval_pairs=[cs-en]", "data.vocabulary=words", "data.vocab_size=80",
+        "data.language_tokens={}", "data.max_tokens=16", "task.hypothesis_beams=2", "task.num_beams=1",
+        "student={use: seq2seq_transformer, width: 4, depth: 1}", "stages.0.steps=3", "training.batch_tokens=200",
+        "stages.0.objective.word.anchor=cs-en", "stages.0.objective.sequence.anchor=cs-en",
+        "training.precision=32-true", "data.test_file=test_2016_flickr",
+        "stages.0.objective.word.top_k=8", f"cache={{top_k: 8, root: {tmp_path / 'cache'}}}", "num_threads=1",
+    ]  # fmt: skip
+    record = distill("nllb_full", settings, run_dir=tmp_path / "run", callbacks=[])
+    assert set(record["models"]["teacher"]["test"]["metrics"]) == {"bleu", "chrf", "nll"}
+    assert record["export"]["onnx"]["max_abs_difference"] < 1e-4
 
 
 def test_the_recipe_is_valid():

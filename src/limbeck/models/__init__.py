@@ -8,6 +8,7 @@ from limbeck.models.create_model import create_model
 from limbeck.models.detector import Detector, detector
 from limbeck.models.encoder_unet import encoder_unet
 from limbeck.models.mlp import mlp
+from limbeck.models.pretrained_seq2seq import transformers_seq2seq
 from limbeck.models.pretrained_text import transformers
 from limbeck.models.sentence_encoder import sentence_encoder
 from limbeck.models.sentence_transformer import sentence_transformer
@@ -24,6 +25,7 @@ from limbeck.models.weights import load_weights, save_weights
 __all__ = [
     "Detector", "conv_ctc", "create_model", "detector", "encoder_unet", "load_weights", "mlp", "save_weights",
     "sentence_encoder", "sentence_transformer", "seq2seq_transformer", "small_cnn", "small_vit", "speech_text_encoder",
-    "speech_text_translator", "text_encoder", "timm", "torchvision", "transformers", "unet", "vit_segmenter",
+    "speech_text_translator", "text_encoder", "timm", "torchvision", "transformers",
+    "transformers_seq2seq", "unet", "vit_segmenter",
 ]  # fmt: skip
 __all__ += cifar_resnet.__all__

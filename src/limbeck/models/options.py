@@ -1,10 +1,12 @@
-"""The check of the integer options of all builders."""
+"""Options that several builders have."""
 
 from __future__ import annotations
 
-from limbeck.core.errors import LimbeckError
+from collections.abc import Sequence
 
-__all__ = ["require_positive"]
+from limbeck.core.errors import LimbeckError, suggest_names
+
+__all__ = ["find_pairs", "require_positive"]
 
 
 def require_positive(**values: int) -> None:
@@ -17,3 +19,17 @@ def require_positive(**values: int) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise LimbeckError(f"{name} must be an integer of at least 1, got {value!r}")
+
+
+def find_pairs(pairs: Sequence[str], class_names: Sequence[str]) -> tuple[int, ...] | None:
+    """The indices of the language pairs ``pairs`` in ``class_names``; ``None`` for none, which means all.
+
+    >>> find_pairs(["de-en"], ["cs-en", "de-en"]), find_pairs([], ["cs-en"])
+    ((1,), None)
+    """
+    for name in pairs:
+        if name not in class_names:
+            raise LimbeckError(
+                f"pairs must be language pairs of the data, got {name!r}: {suggest_names(name, class_names)}"
+            )
+    return tuple(list(class_names).index(name) for name in pairs) or None

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limbeck.core.errors import LimbeckError, suggest_names
-from limbeck.models.options import require_positive
+from limbeck.core.errors import LimbeckError
+from limbeck.models.options import find_pairs, require_positive
 
 __all__ = ["DecoderState", "Seq2SeqTransformer", "seq2seq_transformer"]
 
@@ -54,15 +54,17 @@ def seq2seq_transformer(
     >>> network(ids, mask, torch.tensor([[2, 4]])).shape
     torch.Size([1, 2, 10])
     """
-    for name in pairs:
-        if name not in class_names:
-            raise LimbeckError(
-                f"pairs must be language pairs of the data, got {name!r}: {suggest_names(name, class_names)}"
-            )
-    indices = tuple(list(class_names).index(name) for name in pairs) or None
     decoder_depth = depth if decoder_depth is None else decoder_depth
     return Seq2SeqTransformer(
-        width, depth, decoder_depth, num_heads, mlp_ratio, dropout, max_tokens, vocab_size, pairs=indices
+        width,
+        depth,
+        decoder_depth,
+        num_heads,
+        mlp_ratio,
+        dropout,
+        max_tokens,
+        vocab_size,
+        pairs=find_pairs(pairs, class_names),
     )
 
 

@@ -7,7 +7,8 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor, nn
 
-from limbeck.models.beam_search import PADDING, StepDecoder, Translations, beam_search
+from limbeck.core.errors import LimbeckError
+from limbeck.models.beam_search import PADDING, StepDecoder, Translations, UncachedDecoder, beam_search
 
 __all__ = ["MAX_SENTENCES", "translate"]
 
@@ -17,7 +18,7 @@ MAX_SENTENCES: Final = 128
 
 def translate(
     network: nn.Module, input_ids: Tensor, attention_mask: Tensor, *, memory: Tensor | None = None,
-    prefix_ids: Tensor | None = None, **options: Any,
+    prefix_ids: Tensor | None = None, vocab_size: int | None = None, **options: Any,
 ) -> Translations:  # fmt: skip
     """The best translation of each source, by :func:`~limbeck.models.beam_search.beam_search`.
 
@@ -27,7 +28,11 @@ def translate(
         attention_mask: of the same shape.
         memory: the encoded source, where ``network`` has ``start_from_memory``; ``None``: it is encoded.
         prefix_ids: see ``beam_search``.
+        vocab_size: number of tokens; those beyond it, to which some networks round up, are never chosen.
         options: of ``beam_search``.
+
+    Raises:
+        LimbeckError: a translation of ``network`` itself has a token beyond ``vocab_size``.
     """
     search = getattr(network, "translate", None)
     count = len(input_ids)
@@ -41,9 +46,11 @@ def translate(
         sources, mask = input_ids[indices, :width], mask[:, :width]
         prefix = None if prefix_ids is None else prefix_ids[indices]
         if search is not None:
-            parts.append(search(sources, mask, prefix_ids=prefix, **options))
+            parts.append(_require_tokens(search(sources, mask, prefix_ids=prefix, **options), network, vocab_size))
             continue
-        decoder = network if memory is None else _FromMemory(network, memory[indices])
+        decoder: Any = network if memory is None else _FromMemory(network, memory[indices])
+        if vocab_size is not None:
+            decoder = _Limited(decoder, vocab_size)
         parts.append(beam_search(decoder, sources, mask, prefix_ids=prefix, **options))
     if len(parts) == 1:
         return parts[0]
@@ -68,3 +75,28 @@ class _FromMemory(StepDecoder):
     def decode_step(self, token_ids: Tensor, state: Any) -> tuple[Tensor, Any]:
         result: tuple[Tensor, Any] = self._network.decode_step(token_ids, state)
         return result
+
+
+@final
+class _Limited(StepDecoder):
+    """A decoder without the logits of tokens beyond ``vocab_size``."""
+
+    def __init__(self, decoder: Any, vocab_size: int) -> None:
+        self._decoder = decoder if isinstance(decoder, StepDecoder) else UncachedDecoder(decoder)
+        self._vocab_size = vocab_size
+
+    def start_decoding(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
+        return self._decoder.start_decoding(input_ids, attention_mask)
+
+    def decode_step(self, token_ids: Tensor, state: Any) -> tuple[Tensor, Any]:
+        logits, state = self._decoder.decode_step(token_ids, state)
+        return logits[:, : self._vocab_size], state
+
+
+def _require_tokens(found: Translations, network: nn.Module, vocab_size: int | None) -> Translations:
+    if vocab_size is not None and found.tokens.numel() and int(found.tokens.max()) >= vocab_size:
+        raise LimbeckError(
+            f"translate of {type(network).__name__} must return tokens below {vocab_size}, got "
+            f"{int(found.tokens.max())}: set vocab_size of the task to that of the network"
+        )
+    return found

@@ -336,7 +336,7 @@ class Translation:
     def _search_options(self) -> dict[str, Any]:
         return {
             "start_id": self.decoder_start_token_id, "end_id": self.eos_token_id, "max_tokens": self.max_tokens,
-            "length_penalty": self.length_penalty,
+            "length_penalty": self.length_penalty, "vocab_size": self.vocab_size,
         }  # fmt: skip
 
     def _prefix_ids(self, batch: Any) -> Tensor | None:
