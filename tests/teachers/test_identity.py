@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib
 import sys
 import types
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import nn
 
 from limbeck.models import small_vit
 from limbeck.teachers import FrozenTeacher, from_callable
-from limbeck.teachers.identity import describe_network, fingerprint_network, network_signature
+from limbeck.teachers.identity import _is_library, describe_network, fingerprint_network, network_signature
 
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
 _SLOPE = 1.0
@@ -248,3 +249,19 @@ def test_identity_is_that_of_another_process_until_an_imported_module_is_edited(
         assert done.returncode == 0, done.stderr
         prints.append(done.stdout)
     assert prints[0] == prints[1] != prints[2]
+
+
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_a_package_installed_into_a_folder_has_a_version(tmp_path, monkeypatch, is_installed):
+    """`pip install --target` writes the record of its files beside the package."""
+    name = f"network_of_{'a_package' if is_installed else 'a_user'}"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text(
+        "import torch\nclass Net(torch.nn.Identity): pass\n__version__ = '1'\n"
+    )
+    if is_installed:
+        (tmp_path / f"{name}-1.dist-info").mkdir()
+        (tmp_path / f"{name}-1.dist-info" / "RECORD").write_text(f"{name}/__init__.py,sha256=x,9\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    network = importlib.import_module(name).Net()
+    assert _is_library(type(network).__module__) is is_installed

@@ -17,7 +17,7 @@ import re
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Set
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Final, final
 
@@ -268,7 +268,19 @@ def _is_library(module_name: str) -> bool:
     if package in ("torch", "limbeck", "builtins") or package in sys.stdlib_module_names:
         return package != "__main__"
     file = getattr(sys.modules.get(module_name), "__file__", None) or ""
-    return package != "__main__" and ("site-packages" in file or "dist-packages" in file)
+    return package != "__main__" and ("site-packages" in file or "dist-packages" in file or _is_installed(package))
+
+
+@functools.cache
+def _is_installed(package: str) -> bool:
+    """Whether an installer wrote ``package`` into its folder, as ``pip install --target`` does."""
+    file = Path(getattr(sys.modules.get(package), "__file__", None) or "")
+    folder = file.parent.parent if file.name == "__init__.py" else file.parent
+    try:
+        records = [record.read_text(encoding="utf-8") for record in folder.glob("*.dist-info/RECORD")]
+    except (OSError, ValueError):
+        return False
+    return any(line.startswith((f"{package}/", f"{package}.py,")) for record in records for line in record.splitlines())
 
 
 @functools.cache
