@@ -47,7 +47,7 @@ def main() -> None:
         ("camvid_three_over_best_single", ensemble, "only_unet", ">= 0"),
     ):
         rows.append(gain_row(name, paired_mean_ci(percent[variant], percent[baseline]), DATA, aim=aim))
-    rows += variant_rows("camvid", study, DATA)
+    rows += variant_rows("camvid_ablation", study, DATA)
     write_rows(rows, ensemble=ensemble, validation=validation, values=percent)
 
 
