@@ -173,8 +173,10 @@ def cross_entropy(logits: Tensor, target: Tensor, *, label_smoothing: float = 0.
     if target.ndim == 2:
         probabilities = target.to(logits) * (1 - label_smoothing) + label_smoothing / logits.shape[1]
         return soft_cross_entropy(logits, probabilities, (target != 0).any(dim=1))
-    by_column = (logits.t().contiguous()[None], target.long()[None]) if _is_slow(logits) else (logits, target.long())
-    total = F.cross_entropy(*by_column, label_smoothing=label_smoothing, ignore_index=IGNORE_INDEX, reduction="sum")
+    # That of torch, so that a supervised training is a plain loop to the last bit.
+    total = F.cross_entropy(
+        logits, target.long(), label_smoothing=label_smoothing, ignore_index=IGNORE_INDEX, reduction="sum"
+    )
     return total / (target != IGNORE_INDEX).sum().clamp(min=1)
 
 
