@@ -81,3 +81,9 @@ def test_resampling_keeps_a_tone():
     tone = torch.from_numpy(np.sin(2 * np.pi * 440 * time)).float()
     expected = np.sin(2 * np.pi * 440 * np.arange(3200) / 16000)
     np.testing.assert_allclose(resample(tone, 8000, 16000)[200:-200].numpy(), expected[200:-200], atol=2e-3)
+
+
+def test_a_truncated_file_is_named_with_its_reason(tmp_path):
+    (tmp_path / "a.wav").write_bytes(b"x")
+    with pytest.raises(LimbeckError, match=r"a\.wav cannot be read \(it is truncated\)"):
+        read_audio(tmp_path / "a.wav")

@@ -14,6 +14,7 @@ from limbeck import LimbeckError
 from limbeck.data import transcripts
 from limbeck.data.sources import SpeechFolder
 from limbeck.data.split import UNLABELED
+from limbeck.tasks import SpeechCTC
 from limbeck.testing import check_data_source
 
 TEXTS = ("One two.", "two, three", "Three's company", "one", "two")
@@ -61,12 +62,37 @@ def test_the_table_gives_the_splits_and_clips_without_a_text_are_unlabeled(tmp_p
     assert int((lengths < 0).sum()) == 2
 
 
-def test_a_character_that_training_lacks_is_left_out(tmp_path):
-    folder = write_folder(tmp_path / "speech", more=["0.wav\tquiz\ttest\t"], row="{file}\t{text}\ttrain\t")
+def test_a_character_that_training_lacks_is_an_error_of_every_network(tmp_path):
+    folder = write_folder(tmp_path / "speech", more=["0.wav\tquite\ttest\t"], row="{file}\t{text}\ttrain\t")
     data = SpeechFolder(root=str(folder), mels=8).load(seed=0)
     assert "q" not in data.class_names
-    fields = data.test.unlock("test").read_fields(torch.tensor([0]))
-    assert int(fields["target_length"]) == 0  # q, u, i and z
+    assert data.class_names[-1] == "⁇"
+    assert spell(data, data.test.unlock("test")) == ["⁇⁇⁇te"]
+    assert not any("⁇" in text for text in spell(data, data.train))
+
+
+def test_characters_of_single_words_are_characters(tmp_path):
+    folder = tmp_path / "speech"
+    write_folder(folder, row="{file}\tone\t\t")
+    data = SpeechFolder(root=str(folder), mels=8).load(seed=0)
+    task = SpeechCTC(classes=len(data.class_names), word_separator=data.facts["word_separator"])
+    assert task.primary_metric.name == "cer"
+
+
+def test_clips_without_a_speaker_are_no_group(tmp_path):
+    more = [f"{i}.wav\tone\t\tanna" for i in range(4)]
+    folder = write_folder(tmp_path / "speech", more=more, row="{file}\t{text}\t\t")
+    data = SpeechFolder(root=str(folder), mels=8).load(seed=0)
+    sizes = [len(split) for split in (data.train, data.validation, data.test)]
+    assert sum(sizes) == 44
+    assert min(sizes) >= 4
+
+
+def test_clips_that_are_left_out_are_counted(tmp_path):
+    folder = write_folder(tmp_path / "speech")
+    with pytest.warns(UserWarning, match=r"15 of 40 clips are longer than max_seconds or too short"):
+        data = SpeechFolder(root=str(folder), mels=8, max_seconds=0.64).load(seed=0)
+    assert sum(map(len, (data.train, data.validation, data.test))) == 25
 
 
 def test_phonemes_of_a_lexicon(tmp_path):
@@ -122,6 +148,9 @@ def test_letters_with_marks_are_kept():
         (["\tone\t\t"], {}, r"line 42 .* must have a file"),
         (["0.wav\t\ttest\t"], {}, r"a test clip must have a text"),
         (["../0.wav\tone\t\t"], {}, r"file must be in the folder of the table"),
+        (["0.wav\t?!\ttest\tben"], {}, r"a test clip must have characters, and '\?!' of .*0.wav has none"),
+        (["0.wav\tone\ttest\ts1"], {}, r"must be in one split, and 's1' is in none and test: correct them"),
+        (["a\0b.wav\tone\t\t"], {}, r"cannot be read"),
         (["9.mp3\tone\t\t"], {}, "soundfile|cannot be read"),
         ([], {"units": "words"}, "units must be characters or phonemes, got 'words'"),
         ([], {"lexicon": "words.txt"}, "lexicon needs units: phonemes"),

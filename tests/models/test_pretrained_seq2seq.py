@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 
 from limbeck import LimbeckError
 from limbeck.core.protocols import Teacher
-from limbeck.models import transformers_seq2seq
+from limbeck.models import load_weights, transformers_seq2seq
 from limbeck.models.beam_search import UncachedDecoder, beam_search
 from limbeck.recipe import find_recipe, load_recipe
 from limbeck.tasks import Translation
@@ -100,6 +102,24 @@ def test_what_does_not_fit_is_one_sentence(folder, tmp_path):
     ).save_pretrained(tmp_path)
     with pytest.raises(LimbeckError, match="transformers could not load"):
         transformers_seq2seq(str(tmp_path), vocab_size=VOCAB, pretrained=False)
+
+
+def test_weights_of_another_network_are_refused_and_change_nothing(folder, tmp_path):
+    """transformers itself would draw the weights that are missing at random."""
+    network = transformers_seq2seq(str(folder), vocab_size=VOCAB)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    config = transformers.BertConfig(vocab_size=VOCAB, hidden_size=8, num_hidden_layers=1, num_attention_heads=1)
+    transformers.AutoModel.from_config(config).save_pretrained(tmp_path / "bert")
+    with pytest.raises(LimbeckError, match=r"the weights in .*bert must be those of a .* is missing: give another"):
+        load_weights(network, tmp_path / "bert")
+    shutil.copytree(folder, tmp_path / "mixed")
+    shutil.copy(tmp_path / "bert" / "model.safetensors", tmp_path / "mixed" / "model.safetensors")
+    with pytest.raises(LimbeckError, match=r"the weights in .*mixed must be those of a"):
+        transformers_seq2seq(str(tmp_path / "mixed"), vocab_size=VOCAB)
+    (tmp_path / "mixed" / "model.safetensors").write_bytes(b"\0" * 40)
+    with pytest.raises(LimbeckError, match=r"transformers could not load .*mixed"):
+        load_weights(network, tmp_path / "mixed")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
 def test_the_recipe_names_what_exists():

@@ -47,9 +47,17 @@ def test_a_map_of_one_side_has_no_lines():
     "data",
     [
         None, [], {}, {"points": [[0, 1]], "classes": []}, {"points": [[0, "x"]], "classes": [0]},
+        {"points": [[0, float("nan")]], "classes": [0]}, {"points": [[0, 1e300]], "classes": [0]},
+        {"points": [[0, 1]], "classes": ["a"]}, {"points": 5, "classes": [0]}, {"points": [[0, 1]], "classes": 1},
         {"points": [[0, 1, 2]], "classes": [0]}, {"points": [[0, 1]], "partners": [[0, 1]] * 2, "classes": [0]},
     ],
 )  # fmt: skip
 def test_without_a_whole_map_there_is_no_plot(data):
     assert make_plot(embedding_map=data) is None
     assert plot_embedding_map(None, title="Student", name="map0") is None
+
+
+def test_samples_that_are_not_finite_are_left_out():
+    embedding = torch.tensor([[1.0, 0.0], [torch.nan, 0.0], [-1.0, 0.0], [0.0, torch.inf]])
+    assert embedding_map(embedding, torch.zeros(4, dtype=torch.long))["points"] == [[1.0, 0.0], [-1.0, 0.0]]
+    assert embedding_map(embedding[[1, 3]], torch.zeros(2, dtype=torch.long)) == {}

@@ -229,11 +229,11 @@ def distance(first, second):
 
 
 def test_errors_of_characters_and_words():
-    spoken, heard = ["ab c", "a", "b c a"], ["ab b", "", " b  a "]
+    transcripts, texts = ["ab c", "a", "b c a"], ["ab b", "", " b  a "]
     task = SpeechCTC(classes=5, word_separator=1)
-    target, lengths = encode(spoken)
+    target, lengths = encode(transcripts)
     frames = torch.zeros(3, 24, 5)
-    for row, text in enumerate(heard):
+    for row, text in enumerate(texts):
         path = [0] * 24
         path[: 2 * len(text) : 2] = [NAMES.index(char) for char in text]
         frames[row] = 9.0 * nn.functional.one_hot(torch.tensor(path), 5)
@@ -242,10 +242,10 @@ def test_errors_of_characters_and_words():
         "target_length": lengths, "sample_id": torch.arange(3),
     }  # fmt: skip
     scores = task.score(Fixed(frames), batch)
-    assert scores.predictions == [[NAMES.index(char) for char in text] for text in heard]
-    pairs = list(zip(spoken, heard, strict=True))
-    cer = sum(distance(list(a), list(b)) for a, b in pairs) / sum(map(len, spoken))
-    wer = sum(distance(a.split(), b.split()) for a, b in pairs) / sum(len(a.split()) for a in spoken)
+    assert scores.predictions == [[NAMES.index(char) for char in text] for text in texts]
+    pairs = list(zip(transcripts, texts, strict=True))
+    cer = sum(distance(list(a), list(b)) for a, b in pairs) / sum(map(len, transcripts))
+    wer = sum(distance(a.split(), b.split()) for a, b in pairs) / sum(len(a.split()) for a in transcripts)
     assert float(task.metric_value(scores.statistics)) == pytest.approx(cer)
     assert float(task.metric_value(scores.statistics, metric=WER)) == pytest.approx(wer)
     by_word = replace(task, primary="wer")
@@ -297,7 +297,7 @@ def test_a_beam_finds_a_sequence_more_probable_than_the_best_path():
     [
         ({"primary": "wer"}, "primary must be per for data without words, got 'wer'"),
         ({"primary": "per", "word_separator": 1}, "primary must be cer or wer for data with words, got 'per'"),
-        ({"num_beams": 0}, "beam_size must be from 1"),
+        ({"num_beams": 0}, "num_beams must be from 1"),
     ],
 )
 def test_metrics_that_the_data_cannot_give_are_refused(settings, message):

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from limbeck.recipe import find_recipe, load_recipe
-from limbeck.workflows import distill
+from limbeck.workflows import distill, study
+from limbeck.workflows._job import provenance
 from limbeck.workflows.study.variants import check_variants
 
 WORDS = (("a", "the"), ("big", "old", "red", "calm"), ("cat", "dog", "man", "horse"), ("sees", "finds"), ("me", "you"))
@@ -45,6 +46,21 @@ def test_the_recipe_runs_its_first_steps(tmp_path):
     cache = record["cache"]["teacher"]
     assert 0 < cache["misses"] <= cache["num_outputs"]  # once each, whatever the padding of their batch
     assert cache["hits"] >= cache["misses"]  # the second query of each step
+
+
+def test_a_study_reads_records_without_the_vocabulary(tmp_path, monkeypatch):
+    """Long lists are not in the record, and the task is built from it to compare variants."""
+    pytest.importorskip("sacrebleu", reason="needs sacrebleu")
+    monkeypatch.setattr(provenance, "_MAX_FACTS", 10)
+    settings = [
+        f"data.root={write_corpus(tmp_path)}", "data.vocabulary=words", "data.vocab_size=80", "task.max_tokens=6",
+        "data.num_labeled={cs-en: 20}", "task.hypothesis_beams=1", "task.num_beams=1", "export.to=[]", "num_threads=1",
+        "teachers.teacher={use: seq2seq_transformer, width: 8, depth: 1}", "study.variants={}", "cache=null",
+        "student={use: seq2seq_transformer, width: 4, depth: 1}", "teacher_training.steps=2", "stages.0.steps=2",
+        "training.batch_tokens=200",
+    ]  # fmt: skip
+    summary = study("multi30k", settings, seeds=2, output_dir=tmp_path / "study", callbacks=[])
+    assert summary["results"]["variants"]["distilled"]["gain"]["num_seeds"] == 2
 
 
 def test_the_recipe_of_nllb_runs_its_first_steps(tmp_path):

@@ -62,7 +62,9 @@ def read_wav(path: Path) -> tuple[Tensor, int]:
             _require_limits(path, rate, channels, num_frames)
             raw = file.readframes(num_frames)
     except (OSError, wave.Error, EOFError) as error:
-        raise LimbeckError(f"the clip {path} cannot be read ({error}): replace or remove it") from error
+        raise LimbeckError(
+            f"the clip {path} cannot be read ({str(error) or 'it is truncated'}): replace or remove it"
+        ) from error
     if not raw or len(raw) % (channels * width):
         raise LimbeckError(f"the clip {path} must have whole samples, got {len(raw)} bytes: replace or remove it")
     if not 1 <= width <= 4:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import unicodedata
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -15,7 +16,10 @@ from typing import Final
 from limbeck.core.errors import LimbeckError
 from limbeck.utils.io import require_regular_file
 
-__all__ = ["count_ctc_frames", "espeak_phonemes", "lexicon_phonemes", "read_lexicon", "read_table", "to_characters"]
+__all__ = [
+    "count_ctc_frames", "espeak_phonemes", "lexicon_phonemes", "read_lexicon", "read_table", "to_characters",
+    "warn_of_omitted_clips",
+]  # fmt: skip
 
 _VARIANT: Final = re.compile(r"\(\d+\)$")
 _STRESS: Final = str.maketrans("", "", "ˈˌ")
@@ -28,7 +32,7 @@ def read_table(path: Path, columns: Sequence[str], *, optional: Sequence[str] = 
     Args:
         path: its first line has the names of the columns.
         columns: those it must have.
-        optional: those it may have; empty where it has not.
+        optional: those it may have; a missing one is empty.
 
     Raises:
         LimbeckError: a column or a value is missing, there is no row, or ``file`` is not in the folder of the table.
@@ -76,6 +80,16 @@ def count_ctc_frames(tokens: Sequence[object]) -> int:
     6
     """
     return len(tokens) + sum(a == b for a, b in pairwise(tokens))
+
+
+def warn_of_omitted_clips(num_omitted: int, num_clips: int) -> None:
+    """Say how many clips are longer than ``max_seconds``, or too short for their transcript."""
+    if num_omitted:
+        warnings.warn(
+            f"{num_omitted} of {num_clips} clips are longer than max_seconds or too short for their transcript "
+            "(min_frames_per_token), and are left out",
+            stacklevel=4,
+        )
 
 
 def read_lexicon(path: Path) -> dict[str, tuple[str, ...]]:

@@ -28,16 +28,21 @@ def embedding_map(
     Returns:
         ``points`` (x and y, of root mean square 1 together), ``classes`` and, where given, ``sample_ids`` and
         ``partners`` (x and y), of at most 30 samples of each of at most 8 classes; ``explained``, the fraction of their
-        variance.
+        variance. Samples with NaN or infinity are left out; without any other the dict is empty.
 
     >>> embedding_map(torch.tensor([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]), torch.tensor([0, 0]))["points"]
     [[1.0, 0.0], [-1.0, 0.0]]
     """
-    counts = Counter(classes.tolist())
+    is_finite = embedding.isfinite().all(dim=1)
+    if partners is not None:
+        is_finite &= partners.isfinite().all(dim=1)
+    if not bool(is_finite.any()):
+        return {}
+    counts = Counter(classes[is_finite].tolist())
     largest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_MAX_CLASSES]
     indices = []
     for label, count in sorted(largest):
-        members = (classes == label).nonzero()[:, 0]
+        members = ((classes == label) & is_finite).nonzero()[:, 0]
         num_shown = min(count, _MAX_SAMPLES)
         indices.append(members[torch.arange(num_shown) * count // num_shown])
     rows = torch.cat(indices)

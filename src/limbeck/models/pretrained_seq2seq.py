@@ -58,6 +58,8 @@ def transformers_seq2seq(
     try:
         config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
         model: Any = _read_model(folder, config) if with_weights else AutoModelForSeq2SeqLM.from_config(config)
+    except LimbeckError:
+        raise
     except Exception as error:  # transformers raises errors of any type
         raise LimbeckError(f"transformers could not load {folder}: {format_root_cause(error)}") from error
     if config.vocab_size < vocab_size:
@@ -72,12 +74,19 @@ def transformers_seq2seq(
 
 
 def _read_model(folder: Path, config: Any) -> Any:
+    """The model with all of its weights from ``folder``; transformers would draw those that are missing at random."""
     from transformers import AutoModelForSeq2SeqLM
 
-    return AutoModelForSeq2SeqLM.from_pretrained(
+    model, report = AutoModelForSeq2SeqLM.from_pretrained(
         folder, config=config, local_files_only=True, dtype=torch.float32, trust_remote_code=False,
-        use_safetensors=True,
+        use_safetensors=True, output_loading_info=True,
     )  # fmt: skip
+    if missing := sorted(report["missing_keys"]):
+        raise LimbeckError(
+            f"the weights in {folder} must be those of a {type(model).__name__}, and {missing[0]} is missing: give "
+            "another folder"
+        )
+    return model
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +128,8 @@ class PretrainedSeq2Seq(nn.Module):
         # Renamed in transformers 5.
         self._cache_name = "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
         # Where positions are embeddings; without the attribute there is no limit.
-        if isinstance(longest := getattr(model.config, "max_position_embeddings", None), int):
-            self.max_tokens = longest
+        if isinstance(limit := getattr(model.config, "max_position_embeddings", None), int):
+            self.max_tokens = limit
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
         """The logits of the token after each of ``decoder_input_ids``, ``[batch, target tokens, vocabulary]``."""
@@ -138,6 +147,8 @@ class PretrainedSeq2Seq(nn.Module):
         model: Any = self.model
         try:
             model.load_state_dict(_read_model(folder, model.config).state_dict())
+        except LimbeckError:
+            raise
         except Exception as error:  # transformers raises errors of any type
             raise LimbeckError(f"transformers could not load {folder}: {format_root_cause(error)}") from error
 

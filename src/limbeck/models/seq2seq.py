@@ -56,16 +56,9 @@ def seq2seq_transformer(
     """
     decoder_depth = depth if decoder_depth is None else decoder_depth
     return Seq2SeqTransformer(
-        width,
-        depth,
-        decoder_depth,
-        num_heads,
-        mlp_ratio,
-        dropout,
-        max_tokens,
-        vocab_size,
+        width, depth, decoder_depth, num_heads, mlp_ratio, dropout, max_tokens, vocab_size,
         pairs=find_pairs(pairs, class_names),
-    )
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,9 +41,10 @@ def _check_teacher(record: Record) -> list[str]:
             for model in (teacher, baseline)
         ]
         if values[0] is not None and values[1] is not None and metric.gain(values[0], values[1]) <= 0:
+            metric_name = "" if metric.unit == metric.text else f" {metric.text}"
             return [
                 f"The teacher {name!r} is not better than the baseline on validation ({metric.format(values[0])} "
-                f"against {metric.format(values[1])} {metric.text}): train it longer (`teacher_training`), or choose "
+                f"against {metric.format(values[1])}{metric_name}): train it longer (`teacher_training`), or choose "
                 "another with `limbeck select-teachers`."
             ]
     return []

@@ -92,8 +92,14 @@ def is_file(path: Path) -> bool:
 
 
 def require_regular_file(path: Path) -> Path:
-    """``path``, which is to be read; a pipe or a device, whose reading need not end, raises an ``OSError``."""
-    mode = path.stat().st_mode
+    """``path``, which is to be read; a pipe or a device, whose reading need not end, raises an ``OSError``.
+
+    So does a name that no file can have, such as one with a zero byte from a table of files.
+    """
+    try:
+        mode = path.stat().st_mode
+    except ValueError as error:
+        raise OSError(errno.EINVAL, f"No file has this name ({error})", str(path)) from error
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise OSError(errno.EINVAL, "It must be a file, got a pipe or a device", str(path))
     return path

@@ -1,4 +1,4 @@
-"""Log-mel frames as an image, with labels of what is said when."""
+"""Log-mel frames as an image, and with tokens at their frames."""
 
 from __future__ import annotations
 

@@ -29,10 +29,11 @@ from limbeck.data.transcripts import (
     read_lexicon,
     read_table,
     to_characters,
+    warn_of_omitted_clips,
 )
 
 _TABLE: Final = "transcripts.tsv"
-_BLANK: Final = "-"
+_BLANK, _UNKNOWN = "-", "⁇"
 _SPLITS: Final = {
     "": "", "train": "training", "training": "training", "val": "validation", "dev": "validation",
     "validation": "validation", "test": "test",
@@ -57,8 +58,11 @@ class SpeechFolder:
     """A folder with ``transcripts.tsv`` and the WAV or FLAC files that it names, for the task ``SpeechCTC``.
 
     The table has tabs and the columns ``file`` (in the folder) and ``text``, and optionally ``split`` (``train``,
-    ``val`` or ``test``; empty: drawn) and ``speaker``. Clips without a text have no target, and are training clips. No
-    speaker is in two splits that are drawn.
+    ``val`` or ``test``; empty: drawn at random) and ``speaker``. Clips without a text have no target, and are training
+    clips. No speaker is in two splits. A warning counts the clips that are left out.
+
+    The classes are the blank, the tokens of the training clips, and one for all other tokens, which no network learns:
+    in validation and test they count as errors.
 
     Args:
         root: the folder, or one that contains it as ``name``; ``None``: ``name`` in the usual folders.
@@ -97,25 +101,28 @@ class SpeechFolder:
     augment: Augmentation = Augmentation()
 
     def load(self, *, seed: int = 0) -> DataModule:
-        """The data; splits that the table has not are drawn by ``seed``."""
+        """The data; splits that are not in the table are drawn by ``seed``."""
         self._check()
         clips, transcripts, recordings = self._read_clips()
         frames = [log_mel(samples, rate, mels=self.mels) for samples, rate in recordings]
         labels = torch.tensor([0 if tokens else UNLABELED for tokens in transcripts])
-        speakers = [clip.speaker for clip in clips] if any(clip.speaker for clip in clips) else None
-        split = Split.from_sequences(SequenceStore({"input": frames}), labels, groups=speakers)
+        # A clip without a speaker is a group of its own.
+        speakers: list[str | int] = [clip.speaker or i for i, clip in enumerate(clips)]
+        numbers = {speaker: i for i, speaker in enumerate(dict.fromkeys(speakers))}
+        groups = [numbers[speaker] for speaker in speakers] if any(clip.speaker for clip in clips) else None
+        split = Split.from_sequences(SequenceStore({"input": frames}), labels, groups=groups)
         train, validation, test = self._split(split, [clip.split for clip in clips], seed)
-        # The classes are those of the training clips.
-        names = (_BLANK, *sorted({token for i in train.indices.tolist() for token in transcripts[i]}))
-        index = {token: number for number, token in enumerate(names) if number}
-        tokens = [torch.tensor([index[t] for t in row if t in index], dtype=torch.long) for row in transcripts]
-        split = Split.from_sequences(SequenceStore({"input": frames, "target": tokens}), labels, groups=speakers)
-        has_words = self.units == "characters" and " " in index
+        tokens = {token for i in train.indices.tolist() for token in transcripts[i]}
+        tokens |= {" "} if self.units == "characters" else set()
+        names = (_BLANK, *sorted(tokens), _UNKNOWN)
+        index = {token: number for number, token in enumerate(names) if 0 < number < len(names) - 1}
+        targets = [torch.tensor([index.get(t, len(names) - 1) for t in row], dtype=torch.long) for row in transcripts]
+        split = Split.from_sequences(SequenceStore({"input": frames, "target": targets}), labels, groups=groups)
         data = make_splits(
             self.name, names, split.subset(train.indices), seed=seed, validation=split.subset(validation.indices),
             test=split.subset(test.indices), num_labeled=self.num_labeled, num_samples=self.num_samples,
             augment=self.augment, normalize=FrameNormalization.from_frames([frames[i] for i in train.indices.tolist()]),
-            facts={"mels": self.mels, "word_separator": index[" "] if has_words else None},
+            facts={"mels": self.mels, "word_separator": index[" "] if self.units == "characters" else None},
         )  # fmt: skip
         return add_speeds(
             data, self.speeds, lambda i, speed: log_mel(*change_speed(*recordings[i], speed), mels=self.mels)
@@ -127,22 +134,28 @@ class SpeechFolder:
 
     def _read_clips(self) -> tuple[list[_Clip], list[list[str]], list[tuple[Tensor, int]]]:
         """Clips, their tokens and their samples, without those that are too long or too fast."""
-        found = self._find_clips()
-        transcripts = self._to_tokens([clip.text for clip in found])
-        kept, samples = list[int](), list[tuple[Tensor, int]]()
-        for number, clip in enumerate(found):
+        clips = self._find_clips()
+        transcripts = self._to_tokens([clip.text for clip in clips])
+        usable, recordings = list[int](), list[tuple[Tensor, int]]()
+        for number, (clip, tokens) in enumerate(zip(clips, transcripts, strict=True)):
+            if clip.split in ("validation", "test") and not tokens:
+                raise LimbeckError(
+                    f"a {clip.split} clip must have {self.units}, and {clip.text!r} of {clip.path} has none: correct "
+                    "its text, or remove it"
+                )
             recording, rate = read_audio(clip.path)
             seconds = len(recording) / rate
-            needed = count_ctc_frames(transcripts[number]) * self.min_frames_per_token
+            needed = count_ctc_frames(tokens) * self.min_frames_per_token
             if seconds <= self.max_seconds and needed <= max(1, int(100 * seconds)):
-                kept.append(number)
-                samples.append((recording, rate))
-        if not kept:
+                usable.append(number)
+                recordings.append((recording, rate))
+        if not usable:
             raise LimbeckError(
                 f"all clips are longer than max_seconds {self.max_seconds:g} or have fewer frames than "
                 f"min_frames_per_token {self.min_frames_per_token}: change them"
             )
-        return [found[i] for i in kept], [transcripts[i] for i in kept], samples
+        warn_of_omitted_clips(len(clips) - len(usable), len(clips))
+        return [clips[i] for i in usable], [transcripts[i] for i in usable], recordings
 
     def _to_tokens(self, texts: Sequence[str]) -> list[list[str]]:
         """The characters or phonemes of each text; none of an empty one."""
@@ -152,27 +165,26 @@ class SpeechFolder:
             return espeak_phonemes(texts, self.language)
         beside_table = self._find_root() / self.lexicon
         lexicon = read_lexicon(beside_table if beside_table.is_file() else Path(self.lexicon))
-        spoken = [lexicon_phonemes(text, lexicon) for text in texts]
-        missing = list(dict.fromkeys(word for _, words in spoken for word in words))
+        pronunciations = [lexicon_phonemes(text, lexicon) for text in texts]
+        missing = list(dict.fromkeys(word for _, words in pronunciations for word in words))
         if missing:
             named = ", ".join(missing[:_MAX_NAMED])
             raise LimbeckError(
                 f"all words must be in the lexicon {self.lexicon}, and {len(missing)} are not: {named}"
                 f"{', …' if len(missing) > _MAX_NAMED else ''}; add them, or set lexicon: null for espeak-ng"
             )
-        return [phonemes for phonemes, _ in spoken]
+        return [phonemes for phonemes, _ in pronunciations]
 
     def _split(self, split: Split, names: Sequence[str], seed: int) -> tuple[Split, Split, Split]:
         """Training, validation and test clips; what the table does not assign is drawn."""
-        given = {name: torch.tensor([entry == name for entry in names]) for name in ("training", "validation", "test")}
-        is_open = torch.tensor([not name for name in names])
-        rest, parts = split.subset(given["training"] | is_open), dict[str, Split]()
+        masks = {name: torch.tensor([entry == name for entry in names]) for name in ("validation", "test")}
+        train, held_out = split.subset(~masks["validation"] & ~masks["test"]), dict[str, Split]()
         for name, fraction, purpose in (("test", self.test_split, _TEST), ("validation", self.val_split, _VALIDATION)):
-            if bool(given[name].any()):
-                parts[name] = split.subset(given[name])
+            if bool(masks[name].any()):
+                held_out[name] = split.subset(masks[name])
             else:
-                rest, parts[name] = stratified_split(rest, fraction, seed=seed, purpose=purpose)
-        return rest, parts["validation"], parts["test"]
+                train, held_out[name] = stratified_split(train, fraction, seed=seed, purpose=purpose)
+        return train, held_out["validation"], held_out["test"]
 
     def _find_clips(self) -> list[_Clip]:
         """The clips in the order of the table."""
@@ -186,7 +198,16 @@ class SpeechFolder:
                 )
             if not row["text"] and _SPLITS[row["split"].lower()] in ("validation", "test"):
                 raise LimbeckError(f"line {number} of {root / _TABLE}: a {row['split']} clip must have a text; add it")
-        return [_Clip(root / row["file"], row["text"], _SPLITS[row["split"].lower()], row["speaker"]) for row in rows]
+        clips = [_Clip(root / row["file"], row["text"], _SPLITS[row["split"].lower()], row["speaker"]) for row in rows]
+        splits: dict[str, str] = {}
+        for clip in clips:
+            other = splits.setdefault(clip.speaker, clip.split)
+            if clip.speaker and other != clip.split and {other, clip.split} != {"", "training"}:
+                raise LimbeckError(
+                    f"a speaker of {root / _TABLE} must be in one split, and {clip.speaker!r} is in "
+                    f"{other or 'none'} and {clip.split or 'none'}: correct them, or remove the column speaker"
+                )
+        return clips
 
     def _find_root(self) -> Path:
         for folder in candidate_folders(self.root, self.name):

@@ -22,7 +22,7 @@ from limbeck.data.sources.lookup import DataNotFoundError, candidate_folders
 from limbeck.data.sources.source_file import SourceFile
 from limbeck.data.sources.text_files import make_tokenizer
 from limbeck.data.split import Split, stratified_split
-from limbeck.data.transcripts import count_ctc_frames, read_table, to_characters
+from limbeck.data.transcripts import count_ctc_frames, read_table, to_characters, warn_of_omitted_clips
 
 _TABLE: Final = "transcripts.tsv"
 _COLUMNS: Final = ("key", "language", "file", "text")
@@ -143,8 +143,8 @@ class SpeechTextPairs:
 
     def _read_clips(self) -> tuple[list[_Pair], list[Tensor]]:
         """The pairs with their frames, without clips that are too long or too fast."""
-        pairs, frames = list[_Pair](), list[Tensor]()
-        for pair in self._find_pairs():
+        pairs, frames, all_pairs = list[_Pair](), list[Tensor](), self._find_pairs()
+        for pair in all_pairs:
             samples, rate = read_wav(pair.path)
             if len(samples) > self.max_seconds * rate:
                 continue
@@ -157,6 +157,7 @@ class SpeechTextPairs:
                 f"all clips are longer than max_seconds {self.max_seconds:g} or have fewer frames than "
                 f"min_frames_per_token {self.min_frames_per_token}: change them"
             )
+        warn_of_omitted_clips(len(all_pairs) - len(pairs), len(all_pairs))
         return pairs, frames
 
     def _find_pairs(self) -> list[_Pair]:

@@ -12,6 +12,7 @@ from limbeck.report.record_sections import SplitMetrics
 _SYMBOLS: Final = (("o", "o"), ("s", "s"), ("^", "up"), ("v", "down"))
 """Markers of Matplotlib and of the style sheet: with two rounds of colors, color is not the only distinction."""
 _MAX_POINTS: Final = 1000
+_MAX_COORDINATE: Final = 1e6
 
 
 def plot_embedding_map(metrics: SplitMetrics | None, *, title: str, name: str) -> ink.Plot | None:
@@ -19,10 +20,10 @@ def plot_embedding_map(metrics: SplitMetrics | None, *, title: str, name: str) -
 
     Where samples have a partner, such as the text of a clip, it is a small point, and a line joins both.
     """
-    found = _read_map(metrics)
-    if metrics is None or found is None:
+    data = _read_map(metrics)
+    if metrics is None or data is None:
         return None
-    points, partners, classes = found
+    points, partners, classes = data
     names = [row.name for row in metrics.per_class]
     ax = ink.make_axes(ink.make_figure(330, 280), left=14, bottom=14)
     ax.set_xticks([])
@@ -59,11 +60,14 @@ def _read_map(metrics: SplitMetrics | None) -> tuple[list[Any], list[Any], list[
     if not isinstance(data, Mapping):
         return None
     points, partners, classes = (data.get(key) or [] for key in ("points", "partners", "classes"))
-    rows = [*points, *partners]
-    are_points = all(
-        isinstance(row, list) and len(row) == 2 and all(isinstance(value, int | float) for value in row) for row in rows
-    )
-    is_complete = len(points) == len(classes) and len(partners) in (0, len(points))
-    if not points or len(points) > _MAX_POINTS or not are_points or not is_complete:
+    if not all(isinstance(rows, list) and len(rows) <= _MAX_POINTS for rows in (points, partners, classes)):
         return None
-    return points, partners, [int(label) for label in classes]
+    are_points = all(isinstance(row, list) and len(row) == 2 and all(map(_is_number, row)) for row in points + partners)
+    is_complete = len(points) == len(classes) and len(partners) in (0, len(points))
+    if not points or not are_points or not is_complete or not all(isinstance(label, int) for label in classes):
+        return None
+    return points, partners, classes
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < _MAX_COORDINATE  # false for NaN

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import LimbeckError
+from limbeck.core.limits import MAX_BATCH_SIZE
 from limbeck.core.metric_spec import MetricSpec
 from limbeck.core.outputs import Outputs
 from limbeck.core.task import Example, ModelInputs, Scores, reduce_statistics
 from limbeck.data.module import DataModule, iterate_batches
 from limbeck.data.normalization import InputNormalization, NormalizeFrames
 from limbeck.evaluation.checks import model_device, move_to_device
-from limbeck.losses._ctc_search import require_beam, search_prefixes
+from limbeck.losses._ctc_search import search_prefixes
 from limbeck.losses.ctc import ctc_loss
 from limbeck.losses.temperature import Range
 from limbeck.tasks.speech.data import find_longest, require_enough_frames
@@ -88,7 +89,8 @@ class SpeechCTC:
             raise LimbeckError(
                 f"classes must be at least 2, frame_stride at least 1 and blank one of the classes, got {self}"
             )
-        require_beam(self.num_beams)
+        if not 1 <= self.num_beams <= MAX_BATCH_SIZE:
+            raise LimbeckError(f"num_beams must be from 1 to {MAX_BATCH_SIZE:,}, got {self.num_beams}: 1 is no search")
         allowed = ("per",) if self.word_separator is None else ("cer", "wer")
         if self.primary is not None and self.primary not in allowed:
             raise LimbeckError(
@@ -249,8 +251,8 @@ class SpeechCTC:
         if num_beams == 1:
             decoded = decode_greedy(logits, frame_lengths, blank=self.blank)
         else:
-            found = search_prefixes(logits, frame_lengths, blank=self.blank, beam_size=num_beams)
-            rows = zip(found.tokens[:, 0].tolist(), found.lengths[:, 0].tolist(), strict=True)
+            best = search_prefixes(logits, frame_lengths, blank=self.blank, beam_size=num_beams)
+            rows = zip(best.tokens[:, 0].tolist(), best.lengths[:, 0].tolist(), strict=True)
             decoded = [DecodedTokens(row[:count]) for row, count in rows]
         tokens, lengths = self._tokens(batch)
         targets = [row[: max(0, n)].tolist() for row, n in zip(tokens.cpu(), lengths.tolist(), strict=True)]

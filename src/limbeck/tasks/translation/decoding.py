@@ -93,10 +93,10 @@ class _Limited(StepDecoder):
         return logits[:, : self._vocab_size], state
 
 
-def _require_tokens(found: Translations, network: nn.Module, vocab_size: int | None) -> Translations:
-    if vocab_size is not None and found.tokens.numel() and int(found.tokens.max()) >= vocab_size:
+def _require_tokens(translations: Translations, network: nn.Module, vocab_size: int | None) -> Translations:
+    if vocab_size is not None and translations.tokens.numel() and int(translations.tokens.max()) >= vocab_size:
         raise LimbeckError(
             f"translate of {type(network).__name__} must return tokens below {vocab_size}, got "
-            f"{int(found.tokens.max())}: set vocab_size of the task to that of the network"
+            f"{int(translations.tokens.max())}: set vocab_size of the task to that of the network"
         )
-    return found
+    return translations

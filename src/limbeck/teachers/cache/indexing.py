@@ -112,12 +112,17 @@ class InputChecksums:
     """
 
     def __init__(self, inputs: Any, batch: Any) -> None:
-        masks = inputs.masks if isinstance(inputs, ModelInputs) else {}
-        leaves = _tensors(inputs.args + tuple(inputs.kwargs.values()) if isinstance(inputs, ModelInputs) else inputs)
-        self.device, num_samples = leaves[0].device, len(leaves[0])
+        if not isinstance(inputs, ModelInputs):
+            inputs = ModelInputs((inputs,))
+        first = _tensors((inputs.args, dict(inputs.kwargs)))[0]
+        self.device, num_samples = first.device, len(first)
         valid = _valid_positions(batch, num_samples)
-        own = {id(leaf): _split_mask(masks[name]) for name in masks for leaf in tree_leaves(inputs.kwargs[name])}
-        padded = [_Padded(leaf.detach().cpu(), own.get(id(leaf), valid)) for leaf in leaves if len(leaf) == num_samples]
+        padded = [
+            _Padded(leaf.detach().cpu(), _split_mask(inputs.masks[name]) if name in inputs.masks else valid)
+            for name, value in (("", inputs.args), *inputs.kwargs.items())
+            for leaf in tree_leaves(value)
+            if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == num_samples
+        ]
         floats = [entry for entry in padded if entry.tensor.is_floating_point() or entry.tensor.is_complex()]
         integers = [entry for entry in padded if not (entry.tensor.is_floating_point() or entry.tensor.is_complex())]
         self.kinds = (("float",) if floats else ()) + (("int",) if integers else ())

@@ -24,7 +24,8 @@ from limbeck.evaluation import (
     paired_mean_ci,
     required_num_seeds,
 )
-from limbeck.recipe import Recipe, resolve_recipe
+from limbeck.recipe import Recipe
+from limbeck.recipe.resolve_node import resolve_node
 from limbeck.recipe.schema import to_plain
 from limbeck.recipe.study_schema import BASELINES, Study
 from limbeck.report.formatting import format_points
@@ -110,7 +111,8 @@ class _StudyMetric:
         if record is None:
             return cls(MetricSpec(name=UNKNOWN_METRIC, label=UNKNOWN_METRIC), (), None)
         facts = {"classes": len(record.data.classes), **record.data.facts}
-        task = resolve_recipe(recipe).task.build(**facts)
+        # With defaults for facts that are not in the record: it has no long lists, such as a vocabulary.
+        task = resolve_node(to_plain(recipe.task), "task", plugins=recipe.plugins, provided=facts).build()
         return cls(record.primary_spec, tuple(record.metric_info), require_evaluable(task, "limbeck study"))
 
     @property
